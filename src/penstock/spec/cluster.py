@@ -1,0 +1,58 @@
+"""The cluster a user described: instances (replicas) of a model on hardware, and the links between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from penstock.spec.model import ModelSpec
+from penstock.spec.options import EngineOverhead, SchedulerOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSpec:
+    """``link_bw`` (GB/s, 2**30 bytes) and ``link_latency`` (ns), one entry per network dimension,
+    innermost first."""
+
+    bandwidth_gb_per_s: tuple[float, ...]
+    latency_ns: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSpec:
+    """One replica: ``tp_size * pp_size`` NPUs serving one model behind one scheduler.
+
+    ``index`` counts over the whole cluster, ``node`` is the node it stands in. ``memory_bytes`` is per NPU.
+    ``layer_partition`` None means vLLM's rule, "auto" means balanced by stage cost. ``num_gpu_blocks``
+    overrides the derived KV capacity and counts the null block, as vLLM does.
+    """
+
+    index: int
+    node: int
+    model: ModelSpec
+    hardware: str
+    tp_size: int
+    pp_size: int
+    memory_bytes: int
+    memory_bandwidth_gb_per_s: float
+    memory_utilization: float
+    dtype: str
+    kv_cache_dtype: str
+    scheduler: SchedulerOptions
+    overhead: EngineOverhead = field(default_factory=EngineOverhead)
+    layer_partition: tuple[int, ...] | str | None = None
+    num_gpu_blocks: int | None = None
+    stage_hardware: tuple[str, ...] | None = None
+    placement_nodes: tuple[int, ...] | None = None
+    activation_tensors: int = 2
+    blocking_sends: bool = False
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """All instances, in file order, and the network between their NPUs."""
+
+    source: str
+    link: LinkSpec
+    instances: tuple[InstanceSpec, ...]
+    notices: tuple[str, ...] = ()

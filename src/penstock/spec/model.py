@@ -1,0 +1,35 @@
+"""What a model is, as far as serving it goes: the dimensions of a Hugging Face ``config.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeSpec:
+    """A mixture-of-experts MLP. Recognised, not simulated yet."""
+
+    num_experts: int
+    experts_per_token: int
+    expert_intermediate_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A decoder-only transformer with grouped-query attention and a gated MLP."""
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool = False
+    has_qk_norm: bool = False
+    has_attention_bias: bool = False
+    dtype: str = "bfloat16"
+    model_type: str = "llama"
+    moe: MoeSpec | None = None

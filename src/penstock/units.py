@@ -1,0 +1,28 @@
+"""Units of time and memory. Time is integer nanoseconds everywhere, memory integer bytes."""
+
+NS_PER_US = 1_000
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def ns_from_us(microseconds: float) -> int:
+    """Round microseconds (the unit of profile bundles) to integer nanoseconds."""
+    return round(microseconds * NS_PER_US)
+
+
+def seconds(ns: int) -> float:
+    """Nanoseconds as seconds, for display only."""
+    return ns / NS_PER_S
+
+
+def bytes_per_ns(gigabytes_per_s: float) -> float:
+    """LLMServingSim's ``link_bw`` in bytes per nanosecond.
+
+    ASTRA-Sim's analytical network reads GB/s as 2**30 bytes/s (``bw_GBps_to_Bpns``), so 16 GB/s is
+    17.179869184 bytes/ns.
+    """
+    return gigabytes_per_s * GIB / NS_PER_S

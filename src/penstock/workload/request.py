@@ -1,0 +1,23 @@
+"""A request as the user described it: what arrives, when, and how long its answer will be."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``index`` is the request's place in the file (sessions count one per call, in order).
+
+    Token ids drive prefix caching only; without them a request never hits. ``session`` names the session
+    the call belongs to, or is None.
+    """
+
+    index: int
+    arrival_ns: int
+    input_tokens: int
+    output_tokens: int
+    input_ids: array[int] | None = None
+    output_ids: array[int] | None = None
+    session: int | None = None
