@@ -1,0 +1,84 @@
+"""Workload files -> :class:`Workload`: LLMServingSim JSONL, Azure CSV, Mooncake JSONL, each also gzipped.
+
+The kind of a JSON line is told line by line, so kinds may stand in one file in any order.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from penstock.errors import Problem, UserError
+from penstock.workload import azure
+from penstock.workload.jsonl import LineReader
+from penstock.workload.mistakes import Mistakes
+from penstock.workload.workload import Columns, Workload
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def load_workload(path: str | Path, num_requests: int = 0) -> Workload:
+    """Read a workload of any known format; ``num_requests`` > 0 keeps the first so many (a session is one).
+
+    Lines behind the last one kept are not looked at.
+
+    Raises:
+        UserError: every mistake of the file with its line number, the first 20 in full; an empty or
+            unreadable file.
+    """
+    if num_requests < 0:
+        raise UserError([Problem("--num-reqs", f"must be 0 (all) or more, got {num_requests}")])
+    name = str(path)
+    mistakes = Mistakes(name)
+    try:
+        with ExitStack() as stack:
+            columns = _read(_open(Path(path), stack), name, mistakes, num_requests)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError([Problem(name, f"cannot be read: {reason}")]) from error
+    mistakes.raise_if_any()
+    if not len(columns.arrival_ns):
+        raise UserError([Problem(name, "has no requests")])
+    return Workload(columns, name)
+
+
+def _open(path: Path, stack: ExitStack) -> BinaryIO:
+    file = stack.enter_context(path.open("rb"))
+    if file.peek(2)[:2] == _GZIP_MAGIC:
+        return cast("BinaryIO", stack.enter_context(gzip.GzipFile(fileobj=file)))
+    return file
+
+
+def _read(file: BinaryIO, name: str, mistakes: Mistakes, num_requests: int) -> Columns:
+    """Read up to ``num_requests`` lines that are not blank (0: all)."""
+    columns = Columns()
+    lines = _lines(file, mistakes)
+    first = next(lines, None)
+    if first is None:
+        return columns
+    if azure.is_header(first[1]) or name.lower().removesuffix(".gz").endswith(".csv"):
+        azure.read(first, lines, columns, mistakes, num_requests)
+        return columns
+    reader = LineReader(columns, mistakes)
+    reader.take(*first)
+    for taken, (number, line) in enumerate(lines, start=1):
+        if taken == num_requests:
+            break
+        reader.take(number, line)
+    return columns
+
+
+def _lines(file: BinaryIO, mistakes: Mistakes) -> Iterator[tuple[int, str]]:
+    """(line number, text) of each line that is not blank; a byte order mark is dropped."""
+    for number, raw in enumerate(file, start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            mistakes.add(number, "is not UTF-8 text")
+            continue
+        if not line.isspace():
+            yield number, line

@@ -1,0 +1,271 @@
+"""All requests of a run in columns; :class:`Request` objects are built as they are asked for."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.workload.request import Request
+
+PREFIX_BLOCK_TOKENS = 512
+"""Tokens behind one entry of Mooncake's ``hash_ids``."""
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class RaggedInts:
+    """A list of int32 per row, most of them absent: one flat array and where each row's part ends.
+
+    Rows are written in rising order; a row that was never written, or has no values, is absent.
+    """
+
+    def __init__(self) -> None:
+        self._values = array("i")
+        self._ends = array("q")
+
+    def put(self, row: int, values: array[int]) -> None:
+        """Write ``row``, which lies behind all rows written before."""
+        self._ends.extend([len(self._values)] * (row - len(self._ends)))
+        self._values.extend(values)
+        self._ends.append(len(self._values))
+
+    def get(self, row: int) -> array[int] | None:
+        """A copy of the row's values, or None where it has none."""
+        if row >= len(self._ends):
+            return None
+        start = self._ends[row - 1] if row else 0
+        return self._values[start : self._ends[row]] or None
+
+    def __len__(self) -> int:
+        """Values in all rows together."""
+        return len(self._values)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as a file or the generator describes it.
+
+    ``tool_duration_ns`` passes between its completion and the arrival of the session's next call.
+    ``prefix_blocks`` are numbers standing for the contents of the prompt's 512-token blocks, from which
+    token ids are made where no ``input_ids`` are given.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    tool_duration_ns: int = 0
+    input_ids: array[int] | None = None
+    output_ids: array[int] | None = None
+    prefix_blocks: array[int] | None = None
+
+
+@dataclass(slots=True)
+class Columns:
+    """What a :class:`Workload` is built from, one row per request, in file order.
+
+    ``arrival_ns`` of a later call of a session is the session's own: when it arrives depends on the run.
+    ``session_starts`` and ``session_ends`` are the rows [start, end) of each session, in file order.
+    """
+
+    input_tokens: array[int] = field(default_factory=lambda: array("q"))
+    output_tokens: array[int] = field(default_factory=lambda: array("q"))
+    arrival_ns: array[int] = field(default_factory=lambda: array("q"))
+    session_starts: array[int] = field(default_factory=lambda: array("q"))
+    session_ends: array[int] = field(default_factory=lambda: array("q"))
+    tool_duration_ns: array[int] = field(default_factory=lambda: array("q"))  # calls of sessions only
+    input_ids: RaggedInts = field(default_factory=RaggedInts)
+    output_ids: RaggedInts = field(default_factory=RaggedInts)
+    prefix_blocks: RaggedInts = field(default_factory=RaggedInts)
+
+    def add_plain(self, arrival_ns: int, input_tokens: int, output_tokens: int) -> None:
+        """Add a request without token ids that arrives by itself."""
+        self.input_tokens.append(input_tokens)
+        self.output_tokens.append(output_tokens)
+        self.arrival_ns.append(arrival_ns)
+
+    def add(self, arrival_ns: int, call: Call) -> None:
+        """Add a request that arrives by itself."""
+        row = len(self.arrival_ns)
+        self.add_plain(arrival_ns, call.input_tokens, call.output_tokens)
+        if call.input_ids is not None:
+            self.input_ids.put(row, call.input_ids)
+        if call.output_ids is not None:
+            self.output_ids.put(row, call.output_ids)
+        if call.prefix_blocks is not None:
+            self.prefix_blocks.put(row, call.prefix_blocks)
+
+    def add_session(self, arrival_ns: int, calls: Sequence[Call]) -> None:
+        """Add a session: its first call arrives at ``arrival_ns``, each later one after the one before."""
+        self.session_starts.append(len(self.arrival_ns))
+        for call in calls:
+            self.add(arrival_ns, call)
+            self.tool_duration_ns.append(call.tool_duration_ns)
+        self.session_ends.append(len(self.arrival_ns))
+
+
+class Workload:
+    """The requests of a run, frozen. ``source`` says where they come from, for display.
+
+    24 bytes a request without token ids, and 4 bytes a token id; sessions add 8 bytes a call.
+    """
+
+    def __init__(self, columns: Columns, source: str) -> None:
+        self.source = source
+        self._input_tokens = columns.input_tokens
+        self._output_tokens = columns.output_tokens
+        self._arrival_ns = columns.arrival_ns
+        self._input_ids = columns.input_ids
+        self._output_ids = columns.output_ids
+        self._prefix_blocks = columns.prefix_blocks
+        self._session_starts = _int64(columns.session_starts)
+        self._session_ends = _int64(columns.session_ends)
+        self._tool_duration_ns = columns.tool_duration_ns
+        lengths = self._session_ends - self._session_starts
+        self._calls_before_session = np.cumsum(lengths) - lengths
+
+    @classmethod
+    def from_columns(
+        cls, arrival_ns: Sequence[int], input_tokens: Sequence[int], output_tokens: Sequence[int], source: str
+    ) -> Workload:
+        """A workload of independent requests without token ids, from three columns of one length."""
+        if not len(arrival_ns) == len(input_tokens) == len(output_tokens):
+            raise ValueError("columns differ in length")
+        columns = Columns(array("q", input_tokens), array("q", output_tokens), array("q", arrival_ns))
+        return cls(columns, source)
+
+    def __len__(self) -> int:
+        """Requests, each call of a session counted."""
+        return len(self._arrival_ns)
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether some requests arrive only when others have completed."""
+        return len(self._session_starts) > 0
+
+    @property
+    def num_sessions(self) -> int:
+        """Lines with ``sub_requests``."""
+        return len(self._session_starts)
+
+    @property
+    def has_token_ids(self) -> bool:
+        """Whether any request has ids, so that prefix caching can matter."""
+        return len(self._input_ids) + len(self._output_ids) + len(self._prefix_blocks) > 0
+
+    @property
+    def input_tokens(self) -> Int64Array:
+        """Prompt lengths in file order, shape (requests,), a copy."""
+        return _int64(self._input_tokens)
+
+    @property
+    def output_tokens(self) -> Int64Array:
+        """Answer lengths in file order, shape (requests,), a copy."""
+        return _int64(self._output_tokens)
+
+    @property
+    def arrival_ns(self) -> Int64Array:
+        """Arrivals in file order, shape (requests,), a copy; all calls of a session have its first."""
+        return _int64(self._arrival_ns)
+
+    @property
+    def total_input_tokens(self) -> int:
+        """Prompt tokens of all requests."""
+        return int(self.input_tokens.sum())
+
+    @property
+    def total_output_tokens(self) -> int:
+        """Tokens all answers have together."""
+        return int(self.output_tokens.sum())
+
+    @property
+    def first_arrival_ns(self) -> int:
+        """Earliest arrival."""
+        return int(self.arrival_ns.min())
+
+    def requests(self) -> Iterator[Request]:
+        """Those that arrive by themselves, by (arrival, place in the file), each built when it is reached."""
+        rows = self._rows_arriving()
+        arrivals = self.arrival_ns[rows]
+        if np.any(arrivals[1:] < arrivals[:-1]):
+            rows = rows[np.argsort(arrivals, kind="stable")]
+        if self.has_token_ids or self.has_sessions:
+            return (self.request(row) for row in array("q", rows.tobytes()))
+        inputs, outputs, times = self._input_tokens, self._output_tokens, self._arrival_ns
+        return (Request(row, times[row], inputs[row], outputs[row]) for row in array("q", rows.tobytes()))
+
+    def request(self, index: int) -> Request:
+        """The request at ``index``; a session's later call with its session's arrival (see next_call)."""
+        return self._build(index, self._arrival_ns[index])
+
+    def next_call(self, request_index: int, finish_ns: int) -> Request | None:
+        """The call that the completion of ``request_index`` at ``finish_ns`` releases, with its arrival.
+
+        None where the request belongs to no session or is its last call.
+        """
+        session = self._session_of(request_index)
+        if session is None or request_index + 1 >= self._session_ends[session]:
+            return None
+        call = int(self._calls_before_session[session] + request_index - self._session_starts[session])
+        return self._build(request_index + 1, finish_ns + self._tool_duration_ns[call])
+
+    def calls_of_session(self, session: int) -> list[Call]:
+        """The calls of a session in order."""
+        rows = range(int(self._session_starts[session]), int(self._session_ends[session]))
+        first = int(self._calls_before_session[session])
+        requests = (self.request(row) for row in rows)
+        return [
+            Call(
+                request.input_tokens,
+                request.output_tokens,
+                self._tool_duration_ns[first + place],
+                request.input_ids,
+                request.output_ids,
+            )
+            for place, request in enumerate(requests)
+        ]
+
+    def _build(self, index: int, arrival_ns: int) -> Request:
+        return Request(
+            index,
+            arrival_ns,
+            self._input_tokens[index],
+            self._output_tokens[index],
+            self._ids_of_prompt(index),
+            self._output_ids.get(index),
+            self._session_of(index),
+        )
+
+    def _session_of(self, index: int) -> int | None:
+        if not self.has_sessions:
+            return None
+        session = int(np.searchsorted(self._session_starts, index, side="right")) - 1
+        return session if session >= 0 and index < self._session_ends[session] else None
+
+    def _rows_arriving(self) -> Int64Array:
+        alone = np.ones(len(self), dtype=np.bool_)
+        for start, end in zip(self._session_starts, self._session_ends, strict=True):
+            alone[start + 1 : end] = False
+        return np.flatnonzero(alone).astype(np.int64)
+
+    def _ids_of_prompt(self, index: int) -> array[int] | None:
+        """The prompt's ids; those made from block numbers repeat the number over the block.
+
+        So equal numbers under equal predecessors are equal prefixes, whatever the KV block size, and
+        different numbers differ in every token. A tail without a number gets one of its own, negative.
+        """
+        blocks = self._prefix_blocks.get(index)
+        if blocks is None:
+            return self._input_ids.get(index)
+        ids = array("i")
+        for block in blocks:
+            ids.extend(array("i", (block,)) * PREFIX_BLOCK_TOKENS)
+        missing = self._input_tokens[index] - len(ids)
+        ids.extend(array("i", (-1 - index,)) * missing)
+        return ids[: self._input_tokens[index]]
+
+
+def _int64(column: array[int]) -> Int64Array:
+    return np.array(column, dtype=np.int64)
