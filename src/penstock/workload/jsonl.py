@@ -42,7 +42,7 @@ class LineReader:
     def take(self, line: int, text: str) -> None:
         """Read line number ``line``."""
         try:
-            record: Any = json.loads(text)
+            record: Any = json.loads(text.rstrip())
         except json.JSONDecodeError as error:
             self._mistakes.add(line, f"broken JSON: {error.msg} at column {error.colno}")
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from penstock.errors import Problem, UserError, nearest
 
@@ -33,7 +33,7 @@ class Mistakes:
         self,
         line: int,
         place: str,
-        record: Mapping[str, object],
+        record: Collection[str],
         required: Collection[str],
         valid: Collection[str],
     ) -> None:
