@@ -1,0 +1,57 @@
+"""The clocks of one instance's stages and links.
+
+Stages are first in, first out, so a step's whole way is known when it enters the first stage:
+
+    start[s]    = max(stage free, arrive[s])
+    end[s]      = start[s] + compute[s]
+    depart[s]   = max(link free, end[s])
+    arrive[s+1] = depart[s] + hop
+
+A link is taken for bytes/bandwidth; its latency overlaps with the next transfer. With blocking sends a stage is
+free again only when its activations have arrived, as with workers that send synchronously.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from penstock.cost.step_cost import PipelineCost
+
+
+class Pipeline:
+    """``stage_free_ns[s]`` is when stage s could start another step."""
+
+    def __init__(self, cost: PipelineCost, pp_size: int, *, blocking_sends: bool = False) -> None:
+        if len(cost.hops) != pp_size - 1:
+            raise ValueError(f"{pp_size} stages need {pp_size - 1} hops, not {len(cost.hops)}")
+        self.pp_size = pp_size
+        self.stage_free_ns = [0] * pp_size
+        self._link_free_ns = [0] * (pp_size - 1)
+        self._hops = [(hop.arrival_ns, hop.occupancy_ns) for hop in cost.hops]
+        self._blocking_sends = blocking_sends
+
+    def submit(self, at_ns: int, tokens: int, compute_ns: Sequence[int], trace: list[int]) -> int:
+        """Send a step of ``tokens`` tokens through all stages, entering at ``at_ns``; returns the end on the
+        last one. ``arrive, start, end`` of every stage are appended to ``trace``."""
+        stage_free = self.stage_free_ns
+        last = self.pp_size - 1
+        arrive = at_ns
+        stage = 0
+        while True:
+            start = stage_free[stage]
+            if arrive > start:
+                start = arrive
+            end = start + compute_ns[stage]
+            stage_free[stage] = end
+            trace += (arrive, start, end)
+            if stage == last:
+                return end
+            arrival, occupancy = self._hops[stage]
+            depart = self._link_free_ns[stage]
+            if end > depart:
+                depart = end
+            self._link_free_ns[stage] = depart + occupancy[tokens]
+            arrive = depart + arrival[tokens]
+            if self._blocking_sends:
+                stage_free[stage] = arrive
+            stage += 1

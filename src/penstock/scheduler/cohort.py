@@ -1,0 +1,129 @@
+"""A cohort: requests that decode in lock-step.
+
+All decodes of one micro-batch advance by exactly one token when its result comes back, together. So nothing is
+stored per token: the cohort counts its turns, and a member that stood at ``num_tokens`` when the cohort's turn
+was ``turn`` is kept as ``offset = num_tokens - turn``, which never changes. From it follow, for ``size`` members
+at any turn, without looking at them:
+
+- the sum of their contexts: ``offset_sum + size * (turn - 1)``;
+- the shortest and the longest context: the ends of the sorted ``offsets``;
+- who finishes: those in ``finish_at[turn]``;
+- how many need a new KV block: ``needs[turn % block_size]``;
+- when each token came: a slice of ``times``.
+
+A member with nothing in flight has ``num_tokens = offset + turn``, all but the last of them computed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+from penstock.scheduler.request_state import RequestState
+
+if TYPE_CHECKING:
+    from penstock.scheduler.step import Step
+
+
+class Cohort:
+    """State that all members share. ``step`` is the step that computes them now, or None: they are ready.
+
+    ``last_order`` bounds the members' admission numbers from above. ``last_ns`` is when the latest token
+    came; the members in ``irregular`` had theirs at another time (``last_token_ns``), as they joined between
+    two tokens. ``due`` holds the members whose blocks are cached, by the turn, modulo the block size, in
+    which one fills up.
+    """
+
+    __slots__ = (
+        "block_size",
+        "due",
+        "finish_at",
+        "irregular",
+        "last_ns",
+        "last_order",
+        "members",
+        "needs",
+        "offset_sum",
+        "offsets",
+        "size",
+        "step",
+        "times",
+        "turn",
+    )
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.turn = 0
+        self.times: array[int] = array("q")
+        self.last_ns = 0
+        self.step: Step | None = None
+        self.size = 0
+        self.members: dict[RequestState, None] = {}
+        self.offset_sum = 0
+        self.offsets: list[int] = []
+        self.needs = [0] * block_size
+        self.finish_at: dict[int, list[RequestState]] = {}
+        self.due: dict[int, dict[RequestState, None]] = {}
+        self.irregular: dict[RequestState, None] = {}
+        self.last_order = -1
+
+    def join(self, state: RequestState, *, caches: bool, with_token: bool = False) -> None:
+        """Take in a request whose tokens are all computed but the last, ``state.num_tokens`` of them.
+
+        ``caches``: its blocks are cached. ``with_token``: the last of ``times`` is when its latest token came.
+        """
+        offset = state.num_tokens - self.turn
+        state.cohort = self
+        state.offset = offset
+        state.segment_start = len(self.times) - with_token
+        self.size += 1
+        self.members[state] = None
+        self.offset_sum += offset
+        insort(self.offsets, offset)
+        self.needs[(1 - offset) % self.block_size] += 1
+        finish = state.final_tokens - offset
+        bucket = self.finish_at.get(finish)
+        if bucket is None:
+            self.finish_at[finish] = [state]
+        else:
+            bucket.append(state)
+        if caches:
+            self.due.setdefault(-offset % self.block_size, {})[state] = None
+        if state.order > self.last_order:
+            self.last_order = state.order
+
+    def leave(self, state: RequestState) -> None:
+        """Let a member go; ``state.num_tokens`` and its token times are brought up to date."""
+        offset = state.offset
+        self.finish_at[state.final_tokens - offset].remove(state)
+        self.drop(state)
+
+    def drop(self, state: RequestState) -> None:
+        """Let a member go that is in no bucket of ``finish_at`` any more."""
+        offset = state.offset
+        del self.members[state]
+        self.size -= 1
+        self.offset_sum -= offset
+        offsets = self.offsets
+        del offsets[bisect_left(offsets, offset)]
+        self.needs[(1 - offset) % self.block_size] -= 1
+        if self.due:
+            self.due.get(-offset % self.block_size, {}).pop(state, None)
+        if not self.size:
+            self.last_order = -1
+            self.finish_at.clear()
+        state.num_tokens = offset + self.turn
+        if state.segment_start < len(self.times):
+            state.segments.append((self.times, state.segment_start, len(self.times)))
+        if state not in self.irregular:
+            state.last_token_ns = self.last_ns
+        state.cohort = None
+
+    def move(self, state: RequestState, other: Cohort) -> None:
+        """Hand a member over to another cohort, between two of its tokens."""
+        caches = bool(self.due) and state in self.due.get(-state.offset % self.block_size, {})
+        self.leave(state)
+        self.irregular.pop(state, None)
+        other.join(state, caches=caches)
+        other.irregular[state] = None

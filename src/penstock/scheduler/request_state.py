@@ -1,0 +1,67 @@
+"""A request while it is being served."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock.scheduler.cohort import Cohort
+    from penstock.scheduler.kv_cache import CachedBlock
+    from penstock.scheduler.step import Step
+    from penstock.workload.request import Request
+
+Segment = tuple["array[int]", int, int]
+"""Token times as a slice of a cohort's completion times: (times, start, stop)."""
+
+
+class RequestState:
+    """What the scheduler knows of one unfinished request.
+
+    While the request decodes in a cohort, everything that changes with its tokens is kept by the cohort:
+    ``num_tokens`` and ``num_computed`` are then ``offset + cohort.turn`` and one less (nothing in flight),
+    and the fields of those names are stale until it leaves. ``order`` numbers admissions: running requests
+    are scheduled in that order.
+    """
+
+    __slots__ = (
+        "cached_tokens",
+        "cohort",
+        "final_tokens",
+        "first_scheduled_ns",
+        "first_token_ns",
+        "hashed_blocks",
+        "held_blocks",
+        "keys",
+        "last_token_ns",
+        "latest_step",
+        "num_computed",
+        "num_tokens",
+        "offset",
+        "order",
+        "preemptions",
+        "request",
+        "segment_start",
+        "segments",
+    )
+
+    def __init__(self, request: Request, max_model_len: int) -> None:
+        self.request = request
+        self.num_tokens = request.input_tokens
+        self.num_computed = 0
+        self.final_tokens = min(request.input_tokens + request.output_tokens, max_model_len)
+        self.held_blocks = 0
+        self.order = -1
+        self.preemptions = 0
+        self.cached_tokens: int | None = None
+        self.first_scheduled_ns: int | None = None
+        self.first_token_ns: int | None = None
+        self.last_token_ns = 0
+        self.cohort: Cohort | None = None
+        self.offset = 0
+        self.segment_start = 0
+        self.segments: list[Segment] = []
+        # The latest step with a prefill chunk of this request, or, where it was preempted, with its token.
+        self.latest_step: Step | None = None
+        self.hashed_blocks: list[CachedBlock] = []
+        self.keys: list[int] = []
