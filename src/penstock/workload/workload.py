@@ -14,6 +14,8 @@ from penstock.workload.request import Request
 PREFIX_BLOCK_TOKENS = 512
 """Tokens behind one entry of Mooncake's ``hash_ids``."""
 
+_MAX_ID = 2**31 - 1
+
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -254,7 +256,7 @@ class Workload:
         """The prompt's ids; those made from block numbers repeat the number over the block.
 
         So equal numbers under equal predecessors are equal prefixes, whatever the KV block size, and
-        different numbers differ in every token. A tail without a number gets one of its own, negative.
+        different numbers differ in every token. A tail without a number gets one of its own, from the top.
         """
         blocks = self._prefix_blocks.get(index)
         if blocks is None:
@@ -263,7 +265,7 @@ class Workload:
         for block in blocks:
             ids.extend(array("i", (block,)) * PREFIX_BLOCK_TOKENS)
         missing = self._input_tokens[index] - len(ids)
-        ids.extend(array("i", (-1 - index,)) * missing)
+        ids.extend(array("i", (_MAX_ID - index,)) * missing)
         return ids[: self._input_tokens[index]]
 
 

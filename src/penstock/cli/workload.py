@@ -1,0 +1,128 @@
+"""``penstock workload``: generate, inspect and convert workload files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from penstock.workload.generate import Preset
+    from penstock.workload.lengths import Lengths
+    from penstock.workload.workload import Workload
+
+app = typer.Typer(help="Generate, inspect and convert workload files.", no_args_is_help=True)
+
+_LENGTHS = (
+    "fixed:N | uniform:LOW,HIGH | lognormal:MEAN[,CV] | zipf:LOW,HIGH[,THETA] (or zipf:LOW,HIGH,mean=M)"
+)
+
+
+@app.command("generate")
+def generate_command(
+    *,
+    num_requests: Annotated[int, typer.Option("--num-requests", "-n", help="A session counts as one.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file; default stdout.")] = None,
+    arrivals: Annotated[str, typer.Option(help="poisson | gamma | constant | burst (all at 0).")] = "poisson",
+    rate: Annotated[float, typer.Option(help="Requests per second of simulated time.")] = 1.0,
+    burstiness: Annotated[float, typer.Option(help="Shape of gamma arrivals; cv = burstiness^-0.5.")] = 1.0,
+    preset: Annotated[str | None, typer.Option(help="Lengths by name: sharegpt.")] = None,
+    input_toks: Annotated[str | None, typer.Option(help=_LENGTHS)] = None,
+    output_toks: Annotated[str | None, typer.Option(help="The same kinds.")] = None,
+    lengths_from: Annotated[
+        Path | None, typer.Option(help="Draw (input, output) pairs from a workload file of any known format.")
+    ] = None,
+    max_input: Annotated[int | None, typer.Option(help="Cut longer prompts, prefix included.")] = None,
+    max_output: Annotated[int | None, typer.Option(help="Cut longer answers.")] = None,
+    prefix_groups: Annotated[int, typer.Option(help="Groups of requests that share a prefix.")] = 0,
+    prefix_tokens: Annotated[int, typer.Option(help="Tokens of the shared prefix, before the prompt.")] = 0,
+    token_ids: Annotated[bool, typer.Option("--token-ids", help="Write random token ids.")] = False,
+    turns: Annotated[str | None, typer.Option(help="Make sessions of so many calls: N or a kind.")] = None,
+    tool_duration_ms: Annotated[float, typer.Option(help="Between a session's calls.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+) -> None:
+    """Make a workload: arrivals x lengths, from a seed."""
+    from penstock.units import NS_PER_MS
+    from penstock.workload.generate import Recipe, generate
+    from penstock.workload.lengths import parse_lengths
+
+    chosen = _preset(preset)
+    recipe = Recipe(
+        num_requests=num_requests,
+        arrivals=arrivals,
+        rate_per_s=rate,
+        burstiness=burstiness,
+        input_tokens=_lengths(input_toks, "--input-toks", chosen.input_tokens if chosen else None),
+        output_tokens=_lengths(output_toks, "--output-toks", chosen.output_tokens if chosen else None),
+        sample_from=_load(lengths_from) if lengths_from else None,
+        max_input=max_input,
+        max_output=max_output,
+        prefix_groups=prefix_groups,
+        prefix_tokens=prefix_tokens,
+        token_ids=token_ids,
+        turns=parse_lengths(f"fixed:{turns}" if turns.isdigit() else turns, "--turns") if turns else None,
+        tool_duration_ns=round(tool_duration_ms * NS_PER_MS),
+        seed=seed,
+    )
+    _write(generate(recipe), output, token_ids=True)
+
+
+@app.command("info")
+def info_command(
+    dataset: Annotated[Path, typer.Argument(help="A workload file of any known format.")],
+    num_reqs: Annotated[int, typer.Option(help="Only the first so many; 0 is all.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Say what a workload file holds."""
+    from penstock.workload.describe import describe, table
+
+    facts = describe(_load(dataset, num_reqs))
+    typer.echo(json.dumps(facts, indent=2) if as_json else table(facts))
+
+
+@app.command("convert")
+def convert_command(
+    dataset: Annotated[Path, typer.Argument(help="A workload file of any known format.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file; default stdout.")] = None,
+    num_reqs: Annotated[int, typer.Option(help="Only the first so many; 0 is all.")] = 0,
+    token_ids: Annotated[bool, typer.Option(help="Keep token ids (Mooncake's become long lists).")] = True,
+) -> None:
+    """Rewrite a workload as LLMServingSim JSONL, by arrival."""
+    _write(_load(dataset, num_reqs), output, token_ids=token_ids)
+
+
+def _load(path: Path, num_requests: int = 0) -> Workload:
+    from penstock.workload.formats import load_workload
+
+    return load_workload(path, num_requests)
+
+
+def _write(workload: Workload, output: Path | None, *, token_ids: bool) -> None:
+    from penstock.workload.writer import write_to, write_workload
+
+    if output is None:
+        write_to(workload, sys.stdout, token_ids=token_ids)
+        return
+    write_workload(workload, output, token_ids=token_ids)
+    typer.echo(f"wrote {len(workload)} requests to {output}", err=True)
+
+
+def _preset(name: str | None) -> Preset | None:
+    from penstock.errors import Problem, UserError, nearest
+    from penstock.workload.generate import PRESETS
+
+    if name is None:
+        return None
+    if name not in PRESETS:
+        known = f"{nearest(name, PRESETS)} ({', '.join(PRESETS)})"
+        raise UserError([Problem("--preset", f"unknown preset '{name}'{known}")])
+    return PRESETS[name]
+
+
+def _lengths(text: str | None, option: str, default: Lengths | None) -> Lengths | None:
+    from penstock.workload.lengths import parse_lengths
+
+    return parse_lengths(text, option) if text is not None else default

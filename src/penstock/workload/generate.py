@@ -1,0 +1,215 @@
+"""Synthetic workloads: arrivals x lengths, optionally with shared prefixes and sessions, from a seed.
+
+Arrivals, lengths, token ids and turns each draw from a stream of their own (PCG64, spawned from the
+seed), so that changing one leaves the others as they were.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.errors import Problem, UserError, nearest
+from penstock.units import NS_PER_S
+from penstock.workload.lengths import Lengths
+from penstock.workload.workload import Call, Columns, Workload
+
+ARRIVALS = ("poisson", "gamma", "constant", "burst")
+VOCABULARY = 32_000
+"""Token ids are drawn below this."""
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Length distributions with a name; ``basis`` says what they rest on."""
+
+    input_tokens: Lengths
+    output_tokens: Lengths
+    basis: str
+
+
+PRESETS = {
+    "sharegpt": Preset(
+        Lengths("lognormal", {"mean": 860, "cv": 0.62}),
+        Lengths("lognormal", {"mean": 650, "cv": 0.15}),
+        "means 857 and 653, cv 0.615 and 0.151, of the 300 ShareGPT requests that LLMServingSim ships for "
+        "Llama-3.1-8B, rounded",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What to generate.
+
+    ``num_requests`` counts a session as one. ``rate_per_s`` is requests per second of simulated time;
+    ``burstiness`` is the gamma distribution's shape (1 is Poisson, below 1 burstier, cv = burstiness**-0.5),
+    as in vLLM's benchmarks. Lengths come from ``sample_from`` (pairs, with replacement) where the two
+    distributions are None. ``prefix_tokens`` stand before the drawn prompt, the same within one of
+    ``prefix_groups``; they are part of the input length, which ``max_input`` limits as a whole. ``turns``
+    makes sessions: each call's prompt is the conversation so far and a newly drawn part.
+    """
+
+    num_requests: int
+    arrivals: str = "poisson"
+    rate_per_s: float = 1.0
+    burstiness: float = 1.0
+    input_tokens: Lengths | None = None
+    output_tokens: Lengths | None = None
+    sample_from: Workload | None = None
+    max_input: int | None = None
+    max_output: int | None = None
+    prefix_groups: int = 0
+    prefix_tokens: int = 0
+    token_ids: bool = False
+    turns: Lengths | None = None
+    tool_duration_ns: int = 0
+    seed: int = 0
+
+
+def generate(recipe: Recipe) -> Workload:
+    """Draw the workload of ``recipe``: the same one each time.
+
+    Raises:
+        UserError: all settings that make no sense.
+    """
+    _check(recipe)
+    streams = [np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(recipe.seed).spawn(6)]
+    arrivals = _arrivals_ns(recipe, streams[0])
+    turns = recipe.turns.sample(streams[5], recipe.num_requests) if recipe.turns else None
+    calls = recipe.num_requests if turns is None else int(turns.sum())
+    inputs, outputs = _lengths(recipe, calls, streams)
+    ids = _TokenIds(recipe, streams[4]) if recipe.token_ids or recipe.prefix_groups else None
+    columns = Columns()
+    row = 0
+    for number, arrival_ns in enumerate(arrivals.tolist()):
+        prefix = ids.prefix() if ids else None
+        if turns is None:
+            columns.add(arrival_ns, _call(recipe, int(inputs[row]), int(outputs[row]), ids, prefix))
+            row += 1
+            continue
+        last = row + int(turns[number])
+        columns.add_session(
+            arrival_ns, _conversation(recipe, inputs[row:last], outputs[row:last], ids, prefix)
+        )
+        row = last
+    return Workload(columns, f"generated, seed {recipe.seed}")
+
+
+def _check(recipe: Recipe) -> None:
+    problems: list[Problem] = []
+
+    def require(holds: bool, option: str, message: str) -> None:
+        if not holds:
+            problems.append(Problem(option, message))
+
+    kinds = f"{nearest(recipe.arrivals, ARRIVALS)} ({', '.join(ARRIVALS)})"
+    require(recipe.num_requests >= 1, "--num-requests", "must be 1 or more")
+    require(recipe.arrivals in ARRIVALS, "--arrivals", f"unknown kind '{recipe.arrivals}'{kinds}")
+    require(
+        1e-6 <= recipe.rate_per_s <= 1e9, "--rate", "must be a number from 1e-6 to 1e9, requests per second"
+    )
+    require(1e-3 <= recipe.burstiness <= 1e6, "--burstiness", "must be a number from 1e-3 to 1e6")
+    require(recipe.tool_duration_ns >= 0, "--tool-duration-ms", "must be 0 or more")
+    require(recipe.seed >= 0, "--seed", "must be 0 or more")
+    require(recipe.max_output is None or recipe.max_output >= 1, "--max-output", "must be 1 or more")
+    _check_prefixes(recipe, require)
+    for lengths, option in ((recipe.input_tokens, "--input-toks"), (recipe.output_tokens, "--output-toks")):
+        known = lengths is not None or recipe.sample_from is not None
+        require(known, option, "missing: give it, --preset or --lengths-from")
+    if problems:
+        raise UserError(problems)
+
+
+def _check_prefixes(recipe: Recipe, require: Callable[[bool, str, str], None]) -> None:
+    require(recipe.prefix_tokens >= 0, "--prefix-tokens", "must be 0 or more")
+    require(recipe.prefix_groups >= 0, "--prefix-groups", "must be 0 or more")
+    both = bool(recipe.prefix_tokens) == bool(recipe.prefix_groups)
+    require(both, "--prefix-tokens", "goes together with --prefix-groups")
+    if recipe.max_input is not None:
+        least = max(recipe.prefix_tokens, 0) + 1
+        require(recipe.max_input >= least, "--max-input", f"must be {least} or more")
+
+
+def _arrivals_ns(recipe: Recipe, generator: np.random.Generator) -> Int64Array:
+    count, rate = recipe.num_requests, recipe.rate_per_s
+    match recipe.arrivals:
+        case "burst":
+            return np.zeros(count, dtype=np.int64)
+        case "constant":
+            times = np.arange(count) / rate
+        case "gamma":
+            times = np.cumsum(generator.gamma(recipe.burstiness, 1 / (rate * recipe.burstiness), count))
+        case _:
+            times = np.cumsum(generator.exponential(1 / rate, count))
+    return np.rint(times * NS_PER_S).astype(np.int64)
+
+
+def _lengths(recipe: Recipe, count: int, streams: list[np.random.Generator]) -> tuple[Int64Array, Int64Array]:
+    """Drawn prompt lengths (without the prefix) and answer lengths, each of shape (count,)."""
+    rows = streams[3].integers(0, len(recipe.sample_from), count) if recipe.sample_from else None
+    columns: list[Int64Array] = []
+    for lengths, name, stream in (
+        (recipe.input_tokens, "input_tokens", streams[1]),
+        (recipe.output_tokens, "output_tokens", streams[2]),
+    ):
+        if lengths is not None:
+            columns.append(lengths.sample(stream, count))
+        else:
+            trace: Int64Array = getattr(recipe.sample_from, name)
+            columns.append(trace[rows])
+    inputs, outputs = columns
+    if recipe.max_input is not None:
+        inputs = np.minimum(inputs, recipe.max_input - recipe.prefix_tokens)
+    return inputs, outputs if recipe.max_output is None else np.minimum(outputs, recipe.max_output)
+
+
+class _TokenIds:
+    """Random token ids, and one prefix for each group."""
+
+    def __init__(self, recipe: Recipe, generator: np.random.Generator) -> None:
+        self._generator = generator
+        self._prefixes = [self.draw(recipe.prefix_tokens) for _ in range(recipe.prefix_groups)]
+
+    def draw(self, count: int) -> array[int]:
+        """``count`` fresh ids."""
+        drawn = self._generator.integers(0, VOCABULARY, count, dtype=np.int32)
+        return array("i", drawn.tobytes())
+
+    def prefix(self) -> array[int]:
+        """The prefix of a group drawn at random, empty where there are no groups."""
+        groups = len(self._prefixes)
+        return self._prefixes[int(self._generator.integers(0, groups))] if groups else array("i")
+
+
+def _call(
+    recipe: Recipe, input_tokens: int, output_tokens: int, ids: _TokenIds | None, before: array[int] | None
+) -> Call:
+    """A call whose prompt is what stands ``before`` it and ``input_tokens`` of its own."""
+    if ids is None or before is None:
+        return Call(input_tokens, output_tokens, recipe.tool_duration_ns)
+    prompt = before + ids.draw(input_tokens)
+    return Call(len(prompt), output_tokens, recipe.tool_duration_ns, prompt, ids.draw(output_tokens))
+
+
+def _conversation(
+    recipe: Recipe, inputs: Int64Array, outputs: Int64Array, ids: _TokenIds | None, prefix: array[int] | None
+) -> list[Call]:
+    """The calls of a session; it ends early where the next prompt would pass ``max_input``."""
+    calls: list[Call] = []
+    said, said_ids = 0, prefix
+    for own, answer in zip(inputs.tolist(), outputs.tolist(), strict=True):
+        call = _call(recipe, own if ids else said + own, answer, ids, said_ids)
+        if calls and recipe.max_input is not None and call.input_tokens > recipe.max_input:
+            break
+        calls.append(call)
+        said = call.input_tokens + answer
+        if call.input_ids is not None and call.output_ids is not None:
+            said_ids = call.input_ids + call.output_ids
+    return calls

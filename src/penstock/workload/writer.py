@@ -1,0 +1,84 @@
+""":class:`Workload` -> LLMServingSim JSONL, a request or session per line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from penstock.errors import Problem, UserError
+from penstock.workload.workload import Call, Workload
+
+
+def write_workload(workload: Workload, path: str | Path, *, token_ids: bool = True) -> None:
+    """Write a workload; the file appears whole or not at all.
+
+    Raises:
+        UserError: ``path`` cannot be written.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            for line in lines(workload, token_ids=token_ids):
+                file.write(line)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError([Problem(str(path), f"cannot be written: {error.strerror or error}")]) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def write_to(workload: Workload, stream: TextIO, *, token_ids: bool = True) -> None:
+    """Write a workload to an open stream."""
+    stream.writelines(lines(workload, token_ids=token_ids))
+
+
+def lines(workload: Workload, *, token_ids: bool = True) -> Iterator[str]:
+    """The lines of the file: sessions and requests by arrival."""
+    for request in workload.requests():
+        head = f'"arrival_time_ns":{request.arrival_ns}'
+        if request.session is None:
+            call = Call(
+                request.input_tokens,
+                request.output_tokens,
+                input_ids=request.input_ids,
+                output_ids=request.output_ids,
+            )
+            yield f"{{{_lengths(call)},{head}{_ids(call, token_ids)}}}\n"
+        else:
+            calls = workload.calls_of_session(request.session)
+            bodies = (f"{{{_lengths(c)}{_wait(c)}{_ids(c, token_ids)}}}" for c in calls)
+            name = json.dumps(f"session-{request.session}")
+            yield f'{{"session_id":{name},{head},"sub_requests":[{",".join(bodies)}]}}\n'
+
+
+def _lengths(call: Call) -> str:
+    return f'"input_toks":{call.input_tokens},"output_toks":{call.output_tokens}'
+
+
+def _wait(call: Call) -> str:
+    return f',"tool_duration_ns":{call.tool_duration_ns}' if call.tool_duration_ns else ""
+
+
+def _ids(call: Call, token_ids: bool) -> str:
+    if not token_ids:
+        return ""
+    return _list("input_tok_ids", call.input_ids) + _list("output_tok_ids", call.output_ids)
+
+
+def _list(key: str, ids: array[int] | None) -> str:
+    return "" if ids is None else f',"{key}":[{",".join(map(str, ids))}]'
