@@ -1,7 +1,7 @@
 """The hardware catalogue: peak figures from the makers' data sheets, dense, per chip.
 
-Labels follow LLMServingSim's spelling (``RTXPRO6000``, ``RTX4090``, ``H100``, ``A6000``). Tensor rates that a data
-sheet gives with sparsity only are halved here.
+Labels follow LLMServingSim's spelling (``RTXPRO6000``, ``RTX4090``, ``H100``, ``A6000``). Tensor rates that
+a data sheet gives with sparsity only are halved here.
 """
 
 from __future__ import annotations
@@ -207,8 +207,7 @@ CATALOGUE: tuple[HardwareSpec, ...] = (
         (96, 1597),
         ("pcie", 64),
         (
-            "NVIDIA RTX PRO 6000 Blackwell Server Edition data sheet; tensor rates derived: four times its FP32 "
-            "rate, the ratio of the workstation card in the RTX PRO Blackwell white paper",
+            "NVIDIA data sheet; tensor rates derived: 4 x FP32, as on the RTX PRO 6000 Workstation Edition",
             "RTX6000PRO",
             "RTXPRO6000-Blackwell",
             "RTXPRO6000-Server",
@@ -261,7 +260,7 @@ CATALOGUE: tuple[HardwareSpec, ...] = (
         (16, 819),
         ("ici", 50),
         (
-            "Google Cloud TPU v5e page; ICI 1600 Gbit/s per chip over four links; float32 as six bfloat16 passes",
+            "Google Cloud TPU v5e page; ICI 1600 Gbit/s over four links; float32 as six bfloat16 passes",
             "TPU-v5-lite",
             "v5e",
             "v5litepod",
@@ -282,7 +281,7 @@ CATALOGUE: tuple[HardwareSpec, ...] = (
         (32, 1640),
         ("ici", 112),
         (
-            "Google Cloud TPU v6e page; ICI 3584 Gbit/s per chip over four links; float32 as six bfloat16 passes",
+            "Google Cloud TPU v6e page; ICI 3584 Gbit/s over four links; float32 as six bfloat16 passes",
             "Trillium",
             "v6e",
         ),

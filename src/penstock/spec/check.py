@@ -1,0 +1,148 @@
+"""pydantic decides what is valid; this says it in our words, with the place and the nearest valid name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from penstock.errors import Problem, nearest
+from penstock.spec.json_file import Place
+
+
+class Raw(BaseModel):
+    """Base of all shapes read from users: no unknown key, no coercion, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+RawT = TypeVar("RawT", bound=Raw)
+PlaceOf = Callable[[tuple[str | int, ...]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked(Generic[RawT]):
+    """What could be read: ``value`` holds the valid members, ``broken`` names those that were not (they
+    have their defaults in ``value``), so that rules over the others can still be checked."""
+
+    value: RawT
+    broken: frozenset[str]
+
+    def sound(self, *names: str) -> bool:
+        """Whether all of these members were valid."""
+        return self.broken.isdisjoint(names)
+
+
+def check(shape: type[RawT], data: Any, place: Place, problems: list[Problem]) -> Checked[RawT] | None:
+    """Read ``data`` as ``shape``; mistakes go to ``problems``. None if it is not even an object."""
+    if not isinstance(data, Mapping):
+        problems.append(Problem(str(place), f"must be an object, not {shown(data)}"))
+        return None
+
+    def where(loc: tuple[str | int, ...]) -> str:
+        spot, value = place, data
+        for step in loc:
+            if isinstance(step, int) and isinstance(value, list):
+                spot, value = spot.item(step), value[step]
+            elif isinstance(step, str) and isinstance(value, Mapping):
+                spot, value = spot.key(step), value.get(step)
+            else:
+                break
+        return str(spot)
+
+    return check_members(shape, data, where, problems)
+
+
+def check_members(
+    shape: type[RawT], data: Mapping[str, Any], where: PlaceOf, problems: list[Problem]
+) -> Checked[RawT]:
+    """As :func:`check`, for members whose places ``where`` knows. All members of ``shape`` have defaults."""
+    given = {
+        name: value for name, value in data.items() if value is not None or name not in shape.model_fields
+    }
+    try:
+        return Checked(shape.model_validate(given), frozenset())
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    for detail in details:
+        loc = detail["loc"]
+        if detail["type"] == "extra_forbidden":
+            name = str(loc[-1])
+            message = f"unknown key '{name}'{nearest(name, _members(shape, loc[:-1]))}"
+            problems.append(Problem(where(loc[:-1]), message))
+        else:
+            problems.append(
+                Problem(where(loc), _message(detail["type"], detail["input"], detail.get("ctx", {})))
+            )
+    broken = frozenset(str(detail["loc"][0]) for detail in details)
+    rest = {name: value for name, value in given.items() if name not in broken}
+    return Checked(shape.model_validate(rest), broken)
+
+
+def _members(shape: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    """Valid member names at ``loc``: of ``shape``, or of the shape nested there."""
+    for step in loc:
+        annotation = shape.model_fields[step].annotation if step in shape.model_fields else None
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        nested = [one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)]
+        if nested:
+            shape = nested[0]
+    return list(shape.model_fields)
+
+
+_TYPES = {
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a string",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+_BOUNDS = {
+    "greater_than": (">", "gt"),
+    "greater_than_equal": (">=", "ge"),
+    "less_than": ("<", "lt"),
+    "less_than_equal": ("<=", "le"),
+}
+
+
+def _message(kind: str, value: Any, context: Mapping[str, Any]) -> str:
+    if kind in _TYPES:
+        return f"must be {_TYPES[kind]}, not {shown(value)}"
+    if kind in _BOUNDS:
+        sign, name = _BOUNDS[kind]
+        return f"must be {sign} {context[name]:g}, not {shown(value)}"
+    if kind == "finite_number":
+        return f"must be a finite number, not {shown(value)}"
+    if kind == "literal_error":
+        hint = nearest(value, str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", "))
+        return f"must be {context['expected']}, not {shown(value)}" + (hint if isinstance(value, str) else "")
+    if kind in ("too_short", "string_too_short"):
+        return "must not be empty"
+    if kind == "value_error":
+        return str(context["error"])
+    return f"is not valid: {kind.replace('_', ' ')}"
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, in JSON's words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list" if isinstance(value, list) else "a tuple"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,208 @@
+"""The rules between an instance's members, and what each comes to: field, else flag, else default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.errors import Problem, nearest
+from penstock.spec.check import Checked
+from penstock.spec.cluster import InstanceSpec
+from penstock.spec.json_file import Place
+from penstock.spec.model import ModelSpec
+from penstock.spec.options import EngineOverhead, SchedulerOptions
+from penstock.spec.raw import RawFlags, RawInstance, RawMemory
+from penstock.spec.refusals import check_placement, instance_refusals
+from penstock.units import GIB
+
+UNLIMITED_SEQS = 1 << 30
+"""What ``max_num_seqs`` 0 comes to: more than any KV pool holds, each running request having a block."""
+
+POLICIES = ("vllm",)
+"""Scheduling policies with a name of their own; others are given as ``module:Class``."""
+
+_DEFAULTS = SchedulerOptions()
+_DEFAULT_MEMORY_UTILIZATION = 0.9
+
+
+class InstanceRules:
+    """One instance with its model; :meth:`check` first, :meth:`spec` only if nothing was wrong."""
+
+    def __init__(
+        self,
+        checked: Checked[RawInstance],
+        memory: Checked[RawMemory] | None,
+        model: ModelSpec | None,
+        flags: RawFlags,
+        place: Place,
+    ) -> None:
+        self._checked = checked
+        self._raw = checked.value
+        self._memory = memory
+        self._model = model
+        self._flags = flags
+        self._place = place
+        self.problems: list[Problem] = []
+        self.notices: list[str] = []
+
+    def check(self, num_nodes: int) -> None:
+        """All rules whose members could be read."""
+        for name, why in instance_refusals(self._raw).items():
+            self._blame(name, why)
+        self.notices += check_placement(self._raw, self._place, self.problems)
+        if self._memory is not None and self._memory.value.mem_latency:
+            self.notices.append(
+                f"{self._place.key('npu_mem').key('mem_latency')}: has no effect: kernel times include it"
+            )
+        self._check_parallelism()
+        self._check_stages(num_nodes)
+        self._check_model()
+        policy = self._raw.policy
+        if policy is not None and policy not in POLICIES and ":" not in policy:
+            self._blame("policy", f"unknown policy '{policy}'{nearest(policy, POLICIES)}")
+
+    def spec(self, index: int, node: int) -> InstanceSpec:
+        """The instance; only after :meth:`check` found nothing wrong."""
+        raw, model, memory = self._raw, self._model, self._memory
+        assert model is not None
+        assert memory is not None
+        assert memory.value.mem_size is not None
+        assert memory.value.mem_bw is not None
+        tp_size, pp_size = self._degrees() or (1, 1)
+        partition = raw.pp_layer_partition
+        return InstanceSpec(
+            index=index,
+            node=node,
+            model=model,
+            hardware=raw.hardware or "",
+            tp_size=tp_size,
+            pp_size=pp_size,
+            memory_bytes=round(memory.value.mem_size * GIB),
+            memory_bandwidth_gb_per_s=memory.value.mem_bw,
+            memory_utilization=memory.value.mem_util
+            or self._flags.npu_memory_utilization
+            or _DEFAULT_MEMORY_UTILIZATION,
+            dtype=self._chosen("dtype", model.dtype),
+            kv_cache_dtype=self._chosen("kv_cache_dtype", "auto"),
+            scheduler=self._scheduler(model, pp_size),
+            overhead=EngineOverhead(**raw.engine_overhead.model_dump())
+            if raw.engine_overhead
+            else EngineOverhead(),
+            layer_partition=partition,
+            num_gpu_blocks=raw.num_gpu_blocks,
+            stage_hardware=None if raw.stage_hardware is None else tuple(raw.stage_hardware),
+            placement_nodes=None if raw.placement_nodes is None else tuple(raw.placement_nodes),
+            activation_tensors=raw.activation_tensors or 2,
+            blocking_sends=bool(raw.blocking_sends),
+            where=str(self._place),
+        )
+
+    def _scheduler(self, model: ModelSpec, pp_size: int) -> SchedulerOptions:
+        limit = model.max_position_embeddings
+        asynchronous = self._chosen("async_scheduling", _DEFAULTS.async_scheduling)
+        # vLLM VllmConfig.max_concurrent_batches: one batch per stage, one more to hide scheduling behind.
+        depth = pp_size + 1 if asynchronous else pp_size
+        return SchedulerOptions(
+            max_num_seqs=self._chosen("max_num_seqs", _DEFAULTS.max_num_seqs) or UNLIMITED_SEQS,
+            max_num_batched_tokens=min(
+                self._chosen("max_num_batched_tokens", _DEFAULTS.max_num_batched_tokens) or limit, limit
+            ),
+            max_model_len=self._raw.max_model_len or limit,
+            block_size=self._chosen("block_size", _DEFAULTS.block_size),
+            long_prefill_token_threshold=self._chosen(
+                "long_prefill_token_threshold", _DEFAULTS.long_prefill_token_threshold
+            ),
+            enable_chunked_prefill=self._chosen("enable_chunked_prefill", _DEFAULTS.enable_chunked_prefill),
+            enable_prefix_caching=self._chosen("enable_prefix_caching", _DEFAULTS.enable_prefix_caching),
+            reserve_full_isl=self._chosen("reserve_full_isl", _DEFAULTS.reserve_full_isl),
+            watermark=_DEFAULTS.watermark if self._raw.watermark is None else self._raw.watermark,
+            max_in_flight=self._raw.max_in_flight or depth,
+            async_scheduling=asynchronous,
+            v2_model_runner=asynchronous and pp_size > 1,
+            engine_idle_sleep_ns=self._chosen("engine_idle_sleep_ns", _DEFAULTS.engine_idle_sleep_ns),
+            policy=self._raw.policy or _DEFAULTS.policy,
+        )
+
+    def _chosen(self, name: str, default: Any) -> Any:
+        field, flag = getattr(self._raw, name), getattr(self._flags, name)
+        return field if field is not None else flag if flag is not None else default
+
+    def _degrees(self) -> tuple[int, int] | None:
+        """(tp, pp), the missing one inferred; None if they cannot be known."""
+        raw = self._raw
+        if not self._checked.sound("num_npus", "tp_size", "pp_size"):
+            return None
+        pp_size = raw.pp_size or 1
+        if raw.tp_size is not None:
+            return raw.tp_size, pp_size
+        if raw.num_npus is None or raw.num_npus % pp_size:
+            return None
+        return raw.num_npus // pp_size, pp_size
+
+    def _check_parallelism(self) -> None:
+        raw = self._raw
+        degrees = self._degrees()
+        if degrees is None:
+            if raw.num_npus is None and raw.tp_size is None and self._checked.sound("num_npus", "tp_size"):
+                self._blame("", "missing key 'num_npus' or 'tp_size': at least one must say how many NPUs")
+            elif raw.num_npus is not None and self._checked.sound("num_npus", "tp_size", "pp_size"):
+                self._blame("num_npus", f"must be a multiple of pp_size = {raw.pp_size}, not {raw.num_npus}")
+            return
+        tp_size, pp_size = degrees
+        if raw.num_npus is not None and raw.num_npus != tp_size * pp_size:
+            product = f"{tp_size} x {pp_size} = {tp_size * pp_size}"
+            self._blame("num_npus", f"must be tp_size x pp_size = {product}, not {raw.num_npus}")
+
+    def _check_stages(self, num_nodes: int) -> None:
+        """Lists with one entry per stage."""
+        raw = self._raw
+        if not self._checked.sound("pp_size"):
+            return
+        pp_size = raw.pp_size or 1
+        for name in ("pp_layer_partition", "stage_hardware", "placement_nodes"):
+            value = getattr(raw, name)
+            if isinstance(value, list | tuple) and len(value) != pp_size:
+                self._blame(name, f"must have one entry per stage, pp_size = {pp_size}, not {len(value)}")
+        for stage, node in enumerate(raw.placement_nodes or []):
+            if node >= num_nodes:
+                self._blame(f"placement_nodes[{stage}]", f"there is no node {node}: nodes has {num_nodes}")
+
+    def _check_model(self) -> None:
+        """What the model's dimensions allow."""
+        model, raw = self._model, self._raw
+        if model is None:
+            return
+        layers = model.num_layers
+        pp_size = raw.pp_size or 1
+        if pp_size > layers:
+            self._blame("pp_size", f"{pp_size} stages are more than the {layers} layers of {model.name}")
+        partition = raw.pp_layer_partition
+        if isinstance(partition, tuple) and sum(partition) != layers:
+            found = f"{' + '.join(map(str, partition))} = {sum(partition)}"
+            self._blame("pp_layer_partition", f"must sum to the {layers} layers of {model.name}, not {found}")
+        limit = model.max_position_embeddings
+        if raw.max_model_len is not None and raw.max_model_len > limit:
+            self._blame(
+                "max_model_len", f"must be <= max_position_embeddings = {limit}, not {raw.max_model_len}"
+            )
+        degrees = self._degrees()
+        if degrees is not None:
+            self._check_tensor_parallel(degrees[0], model)
+
+    def _check_tensor_parallel(self, tp_size: int, model: ModelSpec) -> None:
+        key = "num_npus" if self._raw.tp_size is None else "tp_size"
+        if model.num_heads % tp_size:
+            self._blame(
+                key, f"tp {tp_size} must divide the {model.num_heads} attention heads of {model.name}"
+            )
+        elif model.intermediate_size % tp_size:
+            self._blame(
+                key, f"tp {tp_size} must divide the MLP's width {model.intermediate_size} of {model.name}"
+            )
+        elif max(tp_size, model.num_kv_heads) % min(tp_size, model.num_kv_heads):
+            self._blame(
+                key, f"tp {tp_size} must divide, or be a multiple of, the {model.num_kv_heads} KV heads"
+            )
+
+    def _blame(self, name: str, message: str) -> None:
+        place = self._place.key(name) if name else self._place
+        self.problems.append(Problem(str(place), message))

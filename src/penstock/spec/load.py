@@ -1,0 +1,203 @@
+"""Cluster configs to :class:`ClusterSpec`: every mistake of a file at once, each with its place.
+
+The shapes are in ``raw.py``; here are the rules between members, and which of field, flag and default holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from penstock.errors import Problem, UserError, nearest
+from penstock.spec.check import Checked, Raw, check, check_members, shown
+from penstock.spec.cluster import ClusterSpec, InstanceSpec, LinkSpec
+from penstock.spec.hardware import find_hardware, hardware_labels
+from penstock.spec.instance_rules import InstanceRules
+from penstock.spec.json_file import Place, read_json
+from penstock.spec.model import ModelSpec
+from penstock.spec.model_files import ModelLibrary, load_model
+from penstock.spec.raw import REQUIRED, RawCluster, RawFlags, RawInstance, RawMemory, RawNode
+from penstock.spec.refusals import cluster_notices, flag_notices, flag_refusals, node_notices
+
+ClusterSource = str | os.PathLike[str] | Mapping[str, Any]
+RawT = TypeVar("RawT", bound=Raw)
+
+
+def load_cluster(
+    source: ClusterSource,
+    flags: Mapping[str, Any] | None = None,
+    *,
+    profile_root: str | os.PathLike[str] | None = None,
+    flag_name: Callable[[str], str] = str,
+) -> ClusterSpec:
+    """Read and check a cluster config: a JSON file of LLMServingSim's shape, or the same as a dict.
+
+    ``flags`` are what holds for all instances that do not say otherwise, named as
+    :class:`penstock.spec.raw.RawFlags`; a value of None means not given. ``flag_name`` turns such a name into
+    how the user wrote it. Hardware is known if the catalogue or ``profile_root`` has it.
+
+    Raises:
+        UserError: with every mistake found.
+    """
+    problems: list[Problem] = []
+    file = "cluster" if isinstance(source, Mapping) else os.fspath(source)
+    directory = None if isinstance(source, Mapping) else Path(source).parent
+    checked_flags = check_members(
+        RawFlags, flags or {}, lambda loc: flag_name(str(loc[0])) if loc else "", problems
+    )
+    problems += [Problem(flag_name(name), why) for name, why in flag_refusals(checked_flags.value).items()]
+    data = source if isinstance(source, Mapping) else read_json(Path(source), problems)
+    reader = _ClusterReader(Place(file), directory, checked_flags.value, profile_root, problems)
+    spec = None if data is None else reader.read(data)
+    if problems or spec is None:
+        raise UserError(problems)
+    effects = [f"{flag_name(name)}: {why}" for name, why in flag_notices(checked_flags.value)]
+    return ClusterSpec(
+        source=spec.source, link=spec.link, instances=spec.instances, notices=(*effects, *spec.notices)
+    )
+
+
+class _ClusterReader:
+    """One pass over one config. Mistakes go to ``problems``; after one nothing read is used."""
+
+    def __init__(
+        self,
+        place: Place,
+        directory: Path | None,
+        flags: RawFlags,
+        profile_root: str | os.PathLike[str] | None,
+        problems: list[Problem],
+    ) -> None:
+        self._place = place
+        self._directory = directory
+        self._flags = flags
+        self._profile_root = None if profile_root is None else Path(profile_root)
+        self._problems = problems
+        self._notices: list[str] = []
+        self._library = ModelLibrary.near(directory)
+        self._models: dict[str, ModelSpec | None] = {}
+
+    def read(self, data: Any) -> ClusterSpec | None:
+        """The cluster, complete only if nothing was added to the problems."""
+        checked = self._check(RawCluster, data, self._place)
+        if checked is None:
+            return None
+        raw = checked.value
+        self._notices += cluster_notices(raw, self._place)
+        nodes = raw.nodes or []
+        if checked.sound("nodes", "num_nodes") and raw.nodes is not None:
+            self._match("num_nodes", raw.num_nodes, len(nodes), self._place)
+        instances: list[InstanceSpec] = []
+        entries = 0
+        for node, entry in enumerate(nodes):
+            entries += self._read_node(node, entry, len(nodes), instances)
+        if raw.nodes is not None and not entries and not self._problems:
+            self._blame(self._place, "the cluster has no instances")
+        return ClusterSpec(
+            source=self._place.file,
+            link=self._link(checked),
+            instances=tuple(instances),
+            notices=tuple(dict.fromkeys(self._notices)),
+        )
+
+    def _read_node(self, node: int, data: Any, num_nodes: int, instances: list[InstanceSpec]) -> int:
+        """Read a node's instances into ``instances``; returns how many entries it has, valid or not."""
+        place = self._place.key("nodes").item(node)
+        checked = self._check(RawNode, data, place)
+        if checked is None:
+            return 0
+        raw = checked.value
+        entries = raw.instances or []
+        if checked.sound("instances", "num_instances") and raw.instances is not None:
+            self._match("num_instances", raw.num_instances, len(entries), place)
+        self._notices += node_notices(raw, place, self._problems)
+        for index, entry in enumerate(entries):
+            spot = place.key("instances").item(index)
+            instance = self._read_instance(len(instances), node, num_nodes, entry, spot)
+            if instance is not None:
+                instances.append(instance)
+        return len(entries)
+
+    def _read_instance(
+        self, index: int, node: int, num_nodes: int, data: Any, place: Place
+    ) -> InstanceSpec | None:
+        checked = self._check(RawInstance, data, place)
+        if checked is None:
+            return None
+        raw = checked.value
+        memory = None
+        if raw.npu_mem is not None:
+            memory = self._check(RawMemory, raw.npu_mem, place.key("npu_mem"))
+        model = None
+        if raw.model_name is not None:
+            model = self._model(raw.model_name, place.key("model_name"))
+        if raw.hardware is not None:
+            self._check_hardware(raw.hardware, place.key("hardware"))
+        for stage, label in enumerate(raw.stage_hardware or []):
+            self._check_hardware(label, place.key("stage_hardware").item(stage))
+        rules = InstanceRules(checked, memory, model, self._flags, place)
+        rules.check(num_nodes)
+        self._problems += rules.problems
+        self._notices += rules.notices
+        return None if self._problems else rules.spec(index, node)
+
+    def _link(self, checked: Checked[RawCluster]) -> LinkSpec:
+        """Broadcast a scalar over the dimensions of the other member's list."""
+        bandwidths = checked.value.link_bw or [1.0]
+        latencies = checked.value.link_latency or [0.0]
+        dimensions = max(len(bandwidths), len(latencies))
+        if len(bandwidths) == 1:
+            bandwidths = bandwidths * dimensions
+        if len(latencies) == 1:
+            latencies = latencies * dimensions
+        if len(bandwidths) != len(latencies):
+            self._blame(
+                self._place.key("link_latency"),
+                f"has {len(latencies)} network dimensions where link_bw has {len(bandwidths)}",
+            )
+        return LinkSpec(bandwidth_gb_per_s=tuple(bandwidths), latency_ns=tuple(latencies))
+
+    def _check(self, shape: type[RawT], data: Any, place: Place) -> Checked[RawT] | None:
+        """:func:`check`, and the members without which there is nothing to simulate."""
+        checked = check(shape, data, place, self._problems)
+        if checked is not None:
+            for name in REQUIRED.get(shape, ()):
+                if getattr(checked.value, name) is None and name not in checked.broken:
+                    self._blame(place, f"missing key '{name}'")
+        return checked
+
+    def _match(self, name: str, said: int | None, found: int, place: Place) -> None:
+        if said is not None and said != found:
+            what = name.removeprefix("num_")
+            self._blame(place.key(name), f"says {said}, but {what} has {found}")
+
+    def _model(self, name: str, place: Place) -> ModelSpec | None:
+        """Each model is read once; only its first use reports the file's own mistakes."""
+        if name not in self._models or self._models[name] is None:
+            found: list[Problem] = []
+            model = load_model(name, self._library, self._directory, place, found)
+            self._problems += [one for one in found if one not in self._problems]
+            self._models[name] = model
+        model = self._models[name]
+        if model is not None and model.moe is not None:
+            self._blame(
+                place, f"'{name}' is a mixture of experts ({model.moe.num_experts}): not simulated yet"
+            )
+        return model
+
+    def _check_hardware(self, label: str, place: Place) -> None:
+        """Known: in the catalogue, or with a folder of measured profiles."""
+        if find_hardware(label) is not None:
+            return
+        profiled: list[str] = []
+        if self._profile_root is not None and self._profile_root.is_dir():
+            profiled = sorted(path.name for path in self._profile_root.iterdir() if path.is_dir())
+        if label not in profiled:
+            hint = nearest(label, [*hardware_labels(), *profiled])
+            folder = "" if self._profile_root is None else f" and no folder in {self._profile_root}"
+            self._blame(place, f"unknown hardware {shown(label)}{hint} (not in the catalogue{folder})")
+
+    def _blame(self, place: Place, message: str) -> None:
+        self._problems.append(Problem(str(place), message))

@@ -1,0 +1,177 @@
+"""The shapes of a cluster config as it stands in JSON: types and ranges of single members.
+
+Rules between members are in ``load.py`` and ``instance_rules.py``. Every member has a default, so that a config
+with mistakes can still be checked for others; which ones are required is said by ``REQUIRED``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StrictStr
+
+from penstock.spec.check import Raw, shown
+
+Count = Annotated[int, Field(ge=1, le=1 << 40)]
+Counter = Annotated[int, Field(ge=0, le=1 << 40)]
+Positive = Annotated[float, Field(gt=0, le=1e15)]
+NonNegative = Annotated[float, Field(ge=0, le=1e15)]
+Nanoseconds = Annotated[int, Field(ge=0, le=10**15)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[StrictStr, Field(min_length=1)]
+Dtype = Literal["float16", "bfloat16", "float32", "fp8", "int8"]
+KvDtype = Literal["auto", "fp8"]
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _partition(value: Any) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, list | tuple) and value and all(type(n) is int and n >= 0 for n in value):
+        return tuple(value)
+    raise ValueError(f'must be "auto" or a list of layer counts, one per stage, not {_item(value)}')
+
+
+def _item(value: Any) -> str:
+    return f"[{', '.join(map(shown, value))}]" if isinstance(value, list | tuple) else shown(value)
+
+
+PerDimension = Annotated[list[Positive], Field(min_length=1), BeforeValidator(_listed)]
+LatencyPerDimension = Annotated[list[NonNegative], Field(min_length=1), BeforeValidator(_listed)]
+Partition = Annotated[Any, BeforeValidator(_partition)]
+
+
+class RawMemory(Raw):
+    """``npu_mem``: GB (2**30), GB/s, ns, and the share of it that the engine may use."""
+
+    mem_size: Positive | None = None
+    mem_bw: Positive | None = None
+    mem_latency: NonNegative = 0
+    mem_util: Fraction | None = None
+
+
+class RawHostMemory(Raw):
+    """``cpu_mem``."""
+
+    mem_size: NonNegative | None = None
+    mem_bw: NonNegative | None = None
+    mem_latency: NonNegative = 0
+    pim_config: Name | None = None
+
+
+class RawCxlMemory(Raw):
+    """``cxl_mem``."""
+
+    mem_size: NonNegative | None = None
+    mem_bw: NonNegative | None = None
+    mem_latency: NonNegative = 0
+    num_devices: Counter = 1
+
+
+class RawOverhead(Raw):
+    """``engine_overhead``: CPU time of the engine per turn."""
+
+    schedule_ns: Nanoseconds = 0
+    update_ns: Nanoseconds = 0
+    ipc_to_first_stage_ns: Nanoseconds = 0
+    ipc_from_last_stage_ns: Nanoseconds = 0
+    source: Name = "given in the cluster config"
+
+
+class RawEngine(Raw):
+    """What an instance's fields and the command line's flags both can say; None = not said."""
+
+    dtype: Dtype | None = None
+    kv_cache_dtype: KvDtype | None = None
+    block_size: Count | None = None
+    max_num_seqs: Counter | None = None
+    max_num_batched_tokens: Counter | None = None
+    long_prefill_token_threshold: Counter | None = None
+    enable_chunked_prefill: bool | None = None
+    enable_prefix_caching: bool | None = None
+    reserve_full_isl: bool | None = None
+    async_scheduling: bool | None = None
+    engine_idle_sleep_ns: Nanoseconds | None = None
+    enable_local_offloading: bool | None = None
+    enable_attn_offloading: bool | None = None
+    enable_sub_batch_interleaving: bool | None = None
+    enable_block_copy: bool | None = None
+
+
+class RawFlags(RawEngine):
+    """Options of the command line that hold for all instances."""
+
+    npu_memory_utilization: Fraction | None = None
+    expert_routing_policy: Literal["BALANCED", "RR", "RAND", "CUSTOM"] | None = None
+    enable_prefix_sharing: bool | None = None
+    prefix_storage: Literal["CPU", "CXL", "None"] | None = None
+    skip_prefill: bool | None = None
+    network_backend: Literal["analytical", "ns3"] | None = None
+    run_id: StrictStr | None = None
+    inputs_root: StrictStr | None = None
+    cleanup_inputs: bool | None = None
+
+
+class RawInstance(RawEngine):
+    """One entry of ``instances``."""
+
+    model_name: Name | None = None
+    hardware: Name | None = None
+    npu_mem: dict[str, Any] | None = None
+    num_npus: Count | None = None
+    tp_size: Count | None = None
+    pp_size: Count | None = None
+    ep_size: Count | None = None
+    dp_group: StrictStr | None = None
+    pd_type: Literal["prefill", "decode"] | None = None
+    placement: dict[str, Any] | None = None
+    pp_layer_partition: Partition = None
+    max_in_flight: Count | None = None
+    num_gpu_blocks: Annotated[int, Field(ge=2, le=1 << 40)] | None = None
+    stage_hardware: list[Name] | None = None
+    placement_nodes: list[Counter] | None = None
+    activation_tensors: Literal[1, 2] | None = None
+    blocking_sends: bool | None = None
+    watermark: Annotated[float, Field(ge=0, lt=1)] | None = None
+    max_model_len: Count | None = None
+    engine_overhead: RawOverhead | None = None
+    policy: Name | None = None
+
+
+class RawNode(Raw):
+    """One entry of ``nodes``; its instances are read one by one."""
+
+    num_instances: Counter | None = None
+    cpu_mem: RawHostMemory | None = None
+    instances: list[Any] | None = None
+    power: dict[str, Any] | None = None
+
+
+class RawCluster(Raw):
+    """The top of the file; its nodes are read one by one."""
+
+    num_nodes: Counter | None = None
+    link_bw: PerDimension | None = None
+    link_latency: LatencyPerDimension | None = None
+    nodes: list[Any] | None = None
+    cxl_mem: RawCxlMemory | None = None
+
+
+class RawPlacement(Raw):
+    """``placement.default``, an entry of its ``blocks``, or of its ``layers``."""
+
+    weights: StrictStr | None = None
+    kv_loc: StrictStr | None = None
+    kv_evict_loc: StrictStr | None = None
+    blocks: StrictStr | None = None
+
+
+REQUIRED: dict[type[Raw], tuple[str, ...]] = {
+    RawCluster: ("num_nodes", "link_bw", "link_latency", "nodes"),
+    RawNode: ("num_instances", "instances"),
+    RawInstance: ("model_name", "hardware", "npu_mem"),
+    RawMemory: ("mem_size", "mem_bw"),
+}

@@ -1,0 +1,124 @@
+"""What LLMServingSim's configs and options can ask for and Penstock does not simulate.
+
+Refused with one sentence where it would change the result; accepted with a notice where it cannot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.errors import Problem
+from penstock.spec.check import check, shown
+from penstock.spec.json_file import Place
+from penstock.spec.raw import RawCluster, RawEngine, RawFlags, RawInstance, RawNode, RawPlacement
+
+_OFFLOADS = {
+    "enable_local_offloading": "offloading of weights to host memory is not simulated",
+    "enable_attn_offloading": "offloading of attention to PIM is not simulated",
+    "enable_sub_batch_interleaving": "sub-batch interleaving is not simulated",
+    "enable_block_copy": "block copy is not simulated: all layers of a stage are costed alike without it",
+}
+
+
+def engine_refusals(engine: RawEngine) -> dict[str, str]:
+    """Members of an instance or flags that cannot be honoured, each with the reason."""
+    return {name: reason for name, reason in _OFFLOADS.items() if getattr(engine, name)}
+
+
+def flag_refusals(flags: RawFlags) -> dict[str, str]:
+    """As :func:`engine_refusals`, with the options that only the command line has."""
+    refused = engine_refusals(flags)
+    if flags.enable_prefix_sharing:
+        refused["enable_prefix_sharing"] = "a prefix cache shared by instances is not simulated"
+    if flags.prefix_storage in ("CPU", "CXL"):
+        refused["prefix_storage"] = (
+            f"a second-tier prefix cache in {flags.prefix_storage} memory is not simulated"
+        )
+    if flags.skip_prefill:
+        refused["skip_prefill"] = "runs without prefill are not simulated"
+    if flags.network_backend == "ns3":
+        refused["network_backend"] = "ns3 is not simulated: the network is 'analytical'"
+    return refused
+
+
+def flag_notices(flags: RawFlags) -> list[tuple[str, str]]:
+    """(option, why it changes nothing) for the options given that have no effect."""
+    notices: list[tuple[str, str]] = []
+    if flags.expert_routing_policy is not None:
+        notices.append(("expert_routing_policy", "has no effect: the models simulated are dense"))
+    given = (name for name in ("run_id", "inputs_root", "cleanup_inputs") if getattr(flags, name) is not None)
+    return [*notices, *((name, "has no effect: no intermediate inputs are written") for name in given)]
+
+
+def instance_refusals(raw: RawInstance) -> dict[str, str]:
+    """As :func:`engine_refusals`, for the members only an instance has."""
+    refused = engine_refusals(raw)
+    if raw.pd_type is not None:
+        refused["pd_type"] = "prefill and decode on separate instances is not simulated: leave it out or null"
+    if raw.dp_group is not None:
+        refused["dp_group"] = "data-parallel groups are not simulated: leave it out or null"
+    if raw.ep_size is not None and raw.ep_size > 1:
+        refused["ep_size"] = f"expert parallelism is not simulated: must be 1, not {raw.ep_size}"
+    return refused
+
+
+def check_placement(raw: RawInstance, place: Place, problems: list[Problem]) -> list[str]:
+    """Refuse weights or KV outside the NPU; returns notices. All on the NPU is what is simulated."""
+    notices: list[str] = []
+    if raw.placement is None:
+        return notices
+    for spot, entry in _placements(raw.placement, place.key("placement"), problems):
+        checked = check(RawPlacement, entry, spot, problems)
+        if checked is None:
+            continue
+        for name in ("weights", "kv_loc"):
+            device = getattr(checked.value, name)
+            if device not in (None, "npu"):
+                problems.append(_elsewhere(spot.key(name), device))
+        if checked.value.kv_evict_loc not in (None, "npu", "cpu"):
+            problems.append(_elsewhere(spot.key("kv_evict_loc"), checked.value.kv_evict_loc))
+        elif checked.value.kv_evict_loc is not None:
+            notices.append(f"{spot.key('kv_evict_loc')}: has no effect: preempted requests are recomputed")
+    return notices
+
+
+def _elsewhere(spot: Place, device: str | None) -> Problem:
+    return Problem(str(spot), f"placement on {shown(device)} is not simulated: must be 'npu'")
+
+
+def _placements(value: dict[str, Any], place: Place, problems: list[Problem]) -> list[tuple[Place, Any]]:
+    found: list[tuple[Place, Any]] = []
+    for key, member in value.items():
+        if key == "default":
+            found.append((place.key(key), member))
+        elif key == "blocks" and isinstance(member, list):
+            found += [(place.key(key).item(index), entry) for index, entry in enumerate(member)]
+        elif key == "layers" and isinstance(member, dict):
+            found += [(place.key(key).key(layer), entry) for layer, entry in member.items()]
+        elif key in ("blocks", "layers"):
+            kind = "a list" if key == "blocks" else "an object"
+            problems.append(Problem(str(place.key(key)), f"must be {kind}, not {shown(member)}"))
+        else:
+            problems.append(Problem(str(place), f"unknown key '{key}' (default, blocks, layers)"))
+    return found
+
+
+def node_notices(raw: RawNode, place: Place, problems: list[Problem]) -> list[str]:
+    """Refuse PIM; say that host memory and power are read but change nothing."""
+    notices: list[str] = []
+    if raw.cpu_mem is not None:
+        if raw.cpu_mem.pim_config is not None:
+            problems.append(
+                Problem(str(place.key("cpu_mem").key("pim_config")), "processing in memory is not simulated")
+            )
+        notices.append(f"{place.file}: cpu_mem has no effect: nothing is placed in host memory")
+    if raw.power is not None:
+        notices.append(f"{place.file}: power has no effect: it is not simulated")
+    return notices
+
+
+def cluster_notices(raw: RawCluster, place: Place) -> list[str]:
+    """Say that CXL memory changes nothing as long as nothing is placed there."""
+    if raw.cxl_mem is None:
+        return []
+    return [f"{place.key('cxl_mem')}: has no effect: nothing is placed in CXL memory"]
