@@ -1,7 +1,7 @@
 """The shapes of a cluster config as it stands in JSON: types and ranges of single members.
 
-Rules between members are in ``load.py`` and ``instance_rules.py``. Every member has a default, so that a config
-with mistakes can still be checked for others; which ones are required is said by ``REQUIRED``.
+Rules between members are in ``load.py`` and ``instance_rules.py``. Every member has a default, so that a
+config with mistakes can still be checked for others; ``REQUIRED`` says which ones are needed.
 """
 
 from __future__ import annotations
