@@ -101,12 +101,14 @@ def _load(path: Path, num_requests: int = 0) -> Workload:
 
 
 def _write(workload: Workload, output: Path | None, *, token_ids: bool) -> None:
-    from penstock.workload.writer import write_to, write_workload
+    from penstock.results.atomic import atomic_write
+    from penstock.workload.writer import lines
 
     if output is None:
-        write_to(workload, sys.stdout, token_ids=token_ids)
+        sys.stdout.writelines(lines(workload, token_ids=token_ids))
         return
-    write_workload(workload, output, token_ids=token_ids)
+    with atomic_write(output) as file:
+        file.writelines(lines(workload, token_ids=token_ids))
     typer.echo(f"wrote {len(workload)} requests to {output}", err=True)
 
 

@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TextIO
 
-from penstock.errors import Problem, UserError
 from penstock.workload.workload import Call, Workload
 
 
-def write_workload(workload: Workload, path: str | Path, *, token_ids: bool = True) -> None:
-    """Write a workload; the file appears whole or not at all.
-
-    Raises:
-        UserError: ``path`` cannot be written.
-    """
-    target = Path(path)
-    temporary: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            for line in lines(workload, token_ids=token_ids):
-                file.write(line)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    except OSError as error:
-        raise UserError([Problem(str(path), f"cannot be written: {error.strerror or error}")]) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-
-def write_to(workload: Workload, stream: TextIO, *, token_ids: bool = True) -> None:
-    """Write a workload to an open stream."""
-    stream.writelines(lines(workload, token_ids=token_ids))
-
-
 def lines(workload: Workload, *, token_ids: bool = True) -> Iterator[str]:
-    """The lines of the file: sessions and requests by arrival."""
+    """The lines of the file, each with its newline: sessions and requests by arrival."""
     for request in workload.requests():
         head = f'"arrival_time_ns":{request.arrival_ns}'
         if request.session is None:

@@ -1,0 +1,53 @@
+# Every target sets up what it needs: a virtual environment in .venv with this package in it.
+#   make demo   run the example        make test   all checks and tests      make lint   checks only
+#   make fmt    format the code        make fuzz   longer random tests       make bench  timings
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fmt fuzz bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(INSTALLED)
+	python -m serving --cluster-config 'configs/cluster/single_node_pp_instance.json' --dtype float16 --block-size 16 --dataset 'workloads/example_trace.jsonl' --output 'outputs/pp2_run.csv' --log-interval 1.0
+
+test: lint
+	pytest -n auto
+
+lint: $(INSTALLED_DEV)
+	ruff check
+	ruff format --check
+	pyright
+	lint-imports
+
+fmt: $(INSTALLED_DEV)
+	ruff check --fix
+	ruff format
+
+fuzz: $(INSTALLED_DEV)
+	HYPOTHESIS_PROFILE=fuzz pytest -n auto -m "not browser"
+
+bench: $(INSTALLED_DEV)
+	python -m benchmarks
+
+clean:
+	rm -rf $(VENV) outputs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@sh tools/make_venv.sh "$(VENV)" "$(PYTHON)"
+
+$(INSTALLED): $(BIN)/python pyproject.toml
+	python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(INSTALLED_DEV): $(BIN)/python pyproject.toml
+	python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(INSTALLED) $@
