@@ -30,6 +30,10 @@ class StageCost(Protocol):
         """Compute time of each stage, first to last; length ``pp_size``."""
         ...
 
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results must know: lookups outside the measured range, how often, how far."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class HopCost:

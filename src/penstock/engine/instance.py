@@ -1,9 +1,9 @@
 """One replica: a scheduler, a pipeline, and vLLM's engine loop between them.
 
 The loop is ``v1/engine/core.py: EngineCore.step_with_batch_queue``. A turn takes in what has arrived, calls
-schedule(), puts the step (an empty one too) into the batch queue, and goes on at once while the queue has room and
-work remains; otherwise it blocks on the oldest step and takes its tokens. A turn that scheduled nothing is followed
-by a short sleep (``EngineCoreProc._process_engine_step``).
+schedule(), puts the step (an empty one too) into the batch queue, and goes on at once while the queue has room
+and work remains; otherwise it blocks on the oldest step and takes its tokens. A turn that scheduled nothing is
+followed by a short sleep (``EngineCoreProc._process_engine_step``).
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Instance:
         self.prompt_tokens = 0
         self.generated_tokens = 0
         self.turns = 0
+        self.outstanding_tokens = 0
         self.now_ns = 0
         self.watchdog_turns = 20
         self._cost = cost
@@ -106,6 +107,11 @@ class Instance:
         return len(self.scheduler.waiting) + len(self.inbox)
 
     @property
+    def max_num_seqs(self) -> int:
+        """How many requests may run at once."""
+        return self.options.max_num_seqs
+
+    @property
     def queue_length(self) -> int:
         """Steps in the batch queue, empty ones included."""
         return len(self._queue)
@@ -115,6 +121,7 @@ class Instance:
     def deliver(self, state: RequestState) -> None:
         """A request arrives; the engine takes it in at the top of its next turn."""
         self.inbox.append(state)
+        self.outstanding_tokens += state.final_tokens
         if self.next_ns is None:
             self.now_ns = max(self.now_ns, state.request.arrival_ns)
             self.next_ns = self.now_ns
@@ -226,6 +233,8 @@ class Instance:
                 step.sampled,
             )
             entry = now + overhead.schedule_ns + overhead.ipc_to_first_stage_ns
+            if step.not_before_ns > entry:
+                entry = step.not_before_ns
             end = pipeline.submit(entry, tokens, compute, trace)
             step.done_ns = end + self._cost.token_return_ns[step.sampled] + overhead.ipc_from_last_stage_ns
             self.iterations += 1
@@ -258,6 +267,7 @@ class Instance:
             self._tracer.updated(step, at, finished)
         if finished and self._on_finish is not None:
             for state in finished:
+                self.outstanding_tokens -= state.final_tokens
                 self._on_finish(self, state, at)
         return bool(finished)
 

@@ -12,8 +12,8 @@ from penstock.engine.admission import reason_to_reject
 from penstock.engine.instance import Instance
 from penstock.errors import NoProgressError
 from penstock.pipeline.pipeline import Pipeline
+from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.request_state import RequestState
-from penstock.scheduler.scheduler import Scheduler
 from penstock.scheduler.step import Step
 from penstock.spec.options import SchedulerOptions
 from penstock.workload.request import Request
@@ -62,8 +62,7 @@ class _Recorder:
         scheduled, partial = _contents(step)
         for state, _, computed in scheduled:
             self._note_start(state, now, computed)
-        trace = instance.last_stage_times()
-        row = {
+        row: dict[str, Any] = {
             "iter": len(self.trace.iterations),
             "t_schedule_ns": now,
             "t_done_ns": step.done_ns,
@@ -76,11 +75,12 @@ class _Recorder:
             "num_waiting": len(scheduler.waiting),
             "queue_len_before": instance.queue_length - 1,
             "empty_schedules_before": self._empty_before,
-            "stage_ns": trace if step.tokens else [],
         }
+        if step.tokens:
+            row["stage_ns"] = instance.last_stage_times()
         if partial:
             row["partial_prefill"] = partial
-        self._empty_before = 0
+        self._empty_before = 0 if step.tokens else 1
         self.free_before = scheduler.kv.free
         self.trace.iterations.append(row)
         self._row_of[id(step)] = row
@@ -147,7 +147,7 @@ def replay(
     """
     trace = ReplayTrace()
     recorder = _Recorder(trace)
-    scheduler = Scheduler(config, num_gpu_blocks, exact_only=exact_only)
+    scheduler = make_scheduler(config, len(cost.hops) + 1, num_gpu_blocks, exact_only=exact_only)
     pipeline = Pipeline(cost, len(cost.hops) + 1)
     instance = Instance(0, scheduler, cost, pipeline, tracer=recorder)
     recorder.instance = instance

@@ -27,6 +27,7 @@ class RequestState:
     __slots__ = (
         "cached_tokens",
         "cohort",
+        "eligible_at",
         "final_tokens",
         "first_scheduled_ns",
         "first_token_ns",
@@ -39,6 +40,8 @@ class RequestState:
         "num_tokens",
         "offset",
         "order",
+        "own_times",
+        "placeholders",
         "preemptions",
         "request",
         "segment_start",
@@ -65,3 +68,8 @@ class RequestState:
         self.latest_step: Step | None = None
         self.hashed_blocks: list[CachedBlock] = []
         self.keys: list[int] = []
+        # Async scheduling only: tokens scheduled and not known yet, the schedule() call from which the next
+        # may be scheduled, and the times of all tokens.
+        self.placeholders = 0
+        self.eligible_at = 0
+        self.own_times: array[int] | None = None

@@ -22,7 +22,7 @@ from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import Step
 from penstock.spec.options import SchedulerOptions
 
-_by_order = attrgetter("order")
+by_order = attrgetter("order")
 
 
 class Scheduler:
@@ -77,16 +77,13 @@ class Scheduler:
 
     def has_leftover(self) -> bool:
         """Whether the last schedule() left something that the next one could take at once."""
-        return (
-            self.ready is not None or bool(self.partials) or (self.out_of_budget and bool(self.waiting))
-        )
+        return self.ready is not None or bool(self.partials) or (self.out_of_budget and bool(self.waiting))
 
     # --- schedule ---------------------------------------------------------------------------------------------
 
     def schedule(self, now: int) -> Step:
         """Decide the next step; it may be empty."""
         options = self.options
-        kv = self.kv
         step = Step()
         budget = options.max_num_batched_tokens
         threshold = options.long_prefill_token_threshold
@@ -94,15 +91,30 @@ class Scheduler:
             threshold = 0
         self.finished_unreported = False
         self.out_of_budget = self.out_of_capacity = False
+        budget = self._schedule_running(step, budget, threshold)
+        if not step.preempted and budget > 0 and self.waiting:
+            budget = self._admit(step, budget, threshold, now)
+        elif step.preempted:
+            self.out_of_capacity = True
+        if budget == 0:
+            self.out_of_budget = True
+        if step.sampled:
+            if step.cohort is None:
+                step.cohort = self._new_cohort()
+            step.cohort.step = step
+        return step
+
+    def _schedule_running(self, step: Step, budget: int, threshold: int) -> int:
+        """The running requests in order; returns the budget left, or -1 if one had to preempt itself."""
         cohort = self.ready
         partials = self.partials
         if cohort is None and not partials:
-            pass
-        elif not self.exact_only and (
+            return budget
+        if not self.exact_only and (
             cohort is None
             or (
                 cohort.size <= budget
-                and cohort.needs[cohort.turn % cohort.block_size] <= kv.free
+                and cohort.needs[cohort.turn % cohort.block_size] <= self.kv.free
                 and not (partials and partials[0].order < cohort.last_order)
             )
         ):
@@ -117,17 +129,7 @@ class Scheduler:
         else:
             self.exact_turns += 1
             budget = self._schedule_each(step, budget, threshold)
-        if not step.preempted and budget > 0 and self.waiting:
-            budget = self._admit(step, budget, threshold, now)
-        elif step.preempted:
-            self.out_of_capacity = True
-        if budget == 0:
-            self.out_of_budget = True
-        if step.sampled:
-            if step.cohort is None:
-                step.cohort = self._new_cohort()
-            step.cohort.step = step
-        return step
+        return budget
 
     def _take_cohort(self, step: Step, cohort: Cohort) -> None:
         """All ready decodes go, each with one token."""
@@ -136,7 +138,7 @@ class Scheduler:
         if need:
             self.kv.take(need)
         if cohort.due:
-            for state in sorted(cohort.due.get(turn % cohort.block_size, ()), key=_by_order):
+            for state in sorted(cohort.due.get(turn % cohort.block_size, ()), key=by_order):
                 self.kv.register(state, state.offset + turn)
         self._add_whole(step, cohort)
         self.ready = None
@@ -155,7 +157,7 @@ class Scheduler:
         cohort = self.ready
         members = cohort.members if cohort is not None else {}
         taken: dict[RequestState, None] = {}
-        for state in sorted([*members, *self.partials], key=_by_order):
+        for state in sorted([*members, *self.partials], key=by_order):
             if budget <= 0 or state not in self.running:
                 break
             if state.cohort is None:
@@ -317,7 +319,12 @@ class Scheduler:
         elif victim.latest_step is not None:
             victim.latest_step.graduates.remove(victim)
             victim.latest_step.late.append((victim, False))
-        kv.release(victim, held)
+        victim.held_blocks = held
+        self._evict(victim, step)
+
+    def _evict(self, victim: RequestState, step: Step) -> None:
+        """Free the blocks of a request that no longer runs, and queue it first."""
+        self.kv.release(victim, victim.held_blocks)
         victim.held_blocks = 0
         victim.num_computed = 0
         victim.preemptions += 1
@@ -364,7 +371,7 @@ class Scheduler:
         cohort.step = None
         self._make_ready(cohort)
         if finished:
-            finished.sort(key=_by_order)
+            finished.sort(key=by_order)
             self._finish(finished)
         return finished
 

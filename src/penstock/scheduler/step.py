@@ -12,7 +12,8 @@ class Step:
     ``members`` counts the cohort's decodes, ``chunks`` lists (request, new tokens, computed before) of all
     others. ``decodes``, ``prefills`` and the contexts are the step as the cost model sees it: a chunk of one
     token is a decode there. ``graduates`` are the requests whose last chunk this is, ``late`` those preempted
-    since with their token in flight (and whether as members of the cohort); the tokens of both come with the step's result.
+    since with their token in flight (and whether as members of the cohort); the tokens of both come with the step's result. The first stage cannot begin before
+    ``not_before_ns``: it needs tokens that are still being computed then.
     """
 
     __slots__ = (
@@ -26,6 +27,7 @@ class Step:
         "max_context",
         "members",
         "min_context",
+        "not_before_ns",
         "preempted",
         "prefill_context",
         "prefill_tokens",
@@ -52,6 +54,7 @@ class Step:
         self.prefill_tokens = 0
         self.prefill_context = 0
         self.done_ns = 0
+        self.not_before_ns = 0
         self.returned = False
 
     def add_members(self, cohort: Cohort, members: int, context: int, shortest: int, longest: int) -> None:

@@ -50,7 +50,8 @@ class RunOptions:
     """How to run, as opposed to what: routing, seed, how much to keep.
 
     ``router`` is LOAD | RR | RAND | a ``module:Class``. ``record`` is requests | steps | stages.
-    ``profile_root`` holds profile bundles in LLMServingSim's layout, searched before the packaged fits.
+    ``profile_root`` holds profile bundles in LLMServingSim's layout, searched before the packaged fits. ``exact_only`` decides every turn
+    request by request, without cohorts: the same answer, slowly.
     """
 
     router: str = "LOAD"
@@ -58,3 +59,4 @@ class RunOptions:
     record: str = "stages"
     keep_token_times: bool = True
     profile_root: str | None = None
+    exact_only: bool = False

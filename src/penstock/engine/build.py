@@ -1,0 +1,100 @@
+"""From an instance's Spec to what runs: layers to stages, blocks that fit, compiled costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.cost.compile import compile_cost
+from penstock.cost.memory import plan_memory
+from penstock.cost.step_cost import PipelineCost
+from penstock.errors import Problem, UserError
+from penstock.pipeline.partition import balance_layers, partition_layers
+from penstock.spec.cluster import ClusterSpec, InstanceSpec
+from penstock.spec.deployment import Deployment
+
+BALANCE_DECODES = 64
+BALANCE_CONTEXT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltInstance:
+    """An instance ready to run. ``cost`` counts lookups, so each instance has its own."""
+
+    spec: InstanceSpec
+    deployment: Deployment
+    cost: PipelineCost
+
+
+def build_instances(cluster: ClusterSpec, profile_root: Path | None) -> list[BuiltInstance]:
+    """Build every instance of the cluster.
+
+    Raises:
+        UserError: the mistakes of all instances together, such as models that do not fit.
+    """
+    built: list[BuiltInstance] = []
+    problems: list[Problem] = []
+    for spec in cluster.instances:
+        try:
+            built.append(_build(spec, cluster, profile_root))
+        except UserError as error:
+            problems += (Problem(problem.where or spec.where, problem.message) for problem in error.problems)
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)))
+    return built
+
+
+def _build(spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None) -> BuiltInstance:
+    layers, note = _layers(spec, cluster, profile_root)
+    memory = plan_memory(spec, layers)
+    cost = compile_cost(spec, cluster, layers, profile_root)
+    deployment = Deployment(
+        instance=spec.index,
+        model=spec.model.name,
+        hardware=spec.stage_hardware or (spec.hardware,) * spec.pp_size,
+        tp_size=spec.tp_size,
+        pp_size=spec.pp_size,
+        layers=layers,
+        memory=memory,
+        basis=(*note, *cost.basis),
+    )
+    return BuiltInstance(spec, deployment, cost)
+
+
+def _layers(
+    spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The layers of each stage, and a note on how an automatic split came about."""
+    num_layers = spec.model.num_layers
+    default = partition_layers(num_layers, spec.pp_size)
+    if spec.layer_partition is None:
+        return default, ()
+    if not isinstance(spec.layer_partition, str):
+        return spec.layer_partition, ()
+    if spec.pp_size == 1 or max(default) == 1:
+        return default, ()
+    # A layer costs what a stage gains by one more; the rest of a stage's cost is its embedding or head.
+    donor = max(range(spec.pp_size), key=lambda stage: default[stage])
+    taker = (donor + 1) % spec.pp_size
+    shifted = list(default)
+    shifted[donor] -= 1
+    shifted[taker] += 1
+    before = _probe(spec, cluster, default, profile_root)
+    after = _probe(spec, cluster, tuple(shifted), profile_root)
+    per_layer = before[donor] - after[donor]
+    fixed = tuple(time - layers * per_layer for time, layers in zip(before, default, strict=True))
+    note = (
+        f"layers balanced for {BALANCE_DECODES} decodes of {BALANCE_CONTEXT} tokens of context, "
+        f"{per_layer / 1000:.1f} us a layer"
+    )
+    return balance_layers(per_layer, fixed, num_layers), (note,)
+
+
+def _probe(
+    spec: InstanceSpec, cluster: ClusterSpec, layers: tuple[int, ...], profile_root: Path | None
+) -> list[int]:
+    stage = compile_cost(spec, cluster, layers, profile_root).stage
+    context = BALANCE_CONTEXT
+    return list(
+        stage.stage_ns(0, 0, BALANCE_DECODES, BALANCE_DECODES * context, context, context, BALANCE_DECODES)
+    )

@@ -1,0 +1,120 @@
+"""Async scheduling: a request is scheduled again before its last token is known.
+
+vLLM's ``v1/core/sched/async_scheduler.py``. Each step that samples for a request leaves a placeholder for the
+token to come, and the next step may already build on it. Decodes are then in several steps at once, so there is no
+lock-step to use: every turn is decided request by request.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from penstock.scheduler.request_state import RequestState
+from penstock.scheduler.scheduler import Scheduler, by_order
+from penstock.scheduler.step import Step
+from penstock.spec.options import SchedulerOptions
+
+
+class AsyncScheduler(Scheduler):
+    """With the V2 model runner a decode is eligible again ``pp_size`` calls of schedule() after its last."""
+
+    def __init__(
+        self,
+        options: SchedulerOptions,
+        num_gpu_blocks: int,
+        pp_size: int,
+        *,
+        keep_token_times: bool = True,
+    ) -> None:
+        super().__init__(options, num_gpu_blocks, keep_token_times=keep_token_times, exact_only=True)
+        self._eligible_after = pp_size if options.v2_model_runner else 0
+        self._calls = 0
+
+    def schedule(self, now: int) -> Step:
+        """Decide the next step; it may be empty."""
+        self._calls += 1
+        self.exact_turns += bool(self.running)
+        return super().schedule(now)
+
+    def _schedule_running(self, step: Step, budget: int, threshold: int) -> int:
+        for state in list(self.running):
+            if budget <= 0 or state not in self.running:
+                break
+            if self._has_all_in_flight(state) or self._calls < state.eligible_at:
+                continue
+            computed = state.num_computed
+            new = state.num_tokens + state.placeholders - computed
+            if threshold and new > threshold:
+                new = threshold
+            new = min(new, budget, self.options.max_model_len - 1 - computed)
+            if new <= 0:
+                continue
+            need = self.kv.blocks_for(computed + new) - state.held_blocks
+            if not self._make_room(step, state, need):
+                return -1
+            was_partial = computed < state.num_tokens and not state.placeholders
+            self._grant(step, state, new, need)
+            if was_partial and state.placeholders and state in self.partials:
+                self.partials.remove(state)
+            budget -= new
+        return budget
+
+    @staticmethod
+    def _has_all_in_flight(state: RequestState) -> bool:
+        """The tokens in flight are the last ones that were asked for."""
+        request = state.request
+        wanted = request.input_tokens + request.output_tokens
+        return state.placeholders > 0 and state.num_computed + 2 - state.placeholders >= wanted
+
+    def _grant(self, step: Step, state: RequestState, new: int, need: int) -> None:
+        computed = state.num_computed
+        self.kv.take(need)
+        state.held_blocks += need
+        state.num_computed = computed + new
+        previous = state.latest_step
+        state.latest_step = step
+        self.kv.register(state, min(computed + new, state.num_tokens))
+        step.add_chunk(state, new, computed)
+        if state.num_computed < state.num_tokens + state.placeholders:
+            return
+        if state.placeholders and previous is not None:
+            step.not_before_ns = max(step.not_before_ns, previous.done_ns)
+        state.placeholders += 1
+        state.eligible_at = self._calls + self._eligible_after
+        step.graduates.append(state)
+        step.sampled += 1
+
+    def _preempt(self, victim: RequestState, step: Step) -> None:
+        """As ever, but the tokens in flight are in steps that know the request still."""
+        del self.running[victim]
+        if victim in self.partials:
+            self.partials.remove(victim)
+        self._evict(victim, step)
+
+    def update(self, step: Step, now: int) -> list[RequestState]:
+        """Take the tokens of a step that has come back; returns the requests that this finishes."""
+        step.returned = True
+        finished: list[RequestState] = []
+        for state in step.graduates:
+            self._deliver(state, now, gap_is_logged=False)
+            state.placeholders -= 1
+            if self.keep_token_times:
+                self._note_time(state, now)
+            if state.num_tokens == state.final_tokens:
+                if state not in self.running:
+                    self.waiting.remove(state)
+                finished.append(state)
+            elif state in self.running:
+                self.kv.register(state, state.num_computed - state.placeholders)
+        if finished:
+            finished.sort(key=by_order)
+            self._finish(finished)
+        return finished
+
+    @staticmethod
+    def _note_time(state: RequestState, now: int) -> None:
+        times = state.own_times
+        if times is None:
+            times = state.own_times = array("q")
+        times.append(now)
+        state.segments = [(times, 0, len(times))]
