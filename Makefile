@@ -20,23 +20,23 @@ demo: $(INSTALLED)
 	python -m serving --cluster-config 'configs/cluster/single_node_pp_instance.json' --dtype float16 --block-size 16 --dataset 'workloads/example_trace.jsonl' --output 'outputs/pp2_run.csv' --log-interval 1.0
 
 test: lint
-	pytest -n auto
+	$(BIN)/pytest -n auto
 
 lint: $(INSTALLED_DEV)
-	ruff check
-	ruff format --check
-	pyright
-	lint-imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 fmt: $(INSTALLED_DEV)
-	ruff check --fix
-	ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 fuzz: $(INSTALLED_DEV)
-	HYPOTHESIS_PROFILE=fuzz pytest -n auto -m "not browser"
+	$(BIN)/pytest -n auto -m "not browser" --hypothesis-profile=fuzz
 
 bench: $(INSTALLED_DEV)
-	python -m benchmarks
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) outputs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -45,9 +45,9 @@ $(BIN)/python:
 	@sh tools/make_venv.sh "$(VENV)" "$(PYTHON)"
 
 $(INSTALLED): $(BIN)/python pyproject.toml
-	python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
 $(INSTALLED_DEV): $(BIN)/python pyproject.toml
-	python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(INSTALLED) $@
