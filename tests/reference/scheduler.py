@@ -1,0 +1,310 @@
+"""vLLM's ``Scheduler`` and ``AsyncScheduler`` (``core/sched/``), one request at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from penstock.spec.options import SchedulerOptions
+from penstock.workload.request import Request
+
+from .kv_cache import Block, ContentHasher, KVCache
+
+
+@dataclass(frozen=True, slots=True)
+class Departures:
+    """Switches away from what the real scheduler and engine do, to see what each of its habits is worth."""
+
+    empty_steps_take_slots: bool = True
+    deliver_late_tokens: bool = True
+    unhashed_blocks_first: bool = True
+    hit_when_scheduled: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class RequestState:
+    """A request inside the scheduler. ``tokens`` are the ids known so far, prompt and outputs."""
+
+    request: Request
+    max_tokens: int
+    tokens: list[object]
+    outputs: list[object]
+    contents: list[int] = field(default_factory=list)
+    computed: int = 0
+    output_placeholders: int = 0
+    in_flight_tokens: int = 0
+    stale_tokens: int = 0
+    next_decode_step: int = 0
+    generated: int = 0
+    status: str = "waiting"
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and outputs known so far."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledChunk:
+    """``new`` tokens of a request behind ``computed`` ones; ``samples``: its last known token is among them."""
+
+    state: RequestState
+    new: int
+    computed: int
+    samples: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A victim as it was when it lost its blocks."""
+
+    state: RequestState
+    num_tokens: int
+    computed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A waiting request that started to run with ``cached`` tokens taken from the prefix cache."""
+
+    state: RequestState
+    cached: int
+    num_tokens: int
+    resumed: bool
+
+
+@dataclass(slots=True)
+class Schedule:
+    """What one call of schedule() decided."""
+
+    chunks: list[ScheduledChunk] = field(default_factory=list)
+    preemptions: list[Preemption] = field(default_factory=list)
+    admissions: list[Admission] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """New tokens in the step."""
+        return sum(chunk.new for chunk in self.chunks)
+
+
+class ReferenceScheduler:
+    """``running`` in order of admission, ``waiting`` in order of arrival with preempted requests in front."""
+
+    def __init__(
+        self,
+        options: SchedulerOptions,
+        num_gpu_blocks: int,
+        pp_size: int,
+        departures: Departures | None = None,
+    ) -> None:
+        self.options = options
+        self.departures = departures or Departures()
+        self.kv = KVCache(
+            num_gpu_blocks,
+            options.block_size,
+            caching=options.enable_prefix_caching,
+            unhashed_blocks_first=self.departures.unhashed_blocks_first,
+        )
+        self.watermark_blocks = int(options.watermark * num_gpu_blocks)
+        self.pp_size = pp_size
+        self.hasher = ContentHasher()
+        self.current_step = 0
+        self.running: list[RequestState] = []
+        self.waiting: deque[RequestState] = deque()
+        self.finished_since_schedule = False
+
+    def add(self, request: Request) -> RequestState:
+        """A request arrives. Token ids that were not given are unlike all others."""
+        length, index = request.input_tokens, request.index
+        prompt: list[object] = list(request.input_ids or ())
+        outputs: list[object] = list(request.output_ids or ())
+        prompt += [("prompt", index, position) for position in range(len(prompt), length)]
+        outputs += [("output", index, position) for position in range(len(outputs), request.output_tokens)]
+        state = RequestState(request, request.output_tokens, prompt, outputs)
+        self._extend_contents(state)
+        self.waiting.append(state)
+        return state
+
+    def has_unfinished(self) -> bool:
+        """Whether any request runs or waits."""
+        return bool(self.running or self.waiting)
+
+    def has_requests(self) -> bool:
+        """vLLM's ``has_requests``: also true until the schedule() after a finish."""
+        return self.has_unfinished() or self.finished_since_schedule
+
+    def schedule(self) -> Schedule:
+        """Decide the next step: running requests first, then waiting ones."""
+        self.current_step += 1
+        result = Schedule()
+        alone = len(self.running) + len(self.waiting) <= 1
+        threshold = 0 if alone else self.options.long_prefill_token_threshold
+        budget = self._schedule_running(result, self.options.max_num_batched_tokens, threshold)
+        if not result.preemptions:
+            self._schedule_waiting(result, budget, threshold)
+        self._advance(result)
+        self.finished_since_schedule = False
+        return result
+
+    def update(self, schedule: Schedule) -> list[tuple[RequestState, bool]]:
+        """A step's sampled tokens have come back: ``(request, finished)`` for each token, in schedule order."""
+        delivered: list[tuple[RequestState, bool]] = []
+        for chunk in schedule.chunks:
+            state = chunk.state
+            state.in_flight_tokens -= chunk.new
+            stale = state.stale_tokens > 0
+            if stale:
+                state.stale_tokens -= chunk.new
+            if state.status == "finished":
+                continue
+            if not self.departures.hit_when_scheduled and not stale and state.status == "running":
+                self.kv.hash_full_blocks(
+                    state.request.index, state.contents, min(chunk.computed + chunk.new, state.num_tokens)
+                )
+            if not chunk.samples or (stale and not self.departures.deliver_late_tokens):
+                continue
+            finished = self._append_token(state, stale=stale)
+            delivered.append((state, finished))
+        return delivered
+
+    def _schedule_running(self, result: Schedule, budget: int, threshold: int) -> int:
+        position = 0
+        while position < len(self.running) and budget > 0:
+            state = self.running[position]
+            new = self._new_tokens_of_running(state, budget, threshold)
+            if new == 0:
+                position += 1
+                continue
+            if not self._make_room(state, state.computed + new, result):
+                break
+            result.chunks.append(self._chunk(state, new))
+            budget -= new
+            position += 1
+        return budget
+
+    def _new_tokens_of_running(self, state: RequestState, budget: int, threshold: int) -> int:
+        placeholders = state.output_placeholders
+        last_token_is_in_flight = (
+            placeholders > 0
+            and state.computed + 2 - placeholders >= state.request.input_tokens + state.max_tokens
+        )
+        if last_token_is_in_flight or self.current_step < state.next_decode_step:
+            return 0
+        new = state.num_tokens + placeholders - state.computed
+        if 0 < threshold < new:
+            new = threshold
+        return min(new, budget, self.options.max_model_len - 1 - state.computed)
+
+    def _make_room(self, state: RequestState, tokens: int, result: Schedule) -> bool:
+        """Allocate blocks, preempting from the end of ``running`` until they fit; False if the request itself
+        had to go."""
+        index = state.request.index
+        while self.kv.blocks_needed(index, tokens, ()) > len(self.kv.free):
+            victim = self.running.pop()
+            result.preemptions.append(Preemption(victim, victim.num_tokens, victim.computed))
+            self._preempt(victim)
+            if victim is state:
+                return False
+        self._allocate(state, tokens, ())
+        return True
+
+    def _preempt(self, victim: RequestState) -> None:
+        self.kv.release(victim.request.index)
+        victim.status = "preempted"
+        victim.computed = 0
+        victim.output_placeholders = 0
+        # Everything in flight, chunks that sample nothing included, must drain before it may run again.
+        victim.stale_tokens = victim.in_flight_tokens
+        self.waiting.appendleft(victim)
+
+    def _schedule_waiting(self, result: Schedule, budget: int, threshold: int) -> None:
+        held_back: list[RequestState] = []
+        while self.waiting and budget > 0 and len(self.running) < self.options.max_num_seqs:
+            state = self.waiting[0]
+            if state.stale_tokens > 0 and self.departures.deliver_late_tokens:
+                held_back.append(self.waiting.popleft())
+                continue
+            new = self._try_to_admit(state, budget, threshold, result)
+            if new is None:
+                break
+            budget -= new
+        self.waiting.extendleft(reversed(held_back))
+
+    def _try_to_admit(self, state: RequestState, budget: int, threshold: int, result: Schedule) -> int | None:
+        """Admit the first waiting request; None if it cannot be, which ends the scan."""
+        hits = self.kv.find_hits(state.contents, state.num_tokens - 1)
+        cached = len(hits) * self.options.block_size
+        new = state.num_tokens - cached
+        if 0 < threshold < new:
+            new = threshold
+        if not self.options.enable_chunked_prefill and new > budget:
+            return None
+        new = min(new, budget)
+        if not self._admissible(state, hits, cached + new):
+            return None
+        self.waiting.popleft()
+        self.running.append(state)
+        self._allocate(state, cached + new, hits)
+        result.admissions.append(Admission(state, cached, state.num_tokens, state.status == "preempted"))
+        state.status = "running"
+        state.computed = cached
+        result.chunks.append(self._chunk(state, new))
+        return new
+
+    def _admissible(self, state: RequestState, hits: Sequence[Block], tokens: int) -> bool:
+        kept_back = self.watermark_blocks if self.running else 0
+        index, free = state.request.index, len(self.kv.free)
+        if self.options.reserve_full_isl:
+            whole = min(state.num_tokens, self.options.max_model_len)
+            if self.kv.blocks_needed(index, whole, hits) + kept_back > free:
+                return False
+        return self.kv.blocks_needed(index, tokens, hits) + kept_back <= free
+
+    def _allocate(self, state: RequestState, tokens: int, hits: Sequence[Block]) -> None:
+        self.kv.allocate(state.request.index, tokens, hits)
+        if self.departures.hit_when_scheduled:
+            # Output tokens that are not known yet have no hash.
+            self.kv.hash_full_blocks(state.request.index, state.contents, min(tokens, state.num_tokens))
+
+    def _chunk(self, state: RequestState, new: int) -> ScheduledChunk:
+        samples = state.computed + new >= state.num_tokens + state.output_placeholders
+        return ScheduledChunk(state, new, state.computed, samples)
+
+    def _advance(self, result: Schedule) -> None:
+        """vLLM's ``_update_after_schedule``: computed tokens move when the step is submitted."""
+        for chunk in result.chunks:
+            state = chunk.state
+            state.computed += chunk.new
+            state.in_flight_tokens += chunk.new
+            if chunk.samples and self.options.async_scheduling:
+                state.output_placeholders += 1
+                if self.options.v2_model_runner:
+                    state.next_decode_step = self.current_step + self.pp_size
+
+    def _append_token(self, state: RequestState, *, stale: bool) -> bool:
+        state.tokens.append(state.outputs[state.generated])
+        state.generated += 1
+        self._extend_contents(state)
+        if self.options.async_scheduling:
+            if not stale:
+                state.output_placeholders -= 1
+            if state.status == "running" and self.departures.hit_when_scheduled:
+                self.kv.hash_full_blocks(
+                    state.request.index, state.contents, state.computed - state.output_placeholders
+                )
+        finished = state.generated >= state.max_tokens or state.num_tokens >= self.options.max_model_len
+        if finished:
+            (self.running if state.status == "running" else self.waiting).remove(state)
+            state.status = "finished"
+            self.kv.release(state.request.index)
+            self.finished_since_schedule = True
+        return finished
+
+    def _extend_contents(self, state: RequestState) -> None:
+        if not self.options.enable_prefix_caching:
+            return
+        size = self.options.block_size
+        for start in range(len(state.contents) * size, state.num_tokens - size + 1, size):
+            parent = state.contents[-1] if state.contents else None
+            state.contents.append(self.hasher.chain(parent, tuple(state.tokens[start : start + size])))
