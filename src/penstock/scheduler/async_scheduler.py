@@ -96,16 +96,19 @@ class AsyncScheduler(Scheduler):
         step.returned = True
         finished: list[RequestState] = []
         for state in step.graduates:
+            if state.num_tokens == state.final_tokens:
+                continue  # it has finished with an earlier step; what was scheduled beyond is dropped
             self._deliver(state, now, gap_is_logged=False)
             state.placeholders -= 1
             if self.keep_token_times:
                 self._note_time(state, now)
+            is_running = state in self.running
+            if is_running:
+                self.kv.register(state, state.num_computed - state.placeholders)
             if state.num_tokens == state.final_tokens:
-                if state not in self.running:
+                if not is_running:
                     self.waiting.remove(state)
                 finished.append(state)
-            elif state in self.running:
-                self.kv.register(state, state.num_computed - state.placeholders)
         if finished:
             finished.sort(key=by_order)
             self._finish(finished)

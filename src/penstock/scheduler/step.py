@@ -12,8 +12,9 @@ class Step:
     ``members`` counts the cohort's decodes, ``chunks`` lists (request, new tokens, computed before) of all
     others. ``decodes``, ``prefills`` and the contexts are the step as the cost model sees it: a chunk of one
     token is a decode there. ``graduates`` are the requests whose last chunk this is, ``late`` those preempted
-    since with their token in flight (and whether as members of the cohort); the tokens of both come with the step's result. The first stage cannot begin before
-    ``not_before_ns``: it needs tokens that are still being computed then.
+    since with their token in flight (and whether as members of the cohort); the tokens of both come with the
+    step's result. The first stage cannot begin before ``not_before_ns``: it needs tokens that are still being
+    computed then.
     """
 
     __slots__ = (
