@@ -1,0 +1,230 @@
+"""Attention times looked up step by step: the grid of a profile compiled to flat Python lists.
+
+The simulation asks once per engine turn, so nothing here allocates an array or walks a dictionary but to
+compile a row that is asked for the first time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+import numpy as np
+
+from penstock.cost.tables import AttentionGrid, FloatArray, SkewTable, interpolate
+
+Row = tuple[list[float], list[float], list[float] | None]
+
+
+class AttentionLookup:
+    """One layer's attention in nanoseconds (float), by what a step holds.
+
+    The grid is linear along each axis, the top two points extrapolate above, the first point holds below.
+    With unequal decode contexts t = t(mean) + alpha * (t(longest) - t(mean)), alpha by the skew table.
+    ``outside`` counts lookups beyond each axis: axis name -> [how often, furthest, measured limit].
+    """
+
+    __slots__ = (
+        "_alpha",
+        "_alpha_shape",
+        "_chunk_alpha",
+        "_chunk_at",
+        "_decode_at",
+        "_decode_edges",
+        "_grid",
+        "_intercepts",
+        "_limits",
+        "_longest_edges",
+        "_prefill_axis",
+        "_prefill_edges",
+        "_rate_edges",
+        "_rows",
+        "_segment",
+        "_skew",
+        "_slopes",
+        "_strides",
+        "outside",
+    )
+
+    def __init__(self, grid: AttentionGrid, skew: SkewTable | None) -> None:
+        self._grid = grid
+        self._skew = skew
+        intercepts, slopes = _segments(grid.decode_contexts, grid.us * 1000.0)
+        shape = intercepts.shape
+        self._strides = (shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3])
+        self._intercepts: list[float] = intercepts.ravel().tolist()
+        self._slopes: list[float] = slopes.ravel().tolist()
+        top = int(grid.decode_contexts[-1])
+        within = np.searchsorted(grid.decode_contexts, np.arange(top), side="right")
+        self._segment = within.astype(np.uint8).tobytes()
+        self._limits = (
+            int(grid.chunks[-1]),
+            int(grid.decodes[-1]),
+            int(grid.prefill_contexts[-1]),
+            top,
+        )
+        self._prefill_axis: list[float] = grid.prefill_contexts.tolist()
+        self._chunk_at = _positions(grid.chunks, self._strides[0])
+        self._decode_at = _positions(grid.decodes, self._strides[1])
+        self._rows: list[Row | None] = []
+        self._alpha: list[float] | None = None if skew is None else skew.alpha.ravel().tolist()
+        self._alpha_shape: tuple[int, ...] = (0,) * 5 if skew is None else skew.alpha.shape
+        self._chunk_alpha = [] if skew is None else _nearest(skew.chunks, self._limits[0])
+        self._decode_edges: list[float] = [] if skew is None else skew.decode_edges.tolist()
+        self._rate_edges: list[float] = [] if skew is None else skew.rate_edges.tolist()
+        self._longest_edges: list[float] = [] if skew is None else skew.longest_edges.tolist()
+        self._prefill_edges: list[float] = [] if skew is None else skew.prefill_edges.tolist()
+        self.outside: dict[str, list[int]] = {}
+
+    def decode_ns(self, decodes: int, total: int, shortest: int, longest: int) -> float:
+        """A step of decodes alone: their number (> 0), summed, shortest and longest context."""
+        row = self._rows[decodes] if decodes < len(self._rows) else None
+        if row is None:
+            row = self._compile_row(decodes)
+        intercepts, slopes, alphas = row
+        limit = self._limits[3]
+        mean = total / decodes
+        k = self._segment[int(mean)] if mean < limit else -1
+        time = intercepts[k] + slopes[k] * mean
+        if longest > limit or decodes > self._limits[1]:
+            self._count_outside(0, 0, decodes, longest)
+        if alphas is not None and longest > shortest:
+            rate = bisect_left(self._rate_edges, (mean - shortest) / (longest - shortest))
+            edges = self._longest_edges
+            alpha = alphas[rate * (len(edges) + 1) + bisect_left(edges, longest)]
+            k = self._segment[longest] if longest < limit else -1
+            time += alpha * (intercepts[k] + slopes[k] * longest - time)
+        return time
+
+    def mixed_ns(
+        self, chunk: int, history: int, decodes: int, total: int, shortest: int, longest: int
+    ) -> float:
+        """A step with prefill chunks: their new tokens (> 0), summed history, and the decodes' contexts."""
+        limits = self._limits
+        if chunk > limits[0] or history > limits[2] or decodes > limits[1] or longest > limits[3]:
+            self._count_outside(chunk, history, decodes, longest)
+        position, chunk_weight = (
+            self._chunk_at[chunk]
+            if chunk < len(self._chunk_at)
+            else _position(self._grid.chunks, self._strides[0], chunk)
+        )
+        offset, decode_weight = (
+            self._decode_at[decodes]
+            if decodes < len(self._decode_at)
+            else _position(self._grid.decodes, self._strides[1], decodes)
+        )
+        position += offset
+        history_weight = 0.0
+        if history:
+            axis = self._prefill_axis
+            low = min(bisect_right(axis, history), len(axis) - 1) - 1
+            history_weight = (history - axis[low]) / (axis[low + 1] - axis[low])
+            position += low * self._strides[2]
+        weights = (chunk_weight, decode_weight, history_weight)
+        if not decodes:
+            return self._at(position, weights, 0, 0.0)
+        limit = limits[3]
+        mean = total / decodes
+        time = self._at(position, weights, self._segment[int(mean)] if mean < limit else -1, mean)
+        alphas = self._alpha
+        if alphas is not None and longest > shortest:
+            k = self._segment[longest] if longest < limit else -1
+            alpha = alphas[self._alpha_index(chunk, history, decodes, mean, shortest, longest)]
+            time += alpha * (self._at(position, weights, k, float(longest)) - time)
+        return time
+
+    def _at(self, position: int, weights: tuple[float, float, float], segment: int, context: float) -> float:
+        """Interpolates between the (up to) eight lines around a place, at one decode context."""
+        stride = self._strides[2]
+        i = position + (segment if segment >= 0 else stride - 1)
+        chunk_weight, decode_weight, history_weight = weights
+        time = self._plane(i, chunk_weight, decode_weight, context)
+        if history_weight:
+            time += history_weight * (self._plane(i + stride, chunk_weight, decode_weight, context) - time)
+        return time
+
+    def _plane(self, i: int, chunk_weight: float, decode_weight: float, context: float) -> float:
+        """Interpolates between chunks and numbers of decodes at one prefill context."""
+        intercepts, slopes = self._intercepts, self._slopes
+        by_chunk, by_decode, _ = self._strides
+        low = intercepts[i] + slopes[i] * context
+        if chunk_weight:
+            j = i + by_chunk
+            low += chunk_weight * (intercepts[j] + slopes[j] * context - low)
+        if decode_weight:
+            i += by_decode
+            high = intercepts[i] + slopes[i] * context
+            if chunk_weight:
+                j = i + by_chunk
+                high += chunk_weight * (intercepts[j] + slopes[j] * context - high)
+            low += decode_weight * (high - low)
+        return low
+
+    def _alpha_index(
+        self, chunk: int, history: int, decodes: int, mean: float, shortest: int, longest: int
+    ) -> int:
+        nearest = self._chunk_alpha
+        shape = self._alpha_shape
+        i = nearest[chunk] if chunk < len(nearest) else shape[0] - 1
+        i = i * shape[1] + bisect_left(self._decode_edges, decodes)
+        i = i * shape[2] + bisect_left(self._rate_edges, (mean - shortest) / (longest - shortest))
+        i = i * shape[3] + bisect_left(self._longest_edges, longest)
+        return i * shape[4] + bisect_left(self._prefill_edges, history)
+
+    def _compile_row(self, decodes: int) -> Row:
+        """The line segments over context for one number of decodes, and their alphas."""
+        grid = self._grid
+        positive = grid.decodes > 0
+        us = interpolate(np.array([float(decodes)]), grid.decodes[positive], grid.us[0, positive, 0, :])
+        intercepts, slopes = _segments(grid.decode_contexts, us[0] * 1000.0)
+        alphas: list[float] | None = None
+        if self._skew is not None:
+            n = bisect_left(self._decode_edges, decodes)
+            alphas = self._skew.alpha[0, n, :, :, 0].ravel().tolist()
+        row: Row = (intercepts.tolist(), slopes.tolist(), alphas)
+        self._rows.extend([None] * (decodes + 1 - len(self._rows)))
+        self._rows[decodes] = row
+        return row
+
+    def _count_outside(self, chunk: int, history: int, decodes: int, longest: int) -> None:
+        for name, value, limit in zip(_AXES, (chunk, decodes, history, longest), self._limits, strict=True):
+            if value > limit:
+                entry = self.outside.setdefault(name, [0, 0, limit])
+                entry[0] += 1
+                entry[1] = max(entry[1], value)
+
+
+_AXES = ("new prefill tokens", "decodes", "prefill context", "decode context")
+
+
+def _segments(axis: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Lines over the last axis: (intercepts, slopes), one more segment than gaps: the first is constant,
+    the last goes on above the axis."""
+    first = values[..., :1]
+    if len(axis) == 1:
+        return np.repeat(first, 2, axis=-1), np.zeros((*values.shape[:-1], 2))
+    slopes = np.diff(values, axis=-1) / np.diff(axis)
+    intercepts = values[..., :-1] - slopes * axis[:-1]
+    return np.concatenate([first, intercepts], axis=-1), np.concatenate([first * 0.0, slopes], axis=-1)
+
+
+def _position(axis: FloatArray, stride: int, size: int) -> tuple[int, float]:
+    if len(axis) == 1:
+        return 0, 0.0
+    low = min(int(np.searchsorted(axis, size, side="right")), len(axis) - 1) - 1
+    return low * stride, float((size - axis[low]) / (axis[low + 1] - axis[low]))
+
+
+def _positions(axis: FloatArray, stride: int) -> list[tuple[int, float]]:
+    """For every size up to the axis' top: (offset of the point at or below, weight of the next)."""
+    if len(axis) == 1:
+        return [(0, 0.0)]
+    sizes = np.arange(int(axis[-1]) + 1)
+    low = np.minimum(np.searchsorted(axis, sizes, side="right"), len(axis) - 1) - 1
+    weight = (sizes - axis[low]) / (axis[low + 1] - axis[low])
+    return list(zip((low * stride).tolist(), weight.tolist(), strict=True))
+
+
+def _nearest(points: FloatArray, top: int) -> list[int]:
+    """Index of the nearest point for every size up to ``top``."""
+    edges = (points[1:] + points[:-1]) / 2
+    return np.searchsorted(edges, np.arange(top + 1), side="right").tolist()

@@ -1,0 +1,246 @@
+"""Profile bundles in LLMServingSim's layout: ``<root>/<hardware>/<model>/<variant>/tp<N>/*.csv``."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from penstock.cost.tables import (
+    DENSE_BLOCK_LAYERS,
+    DENSE_EDGE_LAYERS,
+    PER_SEQUENCE_LAYERS,
+    AttentionGrid,
+    Curve,
+    FloatArray,
+    KernelTables,
+    SkewTable,
+    interpolate,
+)
+from penstock.errors import Problem, UserError
+
+_ATTENTION_HEADER = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us"
+_OPTIONAL_LAYERS = frozenset(
+    {"qk_norm", "gate_up_proj", "act_fn", "down_proj", "embedding", "final_layernorm"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BundleAddress:
+    """Where a bundle stands: the directory with ``meta.yaml``, and the tp degree wanted of it."""
+
+    directory: Path
+    tp_size: int
+
+    @property
+    def tables(self) -> Path:
+        """The directory of the CSV files."""
+        return self.directory / f"tp{self.tp_size}"
+
+
+def tp_degrees(directory: Path) -> tuple[int, ...]:
+    """The degrees a bundle holds, ascending; empty if it is none."""
+    degrees = [int(path.name[2:]) for path in directory.glob("tp*") if path.name[2:].isdigit()]
+    return tuple(sorted(degree for degree in degrees if (directory / f"tp{degree}" / "dense.csv").is_file()))
+
+
+def read_bundle(address: BundleAddress, *, hardware: str, model: str) -> KernelTables:
+    """The tables of one tp degree.
+
+    Raises:
+        UserError: a file is missing or broken; names file and line.
+    """
+    folder = address.tables
+    dense = _curves(folder / "dense.csv", "tokens")
+    per_sequence = _curves(folder / "per_sequence.csv", "sequences")
+    missing = [
+        Problem(str(folder / "dense.csv"), f"no rows for layer '{layer}'")
+        for layer in (*DENSE_BLOCK_LAYERS, *DENSE_EDGE_LAYERS)
+        if layer not in dense and layer not in _OPTIONAL_LAYERS
+    ]
+    missing += [
+        Problem(str(folder / "per_sequence.csv"), f"no rows for layer '{layer}'")
+        for layer in PER_SEQUENCE_LAYERS
+        if layer not in per_sequence
+    ]
+    if missing:
+        raise UserError(missing)
+    return KernelTables(
+        hardware=hardware,
+        model=model,
+        tp_size=address.tp_size,
+        dense=dense,
+        per_sequence=per_sequence,
+        attention=_attention(folder / "attention.csv"),
+        skew=_skew(address),
+    )
+
+
+def _open(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError([Problem(str(path), f"cannot be read: {error}")]) from error
+
+
+def _curves(path: Path, size_column: str) -> dict[str, Curve]:
+    rows = csv.reader(_open(path))
+    header = next(rows, [])
+    if header != ["layer", size_column, "time_us"]:
+        raise UserError([Problem(f"{path}:1", f"the header must be layer,{size_column},time_us")])
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line, row in enumerate(rows, start=2):
+        try:
+            layer, size, time = row
+            point = (float(size), float(time))
+        except ValueError:
+            raise UserError([Problem(f"{path}:{line}", f"not a measurement: {','.join(row)!r}")]) from None
+        if not (point[0] >= 0 and 0 <= point[1] < float("inf")):
+            raise UserError([Problem(f"{path}:{line}", f"not a size and a time: {','.join(row)!r}")])
+        points.setdefault(layer, []).append(point)
+    return {layer: _curve(sorted(values)) for layer, values in points.items()}
+
+
+def _curve(points: Sequence[tuple[float, float]]) -> Curve:
+    table = np.array(points, dtype=np.float64)
+    sizes, first = np.unique(table[:, 0], return_index=True)
+    return Curve(sizes, table[first, 1])
+
+
+def _attention(path: Path) -> AttentionGrid:
+    lines = _open(path)
+    if not lines or lines[0].strip() != _ATTENTION_HEADER:
+        raise UserError([Problem(f"{path}:1", f"the header must be {_ATTENTION_HEADER}")])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            table = np.loadtxt(lines[1:], delimiter=",", dtype=np.float64, ndmin=2)
+    except ValueError as error:
+        raise UserError([Problem(str(path), f"not numbers: {error}")]) from error
+    if table.shape[0] == 0 or table.shape[1] != 5 or not np.all(np.isfinite(table)) or np.any(table < 0):
+        raise UserError([Problem(str(path), "needs rows of five finite numbers, none negative")])
+    return attention_grid(table)
+
+
+def attention_grid(rows: FloatArray) -> AttentionGrid:
+    """A full product grid from measured points; ``rows`` (n, 5) as in ``attention.csv``.
+
+    The measured points form slices (chunk, decodes, prefill context) of their own decode contexts. Each is
+    brought to the union of all axes, inner axis first, linearly; beyond a slice's last point its top two
+    points extrapolate; where a slice is missing altogether, the nearest stands in.
+    """
+    order = np.lexsort((rows[:, 3], rows[:, 1], rows[:, 2], rows[:, 0]))
+    rows = rows[order]
+    chunks = np.unique(np.append(rows[:, 0], 0.0))
+    decodes = np.unique(np.append(rows[:, 2], 0.0))
+    prefill_contexts = np.unique(np.append(rows[:, 1], 0.0))
+    decode_contexts = np.unique(rows[rows[:, 2] > 0, 3])
+    if len(decode_contexts) == 0:
+        decode_contexts = np.array([1.0])
+    us = np.full((len(chunks), len(decodes), len(prefill_contexts), len(decode_contexts)), np.nan)
+    starts = np.flatnonzero(np.any(np.diff(rows[:, [0, 2]], axis=0, prepend=np.nan) != 0, axis=1))
+    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+        block = rows[start:stop]
+        i = int(np.searchsorted(chunks, block[0, 0]))
+        j = int(np.searchsorted(decodes, block[0, 2]))
+        us[i, j] = _slice(block, prefill_contexts, decode_contexts)
+    _fill_missing_decodes(us, decodes)
+    for i in np.flatnonzero(np.isnan(us).any(axis=(1, 2, 3))):
+        _fill_missing_chunk(us, chunks, int(i))
+    return AttentionGrid(chunks, decodes, prefill_contexts, decode_contexts, np.maximum(us, 0.0))
+
+
+def _slice(block: FloatArray, prefill_contexts: FloatArray, decode_contexts: FloatArray) -> FloatArray:
+    """Points of one (chunk, decodes) as (prefill contexts, decode contexts)."""
+    histories, starts = np.unique(block[:, 1], return_index=True)
+    stops = [*starts[1:], len(block)]
+    lengths = {int(stop - start) for start, stop in zip(starts, stops, strict=True)}
+    first = block[: stops[0], 3]
+    if len(lengths) == 1 and np.array_equal(block[:, 3], np.tile(first, len(starts))):
+        table = block[:, 4].reshape(len(starts), -1)
+        rows = interpolate(decode_contexts, first, np.ascontiguousarray(table.T)).T
+    else:
+        rows = np.array(
+            [
+                interpolate(decode_contexts, block[start:stop, 3], block[start:stop, 4])
+                for start, stop in zip(starts, stops, strict=True)
+            ]
+        )
+    return interpolate(prefill_contexts, histories, rows)
+
+
+def _fill_missing_decodes(us: FloatArray, decodes: FloatArray) -> None:
+    """Within one chunk: numbers of decodes never measured with it, from those that were (at least one)."""
+    for i in range(us.shape[0]):
+        known = ~np.isnan(us[i, :, 0, 0])
+        positive = known & (decodes > 0)
+        missing = ~known & (decodes > 0)
+        if positive.any() and missing.any():
+            us[i, missing] = interpolate(decodes[missing], decodes[positive], us[i, positive])
+
+
+def _fill_missing_chunk(us: FloatArray, chunks: FloatArray, i: int) -> None:
+    """Slices no interpolation inside the chunk can give (no decodes measured, or none but decodes)."""
+    for j in range(us.shape[1]):
+        if not np.isnan(us[i, j]).any():
+            continue
+        donors = [k for k in range(us.shape[0]) if not np.isnan(us[k, j]).any()]
+        if donors:
+            nearest = min(donors, key=lambda k: abs(chunks[k] - chunks[i]))
+            us[i, j] = us[nearest, j]
+        else:
+            us[i, j] = us[i, ~np.isnan(us[i, :, 0, 0])][0] if not np.isnan(us[i]).all() else 0.0
+
+
+def _skew(address: BundleAddress) -> SkewTable | None:
+    """The alpha table of a bundle, or None where it has none."""
+    path = address.tables / "skew_fit.csv"
+    meta_path = address.directory / "meta.yaml"
+    if not path.is_file() or not meta_path.is_file():
+        return None
+    fit = _skew_meta(meta_path)
+    if fit is None:
+        return None
+    axes = cast("Mapping[str, list[str]]", fit["bucket_axes"])
+    edges = {name: np.array(fit["bucket_axes"][f"{name}_bins"], dtype=np.float64) for name in _SKEW_AXES}
+    labels = {name: {label: i for i, label in enumerate(axes[f"{name}_labels"])} for name in _SKEW_AXES}
+    rows = list(csv.reader(_open(path)))[1:]
+    chunks = np.unique(np.array([float(row[0]) for row in rows]))
+    position = {chunk: i for i, chunk in enumerate(chunks.tolist())}
+    per_tp = cast("Mapping[object, Mapping[str, float]]", fit.get("per_tp", {}))
+    default = float(
+        per_tp.get(address.tp_size, per_tp.get(str(address.tp_size), {})).get("alpha_default", 0.0)
+    )
+    alpha = np.full((len(chunks), *(len(labels[name]) for name in _SKEW_AXES)), default)
+    try:
+        for row in rows:
+            where = tuple(labels[name][row[1 + k]] for k, name in enumerate(_SKEW_AXES))
+            alpha[(position[float(row[0])], *where)] = float(row[5])
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError([Problem(str(path), f"does not match the bins of {meta_path}: {error}")]) from error
+    inner = {name: values[1:-1] for name, values in edges.items()}
+    return SkewTable(chunks, inner["n"], inner["skew_rate"], inner["kv_big"], inner["kp"], alpha)
+
+
+_SKEW_AXES = ("n", "skew_rate", "kv_big", "kp")
+
+
+def _skew_meta(path: Path) -> dict[str, dict[str, list[float]]] | None:
+    import yaml
+
+    text = path.read_text(encoding="utf-8")
+    start = text.find("\nskew_fit:")
+    if start < 0:
+        return None
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        loaded = yaml.load(text[start:], Loader=loader)
+    except yaml.YAMLError as error:
+        raise UserError([Problem(str(path), f"is not YAML: {error}")]) from error
+    fit = loaded["skew_fit"]
+    return fit if fit and fit.get("enabled", True) and "bucket_axes" in fit else None

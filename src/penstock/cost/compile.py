@@ -1,0 +1,133 @@
+"""Everything the clocks of one instance need, compiled from its spec: stages, hops, the tokens' way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from penstock.cost.network import Link, inner_link, outer_link
+from penstock.cost.sources import CostQuestion, kernel_tables
+from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
+from penstock.cost.step_cost import HopCost, PipelineCost
+from penstock.cost.weights import activation_bytes
+from penstock.spec.cluster import ClusterSpec, InstanceSpec
+
+TOKEN_BYTES = 4
+"""A sampled token id on its way from the last stage to the engine (int32)."""
+
+
+def compile_cost(
+    instance: InstanceSpec, cluster: ClusterSpec, layers: tuple[int, ...], profile_root: Path | None
+) -> PipelineCost:
+    """Costs of an instance whose stages hold ``layers``.
+
+    Raises:
+        UserError: no profile and unknown hardware, or a broken bundle.
+    """
+    inner = inner_link(cluster.link)
+    members, basis = _stages(instance, inner, layers, profile_root)
+    links = [_link_between(instance, cluster, stage, stage + 1) for stage in range(len(layers) - 1)]
+    back = _link_between(instance, cluster, len(layers) - 1, 0)
+    basis += _network_basis(instance, inner, links)
+    return PipelineCost(
+        stage=members[0][0] if len(members) == 1 else MixedStageCost(members),
+        hops=tuple(_hop(instance, link, inner) for link in links),
+        token_return_ns=_token_return(instance, back),
+        basis=tuple(basis),
+    )
+
+
+def _stages(
+    instance: InstanceSpec, inner: Link, layers: tuple[int, ...], profile_root: Path | None
+) -> tuple[list[tuple[TabulatedStageCost, tuple[int, ...]]], list[str]]:
+    """One cost per hardware with the stages it answers for, and what it rests on."""
+    labels = instance.stage_hardware or (instance.hardware,) * len(layers)
+    hidden_bytes = instance.model.hidden_size * activation_bytes(instance.dtype)
+    members: list[tuple[TabulatedStageCost, tuple[int, ...]]] = []
+    basis: list[str] = []
+    for label in dict.fromkeys(labels):
+        stages = tuple(stage for stage, own in enumerate(labels) if own == label)
+        question = CostQuestion(
+            hardware=label,
+            model=instance.model,
+            tp_size=instance.tp_size,
+            dtype=instance.dtype,
+            kv_cache_dtype=instance.kv_cache_dtype,
+            max_tokens=instance.scheduler.max_num_batched_tokens,
+        )
+        tables = kernel_tables(question, profile_root)
+        cost = TabulatedStageCost(
+            tables,
+            [
+                StageRole(layers=layers[stage], first=stage == 0, last=stage == len(layers) - 1)
+                for stage in stages
+            ],
+            max_tokens=question.max_tokens,
+            block_extra_ns=partial(_collectives_ns, inner, hidden_bytes, instance.tp_size),
+        )
+        members.append((cost, stages))
+        prefix = "" if len(set(labels)) == 1 else f"stages {', '.join(map(str, stages))} on {label}: "
+        basis += (prefix + note for note in tables.basis)
+    return members, basis
+
+
+def _collectives_ns(link: Link, hidden_bytes: int, tp_size: int, tokens: int) -> int:
+    """The two all-reduces of one decoder block: after o_proj and after down_proj."""
+    return 2 * link.all_reduce_ns(tokens * hidden_bytes, tp_size)
+
+
+def _link_between(instance: InstanceSpec, cluster: ClusterSpec, here: int, there: int) -> Link:
+    nodes = instance.placement_nodes
+    if nodes is None or nodes[here] == nodes[there]:
+        return replace(inner_link(cluster.link), name="inside a node")
+    return replace(outer_link(cluster.link), name="across nodes")
+
+
+def _hop(instance: InstanceSpec, link: Link, inner: Link) -> HopCost:
+    """Rank i sends its slice of each tensor to rank i of the next stage, which gathers them over its TP group
+    (vLLM ``distributed/parallel_state.py: GroupCoordinator.send_tensor_dict``)."""
+    ranks, tensors = instance.tp_size, instance.activation_tensors
+    tokens = np.arange(instance.scheduler.max_num_batched_tokens + 1)
+    tensor_bytes = tokens * (instance.model.hidden_size * activation_bytes(instance.dtype))
+    sent = tensors * tensor_bytes // ranks
+    gathers = tensors * inner.all_gathers_ns(tensor_bytes, ranks)
+    return HopCost(
+        arrival_ns=(link.messages_ns(sent) + gathers).tolist(),
+        occupancy_ns=link.occupancies_ns(sent).tolist(),
+    )
+
+
+def _token_return(instance: InstanceSpec, link: Link) -> Sequence[int]:
+    options = instance.scheduler
+    count = min(options.max_num_seqs, options.max_num_batched_tokens) + 1
+    if instance.pp_size == 1:
+        return [0] * count
+    return link.messages_ns(np.arange(count) * TOKEN_BYTES).tolist()
+
+
+def _network_basis(instance: InstanceSpec, inner: Link, links: list[Link]) -> list[str]:
+    basis: list[str] = []
+    if instance.tp_size > 1:
+        basis.append(
+            f"all-reduce: ring over {instance.tp_size} ranks, {inner.describe()} (ASTRA-Sim's analytical formula)"
+        )
+    for name in dict.fromkeys(link.name for link in links):
+        link = next(one for one in links if one.name == name)
+        hops = [str(stage) for stage, one in enumerate(links) if one.name == name]
+        gathers = " and the receiver's all-gathers" if instance.tp_size > 1 else ""
+        basis.append(
+            f"hop after stage {', '.join(hops)}: {instance.activation_tensors} tensors of tokens x "
+            f"{instance.model.hidden_size}, {name}, {link.describe()}{gathers}"
+        )
+    overhead = instance.overhead
+    if overhead.source != "none":
+        basis.append(
+            f"engine: {(overhead.schedule_ns + overhead.update_ns) / 1000:g} us a turn ({overhead.source})"
+        )
+    else:
+        basis.append("engine: no overhead per turn")
+    return basis

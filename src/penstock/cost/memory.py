@@ -1,0 +1,162 @@
+"""How many KV blocks fit beside the weights, stage by stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.cost.weights import activation_bytes, kv_bytes_per_token_layer, stage_weight_bytes
+from penstock.errors import Problem, UserError
+from penstock.spec.cluster import InstanceSpec
+from penstock.spec.deployment import MemoryPlan, StageMemory
+from penstock.units import GIB, MIB
+
+CUDA_CONTEXT_BYTES = 512 * MIB
+"""CUDA context, cuBLAS workspaces and NCCL buffers that the memory profiler of vLLM counts as non-torch
+memory: 0.3 to 0.7 GiB on data-centre GPUs, the middle here."""
+
+CUDA_GRAPH_BYTES = 0
+"""vLLM captures its graphs after the KV cache is sized, from what ``gpu_memory_utilization`` leaves free."""
+
+_LOGIT_COPIES = 2
+_DEFAULT_PROFILED_SEQS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A way to cut the model, for the search of one that fits."""
+
+    tp_size: int
+    layers: tuple[int, ...]
+
+
+def plan_memory(instance: InstanceSpec, layers: tuple[int, ...]) -> MemoryPlan:
+    """KV capacity of an instance whose stages hold ``layers``: the smallest stage decides.
+
+    vLLM (``v1/worker/gpu_worker.py: determine_available_memory``, ``v1/core/kv_cache_utils.py``) gives the KV
+    cache what utilisation x capacity leaves after weights, activation peak and non-torch memory, and all
+    stages the smallest number of blocks.
+
+    Raises:
+        UserError: not a single usable block beside the null block; says by how much, and the smallest pp or tp
+            that would do.
+    """
+    shape = _Shape(instance.tp_size, layers)
+    stages = [_stage(instance, shape, stage) for stage in range(len(layers))]
+    blocks = instance.num_gpu_blocks
+    if blocks is None:
+        blocks = min(stage.kv_blocks for stage in stages)
+        if blocks < 2:
+            raise UserError([Problem(instance.where, _does_not_fit(instance, stages))])
+        basis = "derived from capacity, weights and reserves; the smallest stage decides"
+    else:
+        basis = "num_gpu_blocks as given"
+    return MemoryPlan(
+        stages=tuple(_strand(stage, blocks) for stage in stages),
+        block_size=instance.scheduler.block_size,
+        num_gpu_blocks=blocks,
+        basis=basis,
+    )
+
+
+def _stage(instance: InstanceSpec, shape: _Shape, stage: int) -> StageMemory:
+    first, last = stage == 0, stage == len(shape.layers) - 1
+    weights = stage_weight_bytes(
+        instance.model, shape.tp_size, instance.dtype, layers=shape.layers[stage], first=first, last=last
+    )
+    reserves = (
+        ("activation peak", activation_peak_bytes(instance, shape.tp_size, last=last)),
+        ("CUDA context", CUDA_CONTEXT_BYTES),
+        ("CUDA graphs", CUDA_GRAPH_BYTES),
+    )
+    per_token = kv_bytes_per_token_layer(
+        instance.model, shape.tp_size, instance.dtype, instance.kv_cache_dtype
+    )
+    per_block = per_token * shape.layers[stage] * instance.scheduler.block_size
+    usable = int(instance.memory_bytes * instance.memory_utilization)
+    free = usable - weights - sum(size for _, size in reserves)
+    return StageMemory(
+        capacity_bytes=instance.memory_bytes,
+        usable_bytes=usable,
+        weights_bytes=weights,
+        reserves=reserves,
+        kv_bytes_per_block=per_block,
+        kv_blocks=max(free // per_block, 0),
+        stranded_bytes=0,
+    )
+
+
+def activation_peak_bytes(instance: InstanceSpec, tp_size: int, *, last: bool) -> int:
+    """Most that a forward pass holds beside weights and KV, at ``max_num_batched_tokens``.
+
+    Two peaks that do not coincide: in an MLP the hidden state, the residual, the gate and up projections and
+    their product; in the last stage the logits of a full batch in 32 bits, once more for the sampler.
+    """
+    model = instance.model
+    size = activation_bytes(instance.dtype)
+    tokens = instance.scheduler.max_num_batched_tokens
+    mlp = tokens * (3 * model.hidden_size + 3 * model.intermediate_size // tp_size) * size
+    if not last:
+        return mlp
+    sequences = min(instance.scheduler.max_num_seqs, tokens, _DEFAULT_PROFILED_SEQS)
+    logits = sequences * model.vocab_size * (size + 4 * _LOGIT_COPIES)
+    return max(mlp, logits + 2 * tokens * model.hidden_size * size)
+
+
+def _strand(stage: StageMemory, blocks: int) -> StageMemory:
+    spare = max(stage.kv_blocks - blocks, 0) * stage.kv_bytes_per_block
+    return StageMemory(
+        capacity_bytes=stage.capacity_bytes,
+        usable_bytes=stage.usable_bytes,
+        weights_bytes=stage.weights_bytes,
+        reserves=stage.reserves,
+        kv_bytes_per_block=stage.kv_bytes_per_block,
+        kv_blocks=stage.kv_blocks,
+        stranded_bytes=spare,
+    )
+
+
+def _does_not_fit(instance: InstanceSpec, stages: list[StageMemory]) -> str:
+    tightest = min(range(len(stages)), key=lambda stage: stages[stage].kv_blocks)
+    stage = stages[tightest]
+    reserved = sum(size for _, size in stage.reserves)
+    where = f"stage {tightest} of {len(stages)}" if len(stages) > 1 else "the NPU"
+    text = (
+        f"{instance.model.name} in {instance.dtype} does not fit at tp {instance.tp_size} x pp {len(stages)}: "
+        f"on {where} weights {stage.weights_bytes / GIB:.2f} GiB + reserves {reserved / GIB:.2f} GiB + two KV blocks "
+        f"{2 * stage.kv_bytes_per_block / GIB:.3f} GiB > {stage.usable_bytes / GIB:.2f} GiB usable "
+        f"({stage.capacity_bytes / GIB:g} GiB x {instance.memory_utilization:g})"
+    )
+    pp_size, tp_size = _smallest_pp(instance), _smallest_tp(instance, len(stages))
+    ways = [f"pp {pp_size} at tp {instance.tp_size}"] if pp_size is not None else []
+    ways += [f"tp {tp_size} at pp {len(stages)}"] if tp_size is not None else []
+    return text + ("; would fit: " + " or ".join(ways) if ways else "; no pp or tp alone would make it fit")
+
+
+def _smallest_pp(instance: InstanceSpec) -> int | None:
+    for pp_size in range(1, instance.model.num_layers + 1):
+        if _fits(instance, _Shape(instance.tp_size, _even(instance.model.num_layers, pp_size))):
+            return pp_size
+    return None
+
+
+def _smallest_tp(instance: InstanceSpec, pp_size: int) -> int | None:
+    model = instance.model
+    for tp_size in range(1, model.num_heads + 1):
+        splits = model.num_heads % tp_size == 0 and (
+            model.num_kv_heads % tp_size == 0 or tp_size % model.num_kv_heads == 0
+        )
+        if splits and _fits(instance, _Shape(tp_size, _even(model.num_layers, pp_size))):
+            return tp_size
+    return None
+
+
+def _fits(instance: InstanceSpec, shape: _Shape) -> bool:
+    return all(_stage(instance, shape, stage).kv_blocks >= 2 for stage in range(len(shape.layers)))
+
+
+def _even(num_layers: int, pp_size: int) -> tuple[int, ...]:
+    """vLLM's split, as ``pipeline.partition`` has it."""
+    layers = [num_layers // pp_size] * pp_size
+    for position in range(num_layers % pp_size):
+        layers[-2 - position] += 1
+    return tuple(layers)

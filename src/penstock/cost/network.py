@@ -1,0 +1,67 @@
+"""Links and collectives: what moving bytes between NPUs costs, in integer nanoseconds.
+
+The formulas are those of ASTRA-Sim's analytical network (``astra-network-analytical``,
+``Topology::compute_communication_delay``): a message of b bytes over one link takes
+trunc(latency + b / bandwidth) ns, with bandwidth in GB/s of 2**30 bytes. Its ring collectives
+(``astra-sim/system/collective/Ring``) take 2(p-1) steps for an all-reduce and p-1 for an all-gather, each of
+the whole divided by p, rounded down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.spec.cluster import LinkSpec
+from penstock.units import GIB, NS_PER_S, NS_PER_US, bytes_per_ns
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """``bytes_per_ns`` and ``latency_ns`` of one network dimension; ``name`` for the summary."""
+
+    bytes_per_ns: float
+    latency_ns: float
+    name: str = "link"
+
+    def message_ns(self, size_bytes: int) -> int:
+        """From leaving to having arrived."""
+        return int(self.latency_ns + size_bytes / self.bytes_per_ns)
+
+    def messages_ns(self, sizes_bytes: Int64Array) -> Int64Array:
+        """``message_ns`` of many sizes at once, the same shape back."""
+        return (self.latency_ns + sizes_bytes / self.bytes_per_ns).astype(np.int64)
+
+    def occupancies_ns(self, sizes_bytes: Int64Array) -> Int64Array:
+        """How long messages take the link: bytes over bandwidth, without the latency."""
+        return (sizes_bytes / self.bytes_per_ns).astype(np.int64)
+
+    def all_reduce_ns(self, size_bytes: int, ranks: int) -> int:
+        """Ring all-reduce of ``size_bytes`` over ``ranks``: 2(p-1) messages of size/p. 0 for one rank."""
+        return 2 * (ranks - 1) * self.message_ns(size_bytes // ranks) if ranks > 1 else 0
+
+    def all_gathers_ns(self, sizes_bytes: Int64Array, ranks: int) -> Int64Array:
+        """Ring all-gather to ``sizes_bytes`` in the end: p-1 messages of size/p. 0 for one rank."""
+        return (ranks - 1) * self.messages_ns(sizes_bytes // ranks)
+
+    def describe(self) -> str:
+        """Bandwidth and latency, for the summary."""
+        return f"{self.bytes_per_ns * NS_PER_S / GIB:g} GB/s, {self.latency_ns / NS_PER_US:g} us"
+
+
+def inner_link(link: LinkSpec) -> Link:
+    """The innermost dimension: between the NPUs of a node."""
+    return _dimension(link, 0)
+
+
+def outer_link(link: LinkSpec) -> Link:
+    """The outermost dimension: between nodes (the innermost where there is only one)."""
+    return _dimension(link, -1)
+
+
+def _dimension(link: LinkSpec, index: int) -> Link:
+    return Link(bytes_per_ns(link.bandwidth_gb_per_s[index]), link.latency_ns[index])

@@ -1,0 +1,99 @@
+"""Which kernel times to use: a measured profile, else a packaged fit, else the roofline. Always says which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from penstock.cost.bundle import BundleAddress, read_bundle, tp_degrees
+from penstock.cost.roofline import roofline_tables
+from penstock.cost.tables import KernelTables
+from penstock.cost.tp_scaling import scale_to_tp
+from penstock.errors import UserError
+from penstock.spec.hardware import find_hardware
+from penstock.spec.model import ModelSpec
+
+_VARIANTS = {"bfloat16": ("bf16", "fp16"), "float16": ("fp16", "bf16"), "fp8": ("fp8",), "int8": ("int8",)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostQuestion:
+    """What kernel times are wanted for. ``max_tokens`` is the most a step can hold."""
+
+    hardware: str
+    model: ModelSpec
+    tp_size: int
+    dtype: str
+    kv_cache_dtype: str
+    max_tokens: int
+
+    def variants(self) -> tuple[str, ...]:
+        """Names of bundle variants that fit the dtypes, the exact one first (16-bit types weigh the same)."""
+        suffix = "-kvfp8" if self.kv_cache_dtype == "fp8" else ""
+        return tuple(name + suffix for name in _VARIANTS.get(self.dtype, (self.dtype,)))
+
+
+def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTables:
+    """The best source at hand: a bundle under ``profile_root``, a packaged fit, the calibrated roofline.
+
+    Raises:
+        UserError: the hardware is unknown and has no profile, the profile root is missing, a bundle is broken.
+    """
+    if profile_root is not None and not profile_root.is_dir():
+        raise UserError(f"--profile-root {profile_root}: no such directory")
+    for tables in _measured(question, profile_root):
+        return tables
+    hardware = find_hardware(question.hardware)
+    if hardware is None:
+        looked = f"{profile_root or '(no --profile-root)'}/{question.hardware}/{question.model.name}"
+        raise UserError(
+            f"no profile for '{question.hardware}' / {question.model.name} ({looked}/{question.variants()[0]}), and "
+            "the hardware is not in the catalogue, so there is nothing to estimate from"
+        )
+    return roofline_tables(
+        hardware,
+        question.model,
+        tp_size=question.tp_size,
+        dtypes=(question.dtype, question.kv_cache_dtype),
+        max_tokens=question.max_tokens,
+    )
+
+
+def _measured(question: CostQuestion, profile_root: Path | None) -> Iterator[KernelTables]:
+    if profile_root is None:
+        return
+    for variant in question.variants():
+        directory = profile_root / question.hardware / question.model.name / variant
+        degrees = tp_degrees(directory)
+        if not degrees:
+            continue
+        tp_size = (
+            question.tp_size if question.tp_size in degrees else _nearest_degree(degrees, question.tp_size)
+        )
+        address = BundleAddress(directory, tp_size)
+        stamp = (address.tables / "attention.csv").stat().st_mtime_ns if address.tables.is_dir() else 0
+        tables = _read(address, question.hardware, question.model.name, stamp)
+        notes = [f"compute: measured profile {directory}, tp {tp_size}"]
+        if variant != question.variants()[0]:
+            notes.append(f"dtype {question.dtype}: the {variant} profile stands in, the bytes are the same")
+        if tp_size != question.tp_size:
+            tables = scale_to_tp(tables, question.model, question.tp_size)
+            notes.append(
+                f"tp {question.tp_size}: not profiled, derived from tp {tp_size} (split kernels scaled by their "
+                "share of the work, the others as measured)"
+            )
+        yield replace(tables, basis=tuple(notes))
+
+
+def _nearest_degree(degrees: tuple[int, ...], wanted: int) -> int:
+    """The profiled degree closest in ratio, the larger of two equally close."""
+    return min(degrees, key=lambda degree: (max(degree, wanted) / min(degree, wanted), -degree))
+
+
+@lru_cache(maxsize=8)
+def _read(address: BundleAddress, hardware: str, model: str, stamp: int) -> KernelTables:
+    """Cached by the time the bundle was written: an automatic partition asks several times."""
+    del stamp
+    return read_bundle(address, hardware=hardware, model=model)
