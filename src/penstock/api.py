@@ -1,0 +1,130 @@
+"""Penstock from Python: the same run as on the command line, with typed results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from penstock.errors import Problem, UserError, nearest
+from penstock.spec.cluster import ClusterSpec
+from penstock.spec.load import ClusterSource, load_cluster
+from penstock.spec.load_run import RawRun, load_run_options
+from penstock.spec.options import RunOptions
+from penstock.spec.raw import RawFlags
+from penstock.workload.formats import load_workload
+from penstock.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from penstock.results.result import SimulationResult
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """All that a run needs, checked. ``log_interval_s`` 0 means no throughput log."""
+
+    cluster: ClusterSpec
+    workload: Workload
+    options: RunOptions
+    log_interval_s: float
+    given: Mapping[str, Any]
+
+    def inputs(self) -> dict[str, Any]:
+        """What the run is made from, as plain values: files, the options given, and what they come to."""
+        return {
+            "cluster": self.cluster.source,
+            "dataset": self.workload.source,
+            "requests": len(self.workload),
+            "given": {name: _plain(value) for name, value in self.given.items() if value is not None},
+            "options": asdict(self.options),
+            "link": asdict(self.cluster.link),
+            "instances": [asdict(instance) for instance in self.cluster.instances],
+        }
+
+
+def load_scenario(
+    cluster: ClusterSource | ClusterSpec | None,
+    dataset: str | os.PathLike[str] | Workload | None,
+    options: Mapping[str, Any],
+    flag_name: Callable[[str], str] = str,
+) -> Scenario:
+    """Read and check everything a run is made from.
+
+    ``options`` are named as the command line's, with underscores; None means not given. ``flag_name`` turns
+    such a name into how the user wrote it. A cluster or dataset of None is missing: the rest is checked all
+    the same.
+
+    Raises:
+        UserError: with the mistakes of the cluster config, the options and the workload together.
+    """
+    problems = [
+        Problem(flag_name(name), f"unknown option{nearest(name, option_names())}")
+        for name in options
+        if name not in option_names()
+    ]
+    flags = {name: value for name, value in options.items() if name in RawFlags.model_fields}
+    others = {name: value for name, value in options.items() if name in RawRun.model_fields}
+    run = _collect(problems, lambda: load_run_options(others, flag_name))
+    root = None if run is None else run[0].profile_root
+    limit = 0 if run is None else run[1].num_reqs or 0
+    spec = cluster if isinstance(cluster, ClusterSpec) else None
+    if spec is not None:
+        given = (name for name, value in flags.items() if value is not None)
+        problems += [
+            Problem(flag_name(name), "cannot change a cluster that is loaded already") for name in given
+        ]
+    elif cluster is not None and not isinstance(cluster, ClusterSpec):
+        source = cluster
+        spec = _collect(problems, lambda: load_cluster(source, flags, profile_root=root, flag_name=flag_name))
+    workload = dataset if isinstance(dataset, Workload) else None
+    if dataset is not None and not isinstance(dataset, Workload):
+        path = os.fspath(dataset)
+        workload = _collect(problems, lambda: load_workload(path, limit))
+    if problems or run is None or spec is None or workload is None:
+        raise UserError(problems)
+    interval = run[1].log_interval
+    return Scenario(spec, workload, run[0], 1.0 if interval is None else interval, dict(options))
+
+
+def option_names() -> tuple[str, ...]:
+    """What :func:`simulate` and :func:`load_scenario` take as options."""
+    return (*RawFlags.model_fields, *RawRun.model_fields)
+
+
+def simulate(
+    cluster: ClusterSource | ClusterSpec, dataset: str | os.PathLike[str] | Workload, **options: Any
+) -> SimulationResult:
+    """Serve ``dataset`` on ``cluster`` and return what happened.
+
+    ``cluster`` is the path of a cluster config, the same as a dict, or a :class:`ClusterSpec`; ``dataset`` the
+    path of a workload, or a :class:`Workload`. ``options`` are those of ``penstock run`` with underscores
+    (``max_num_seqs=64, profile_root="perf"``); ``keep_token_times=False`` leaves out each token's time.
+
+    Raises:
+        UserError: with every mistake found in the inputs.
+    """
+    from penstock.engine.simulation import Simulation
+    from penstock.results.result import KeepTurns, RunContext, SimulationResult
+
+    scenario = load_scenario(cluster, dataset, options)
+    record = scenario.options.record
+    keep = None if record == "requests" else KeepTurns(stages=record == "stages")
+    sinks = [] if keep is None else [keep]
+    simulation = Simulation(scenario.cluster, scenario.workload, scenario.options, sinks=sinks)
+    context = RunContext(inputs=scenario.inputs(), notices=scenario.cluster.notices)
+    return SimulationResult(simulation.run(), keep, context=context)
+
+
+def _collect(problems: list[Problem], load: Callable[[], T]) -> T | None:
+    try:
+        return load()
+    except UserError as error:
+        problems += error.problems
+        return None
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | str) else str(value)

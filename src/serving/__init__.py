@@ -1,0 +1,1 @@
+"""LLMServingSim's entry point, ``python -m serving``, answered by Penstock."""
