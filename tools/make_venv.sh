@@ -31,6 +31,10 @@ fi
 if "$python" -m virtualenv --version >/dev/null 2>&1; then
     exec "$python" -m virtualenv --quiet "$directory"
 fi
+if "$python" -c 'import venv' 2>/dev/null && "$python" -m pip --version >/dev/null 2>&1; then
+    "$python" -m venv --clear --without-pip "$directory"
+    exec "$python" -m pip --python "$directory/bin/python" install --quiet pip
+fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 echo "$python has no ensurepip, so it cannot make a virtual environment." >&2
 echo "On Debian or Ubuntu: apt-get install python$version-venv" >&2
