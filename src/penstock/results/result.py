@@ -347,10 +347,11 @@ def _steps_frame(chunk: TurnChunk) -> pl.DataFrame:
     rows = chunk.values[visits]
     turn = chunk.first_turn + np.flatnonzero(visits)
     columns = {name: rows[:, place] for place, name in enumerate(TURN_COLUMNS)}
-    causes = pl.Enum([cause.name.lower() for cause in Cause])
+    causes = {cause.value: cause.name.lower() for cause in Cause}
+    by_name = pl.col("cause_after").replace_strict(causes, return_dtype=pl.Enum(list(causes.values())))
     return pl.DataFrame(
         {"instance": np.full(len(rows), chunk.instance, dtype=np.int64), "turn": turn} | columns
-    ).with_columns(pl.col("cause_after").cast(pl.UInt8).cast(causes))
+    ).with_columns(by_name)
 
 
 def _stages_frame(chunk: TurnChunk) -> pl.DataFrame:
