@@ -64,15 +64,18 @@ class LatencyMetrics:
 
 @dataclass(frozen=True, slots=True)
 class RequestTable:
-    """The finished requests in file order, each column of shape (requests,)."""
+    """The finished requests in file order, each column of shape (requests,); ``log_rows`` says where each
+    stands in the log."""
 
     values: Int64Array
+    log_rows: Int64Array
 
     @classmethod
     def of(cls, record: RunRecord) -> RequestTable:
         """From the log, which is in order of finishing."""
         values = record.requests.values()
-        return cls(values[np.argsort(values[:, 0], kind="stable")])
+        log_rows = np.argsort(values[:, 0], kind="stable")
+        return cls(values[log_rows], log_rows)
 
     def column(self, name: str) -> Int64Array:
         """A column of REQUEST_COLUMNS."""

@@ -54,9 +54,9 @@ def write_request_csv(path: str | Path, record: RunRecord, *, itl: bool = True) 
 def _rows(record: RunRecord, table: RequestTable, *, itl: bool) -> Iterator[Iterator[str]]:
     """The formatted rows, a bounded number at a time."""
     models = {deployment.instance: _quoted(deployment.model) for deployment in record.deployments}
-    log_rows = np.argsort(record.requests.values()[:, 0], kind="stable") if itl else None
     for first in range(0, len(table), _ROWS_AT_ONCE):
-        part = RequestTable(table.values[first : first + _ROWS_AT_ONCE])
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        part = RequestTable(table.values[rows], table.log_rows[rows])
         columns = zip(
             part.column("instance").tolist(),
             part.column("request").tolist(),
@@ -75,11 +75,11 @@ def _rows(record: RunRecord, table: RequestTable, *, itl: bool) -> Iterator[Iter
             f"{arrival},{end},{latency},{queuing},{ttft},{tpot},"
             for instance, request, n_in, n_out, arrival, end, latency, queuing, ttft, tpot in columns
         )
-        if log_rows is None:
-            yield (f"{row}\n" for row in plain)
-        else:
-            places = log_rows[first : first + _ROWS_AT_ONCE].tolist()
+        if itl:
+            places = part.log_rows.tolist()
             yield (f'{row}"{_gaps(record, place)}"\n' for row, place in zip(plain, places, strict=True))
+        else:
+            yield (f"{row}\n" for row in plain)
 
 
 def _gaps(record: RunRecord, log_row: int) -> list[int]:

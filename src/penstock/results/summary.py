@@ -201,7 +201,7 @@ def _instance(
         iterations=totals.iterations,
         preemptions=totals.preemptions,
         stages=tuple(stages),
-        basis=(*deployment.basis, plan.basis),
+        basis=_basis(deployment),
         notes=totals.notes,
     )
 
@@ -209,7 +209,7 @@ def _instance(
 def render_deployment(deployment: Deployment) -> str:
     """What stands where and what fits beside it, per NPU of each stage; shown before a run."""
     plan = deployment.memory
-    reserves = list(dict.fromkeys(name for stage in plan.stages for name, _ in stage.reserves))
+    reserves = list(dict.fromkeys(name for stage in plan.stages for name, size in stage.reserves if size))
     rows = [["stage", "hardware", "layers", "usable", "weights", *reserves, "KV tokens", "stranded"]]
     for place, stage in enumerate(plan.stages):
         rows.append(
@@ -231,7 +231,7 @@ def render_deployment(deployment: Deployment) -> str:
             _instance_title(deployment.instance, deployment.model, deployment.tp_size, deployment.pp_size),
             _table(rows, left=(1,)),
             f"{capacity}; memory is in GiB per NPU",
-            *(f"  {line}" for line in (*deployment.basis, plan.basis)),
+            *(f"  {line}" for line in _basis(deployment)),
         ]
     )
 
@@ -240,6 +240,11 @@ def render_summary(summary: RunSummary, *, wall_s: float | None = None) -> str:
     """The whole summary. ``wall_s``, where given, is the only part that differs between equal runs."""
     parts = [_counts(summary, wall_s), _latencies(summary), _stages(summary), _remarks(summary)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _basis(deployment: Deployment) -> tuple[str, ...]:
+    """What an instance's costs and its memory rest on."""
+    return (*deployment.basis, f"KV capacity: {deployment.memory.basis}")
 
 
 def _counts(summary: RunSummary, wall_s: float | None) -> str:
@@ -329,7 +334,7 @@ def _stage_table(group: Sequence[InstanceSummary]) -> str:
 
 
 def _causes(stages: Sequence[StageSummary]) -> list[str]:
-    """What the stages did while their instance had requests, bubbles by size, where a ledger was kept."""
+    """What the stages did while their instance had requests, bubbles of 0.05% and more by size."""
     total: dict[str, int] = {}
     for stage in stages:
         for cause, ns in (stage.causes_ns or {}).items():
@@ -339,7 +344,7 @@ def _causes(stages: Sequence[StageSummary]) -> list[str]:
     active_ns = busy_ns + sum(total.values())
     if not total or not active_ns:
         return []
-    bubbles = sorted(((ns, cause) for cause, ns in total.items() if ns), reverse=True)
+    bubbles = sorted(((ns, cause) for cause, ns in total.items() if ns >= active_ns / 2000), reverse=True)
     parts = [f"{cause} {ns / active_ns:.1%}" for ns, cause in [(busy_ns, "busy"), *bubbles]]
     return ["  while it had requests: " + ", ".join(parts)]
 
