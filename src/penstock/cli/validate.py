@@ -1,0 +1,57 @@
+"""``penstock validate``: hold the simulator against recordings and measured runs."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Compare with recordings and measured runs.", no_args_is_help=True)
+
+
+@app.command("schedule")
+def schedule_command(
+    path: Annotated[Path, typer.Argument(help="A recording, or a directory of *.json, *.jsonl and their .gz.")],
+    *,
+    dump: Annotated[
+        Path | None, typer.Option(help="Write our iterations and requests, JSON Lines, one line per case.")
+    ] = None,
+    as_recorded: Annotated[
+        bool,
+        typer.Option("--as-recorded", help="Let in requests that the real server refuses before its scheduler."),
+    ] = False,
+    exact_only: Annotated[
+        bool, typer.Option("--exact-only", help="Keep the engine on its per-request path.")
+    ] = False,
+) -> None:
+    """Run every recording of the real vLLM scheduler and compare every field.
+
+    One line per case: equal, or the first difference. Exit code 1 on any difference.
+    """
+    from penstock.results.atomic import atomic_write
+    from penstock.validate.recordings import read_recordings, write_lines
+    from penstock.validate.schedule import CaseResult, penstock_engine, report, validate_case
+
+    engine = penstock_engine(exact_only=exact_only)
+    results: list[CaseResult] = []
+    with ExitStack() as stack:
+        output = stack.enter_context(atomic_write(dump)) if dump else None
+        for recording in read_recordings(path):
+            result = validate_case(recording, engine, as_recorded=as_recorded)
+            results.append(result)
+            typer.echo(result.line)
+            if output is not None:
+                output.writelines(write_lines([result.trace.as_recording(result.case)]))
+    raise typer.Exit(report(results, typer.echo))
+
+
+@app.command("pipeline")
+def pipeline_command(
+    directory: Annotated[Path, typer.Argument(help="A measured run: requests, client, iterations, summary.")],
+) -> None:
+    """Fit stage costs to half of a real run's iterations, simulate it, and compare with what was measured."""
+    from penstock.validate.pipeline import validate_pipeline
+
+    typer.echo(validate_pipeline(directory))
