@@ -106,6 +106,9 @@ _TYPES = {
     "model_type": "an object",
     "model_attributes_type": "an object",
 }
+_SPOKEN = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
+"""What people call a dtype, where letters alone would suggest the wrong one."""
+
 _BOUNDS = {
     "greater_than": (">", "gt"),
     "greater_than_equal": (">=", "ge"),
@@ -123,8 +126,10 @@ def _message(kind: str, value: Any, context: Mapping[str, Any]) -> str:
     if kind == "finite_number":
         return f"must be a finite number, not {shown(value)}"
     if kind == "literal_error":
-        hint = nearest(value, str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", "))
-        return f"must be {context['expected']}, not {shown(value)}" + (hint if isinstance(value, str) else "")
+        expected = str(context["expected"])
+        choices = expected.replace("'", "").replace(" or ", ", ").split(", ")
+        hint = nearest(_SPOKEN.get(value, value), choices) if isinstance(value, str) else ""
+        return f"must be {expected}, not {shown(value)}{hint}"
     if kind in ("too_short", "string_too_short"):
         return "must not be empty"
     if kind == "value_error":
