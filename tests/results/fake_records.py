@@ -17,7 +17,10 @@ from penstock.results.records import (
     TurnChunk,
     stage_columns,
 )
+from penstock.spec.cluster import InstanceSpec
 from penstock.spec.deployment import Deployment, MemoryPlan, StageMemory
+from penstock.spec.model import ModelSpec
+from penstock.spec.options import SchedulerOptions
 from penstock.units import GIB, MIB
 
 
@@ -46,6 +49,35 @@ def fake_deployment(instance: int = 0, layers: tuple[int, ...] = (16, 16), tp: i
         layers=layers,
         memory=plan,
         basis=("attention: measured profile",),
+    )
+
+
+def fake_instance(deployment: Deployment, scheduler: SchedulerOptions) -> InstanceSpec:
+    """What the user described to get ``deployment``."""
+    model = ModelSpec(
+        name=deployment.model,
+        num_layers=sum(deployment.layers),
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        vocab_size=128256,
+        max_position_embeddings=131072,
+    )
+    return InstanceSpec(
+        index=deployment.instance,
+        node=0,
+        model=model,
+        hardware=deployment.hardware[0],
+        tp_size=deployment.tp_size,
+        pp_size=deployment.pp_size,
+        memory_bytes=96 * GIB,
+        memory_bandwidth_gb_per_s=1597,
+        memory_utilization=0.9,
+        dtype="bfloat16",
+        kv_cache_dtype="auto",
+        scheduler=scheduler,
     )
 
 

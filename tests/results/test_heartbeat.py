@@ -4,19 +4,25 @@ import re
 
 import numpy as np
 import pytest
-from fake_records import fake_deployment, fake_turns
+from fake_records import fake_deployment, fake_instance, fake_turns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.results.heartbeat import HeartbeatLog
 from penstock.results.records import TurnChunk
+from penstock.spec.options import SchedulerOptions
 
 S = 1_000_000_000
+WAKEFUL = SchedulerOptions(engine_idle_sleep_ns=0, max_in_flight=3)
 
 
-def lines_of(chunks: list[TurnChunk], end_ns: int, interval_ns: int = S, instances: int = 1) -> list[str]:
+def lines_of(
+    chunks: list[TurnChunk], end_ns: int, interval_ns: int = S, scheduler: SchedulerOptions | None = None
+) -> list[str]:
     lines: list[str] = []
-    log = HeartbeatLog([fake_deployment(i) for i in range(instances)], interval_ns, lines.append)
+    deployment = fake_deployment()
+    instances = [fake_instance(deployment, scheduler)] if scheduler else None
+    log = HeartbeatLog([deployment], interval_ns, lines.append, instances=instances)
     for chunk in chunks:
         log.accept(chunk)
     log.finish(end_ns)
@@ -61,7 +67,7 @@ def test_intervals_without_a_turn_have_a_line_too():
     lines = lines_of([chunk], 5 * S)
     assert len(lines) == 5
     assert [int(re.findall(r"batch=(\d+)", line)[0]) for line in lines] == [1, 0, 0, 0, 0]
-    assert [re.findall(r"bubble=(\d+)%", line)[0] for line in lines] == ["55", "80", "100", "100", "90"]
+    assert [re.findall(r"bubble=(\d+)%", line)[0] for line in lines] == ["50", "50", "0", "0", "50"]
     assert "npu_mem=9.0 GB in_flight=0/2" in lines[2]
 
 
@@ -131,8 +137,8 @@ def test_chunks_change_no_line_and_sums_are_those_of_the_run(
     whole = fake_turns(turns, ways)
     end = int(whole.column("update_ns").max())
     parts = [TurnChunk(0, 2, first, whole.values[first : first + cut]) for first in range(0, len(turns), cut)]
-    lines = lines_of([whole], end, interval_ns)
-    assert lines_of(parts, end, interval_ns) == lines
+    lines = lines_of([whole], end, interval_ns, WAKEFUL)
+    assert lines_of(parts, end, interval_ns, WAKEFUL) == lines
     assert len(lines) == -(-end // interval_ns)
     if lines:
         assert int(re.findall(r"step=(\d+)", lines[-1])[0]) == sum(
@@ -143,18 +149,26 @@ def test_chunks_change_no_line_and_sums_are_those_of_the_run(
 
 def assert_busy_by_counting(chunk: TurnChunk, interval_ns: int, end: int, lines: list[str]) -> None:
     """Paint every nanosecond of both stages and count."""
-    painted = np.zeros((2, end + 1), dtype=bool)
+    busy = np.zeros((2, end + 1), dtype=bool)
+    active = np.zeros(end + 1, dtype=bool)
+    steps = chunk.column("tokens") > 0
+    schedule, update = chunk.column("schedule_ns"), chunk.column("update_ns")
     for stage in range(2):
-        pairs = zip(chunk.stage(stage, "start").tolist(), chunk.stage(stage, "end").tolist(), strict=True)
-        for (start, stop), tokens in zip(pairs, chunk.column("tokens").tolist(), strict=True):
-            if tokens:
-                assert not painted[stage, start:stop].any()
-                painted[stage, start:stop] = True
+        for start, stop in zip(
+            chunk.stage(stage, "start")[steps], chunk.stage(stage, "end")[steps], strict=True
+        ):
+            assert not busy[stage, start:stop].any()
+            busy[stage, start:stop] = True
+    for turn, start in enumerate(schedule):
+        result = max(update[: turn + 1][steps[: turn + 1]], default=0)
+        following = schedule[turn + 1] if turn + 1 < len(schedule) else end
+        active[start : result if result > start else following] = True
     for k, line in enumerate(lines):
-        window = painted[:, k * interval_ns : min((k + 1) * interval_ns, end)]
-        assert line.endswith(f"bubble={1 - window.mean():.0%}") or np.isclose(
-            100 * (1 - window.mean()) % 1, 0.5
-        )
+        window = slice(k * interval_ns, min((k + 1) * interval_ns, end))
+        stage_ns = 2 * active[window].sum()
+        share = 100 * (1 - busy[:, window].sum() / stage_ns) if stage_ns else 0.0
+        shown = int(re.findall(r"in_flight=\d+/3 waiting=\d+ bubble=(\d+)%", line)[0])
+        assert abs(shown - share) <= 0.5 + 1e-9
 
 
 def test_an_interval_must_have_a_length():

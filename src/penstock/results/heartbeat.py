@@ -16,13 +16,12 @@ npu_mem    weights + KV blocks in use on one NPU of the stage where that is most
 in_flight  turns scheduled before T whose result the engine takes at T or later, of the batch
            queue's depth; empty steps hold a place in that queue too
 waiting    requests waiting after the last schedule() before T
-bubble     1 - (time the stages computed in the interval) / (stages x its length); a stage's
-           interval of computing counts in each log interval by its overlap; time without any
-           request counts as not computing
+bubble     1 - (time the stages computed in the interval) / (stages x time in it in which the
+           instance had requests), 0 where it had none; both by overlap with the interval
 =========  ===================================================================================
 
-Where the engine has taken the result of every step and, its own overhead and idle sleep being over, called
-schedule() no more before T, it has no request left: batch, waiting and the KV blocks in use are then 0.
+Where the engine has taken the result of every step and does not call schedule() within its own overhead and idle
+sleep, it has no request left until the next one arrives: batch, waiting and the KV blocks in use are then 0.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from penstock.units import GIB, NS_PER_MS, NS_PER_S
 
 _INTERVALS_AT_ONCE = 1024
 _IDLE_LINES_MAX = 1000
+_NEVER_NS = 2**63 - 2
 
 
 class HeartbeatLog:
@@ -116,6 +116,7 @@ class _InstanceLog:
         columns = len(TURN_COLUMNS) + len(stage_columns(deployment.pp_size))
         self._pending: list[Int64Array] = [np.zeros((0, columns), dtype=np.int64)]
         self._steps_gone = 0  # steps with tokens among the turns let go
+        self._result_gone_ns = -1  # when the last result of those was taken
         self._idle_lines = 0
         self._lines: list[_Line] = []
 
@@ -144,7 +145,7 @@ class _InstanceLog:
 
     def _turns(self) -> _Turns:
         # a copy: chunks may be views of a larger buffer
-        return _Turns(np.concatenate(self._pending), self._deployment.pp_size)
+        return _Turns(np.concatenate(self._pending), self._deployment.pp_size, self._result_gone_ns)
 
     def _make_lines(self, stop: int) -> None:
         """Lines of the intervals before ``stop``; then let go of the turns no later interval needs."""
@@ -160,15 +161,17 @@ class _InstanceLog:
             edges = np.arange(self.next_interval, last + 1, dtype=np.int64) * self._interval_ns
             self._lines.extend(self._lines_between(turns, edges))
             self.next_interval = last
-        kept, steps = turns.needed_after(self.next_interval * self._interval_ns)
-        self._steps_gone += steps
-        self._pending = [kept]
+        kept, gone = turns.split_at(self.next_interval * self._interval_ns)
+        self._steps_gone += int(np.count_nonzero(gone.column("tokens")))
+        self._result_gone_ns = gone.last_result_ns
+        self._pending = [kept.values]
 
     def _lines_between(self, turns: _Turns, edges: Int64Array) -> Iterator[_Line]:
         """A line per interval between neighbouring ``edges``, but for those beyond the idle limit."""
         state = turns.state_at(edges, self._pause_ns)
         length_ns = np.diff(edges)
-        bubble = 1 - np.diff(state.busy_ns) / (length_ns * self._deployment.pp_size)
+        active_ns = (length_ns - np.diff(state.idle_ns)) * self._deployment.pp_size
+        bubble = np.where(active_ns > 0, 1 - np.diff(state.busy_ns) / np.maximum(active_ns, 1), 0.0)
         rows = zip(
             (state.steps[1:] + self._steps_gone).tolist(),
             state.running[1:].tolist(),
@@ -178,11 +181,11 @@ class _InstanceLog:
             state.in_flight[1:].tolist(),
             state.waiting[1:].tolist(),
             bubble.tolist(),
+            active_ns.tolist(),
             strict=True,
         )
-        for k, (step, batch, prompt, decode, memory, in_flight, waiting, empty) in enumerate(rows):
-            idle = batch == waiting == in_flight == prompt == 0 and empty == 1
-            self._idle_lines = self._idle_lines + 1 if idle else 0
+        for k, (step, batch, prompt, decode, memory, in_flight, waiting, empty, active) in enumerate(rows):
+            self._idle_lines = 0 if active else self._idle_lines + 1
             if self._idle_lines > _IDLE_LINES_MAX + 1:
                 continue
             text = (
@@ -209,7 +212,8 @@ class _States:
     steps: Int64Array
     prompt_tokens: Int64Array
     sampled: Int64Array
-    busy_ns: Int64Array  # summed over stages
+    busy_ns: Int64Array  # time the stages computed, summed over them
+    idle_ns: Int64Array  # time without a request
     running: Int64Array
     waiting: Int64Array
     free_blocks: Int64Array  # -1 where no request is left
@@ -218,10 +222,12 @@ class _States:
 
 @dataclass(frozen=True, slots=True)
 class _Turns:
-    """Consecutive turns of one instance, oldest first, as in :class:`TurnChunk`."""
+    """Consecutive turns of one instance, oldest first, as in :class:`TurnChunk`; ``earlier_result_ns`` is when
+    the last result of a step before them was taken, -1 if there is none."""
 
     values: Int64Array
     pp_size: int
+    earlier_result_ns: int
 
     def column(self, name: str) -> Int64Array:
         return self.values[:, TURN_COLUMNS.index(name)]
@@ -232,59 +238,81 @@ class _Turns:
         place = int(np.searchsorted(schedule, time_ns))
         return int(schedule[place]) if place < len(schedule) else None
 
-    def needed_after(self, time_ns: int) -> tuple[Int64Array, int]:
-        """The turns that say something of times from ``time_ns`` on, and the steps with tokens before them.
+    @property
+    def results_ns(self) -> Int64Array:
+        """When the last result of a step up to each turn is taken; first, that of earlier turns; shape (n + 1,)."""
+        own = np.where(self.column("tokens") > 0, self.column("update_ns"), -1)
+        return np.maximum.accumulate(np.concatenate(([self.earlier_result_ns], own)))
+
+    @property
+    def last_result_ns(self) -> int:
+        """Of these and earlier turns."""
+        return int(self.results_ns[-1])
+
+    def split_at(self, time_ns: int) -> tuple[_Turns, _Turns]:
+        """Those that say something of times from ``time_ns`` on, in a copy, and those before them.
 
         The last turn before is needed for its state, whatever has become of its step.
         """
         over = np.maximum.accumulate(self.column("update_ns")) < time_ns
         before = int(np.searchsorted(self.column("schedule_ns"), time_ns))
         first = max(0, min(int(np.count_nonzero(over)), before - 1))
-        return self.values[first:].copy(), int(np.count_nonzero(self.column("tokens")[:first]))
+        gone = _Turns(self.values[:first], self.pp_size, self.earlier_result_ns)
+        return _Turns(self.values[first:].copy(), self.pp_size, gone.last_result_ns), gone
 
     def state_at(self, times_ns: Int64Array, pause_ns: int) -> _States:
         """The state at each of the times, ascending, not counting what happens at that time itself."""
         schedule, tokens = self.column("schedule_ns"), self.column("tokens")
         before = np.searchsorted(schedule, times_ns)
         results_taken = np.searchsorted(np.sort(self.column("update_ns")), times_ns)
-        last_result = _running_max(np.where(tokens > 0, self.column("update_ns"), -1))[before]
-        last_schedule = np.concatenate(([-1], schedule))[before]
-        over = (last_schedule < last_result) & (last_result + pause_ns < times_ns)
+        idle_from, idle_to = self._idle_gaps(pause_ns)
+        place = np.searchsorted(idle_from, times_ns)
+        over = (place > 0) & (np.concatenate(([0], idle_to))[place] >= times_ns)
         return _States(
             steps=_running_sum((tokens > 0).astype(np.int64))[before],
             prompt_tokens=_running_sum(self.column("prefill_tokens"))[before],
             sampled=_running_sum(self.column("sampled"))[before],
             busy_ns=self._busy_before(times_ns),
+            idle_ns=_covered_before(idle_from, idle_to, times_ns),
             running=np.where(over, 0, np.concatenate(([0], self.column("running")))[before]),
             waiting=np.where(over, 0, np.concatenate(([0], self.column("waiting")))[before]),
             free_blocks=np.where(over, -1, np.concatenate(([-1], self.column("free_blocks")))[before]),
             in_flight=before - results_taken,
         )
 
-    def _busy_before(self, times_ns: Int64Array) -> Int64Array:
-        """Time that the stages, taken together, computed before each of the times.
+    def _idle_gaps(self, pause_ns: int) -> tuple[Int64Array, Int64Array]:
+        """When the instance had no request: from the last result to the next arrival, where no turn followed
+        the result within the engine's own pauses. Ascending; the first begins and the last ends nowhere."""
+        begin = self.results_ns
+        end = np.concatenate((self.column("first_arrival_ns"), [_NEVER_NS]))
+        ran_empty = np.concatenate(([True], begin[1:] > self.column("schedule_ns"))) & (
+            end - begin > pause_ns
+        )
+        return begin[ran_empty], end[ran_empty]
 
-        A stage's intervals are in order and do not overlap, so all but the last that began are over.
-        """
-        total = np.zeros(len(times_ns), dtype=np.int64)
+    def _busy_before(self, times_ns: Int64Array) -> Int64Array:
+        """Time that the stages, taken together, computed before each of the times."""
         computing = self.values[self.column("tokens") > 0]
+        total = np.zeros(len(times_ns), dtype=np.int64)
         for stage in range(self.pp_size):
             start = computing[:, len(TURN_COLUMNS) + 3 * stage + 1]
-            end = computing[:, len(TURN_COLUMNS) + 3 * stage + 2]
-            begun = np.searchsorted(start, times_ns)
-            last_end = np.concatenate(([0], end))[begun]
-            total += _running_sum(end - start)[begun] - np.maximum(last_end - times_ns, 0) * (begun > 0)
+            total += _covered_before(start, computing[:, len(TURN_COLUMNS) + 3 * stage + 2], times_ns)
         return total
+
+
+def _covered_before(begin: Int64Array, end: Int64Array, times_ns: Int64Array) -> Int64Array:
+    """How much of the time before each of ``times_ns`` lies in the intervals [begin, end).
+
+    They are in order and do not overlap, so all but the last that began are over.
+    """
+    begun = np.searchsorted(begin, times_ns)
+    last_end = np.concatenate(([0], end))[begun]
+    return _running_sum(end - begin)[begun] - np.where(begun > 0, np.maximum(last_end - times_ns, 0), 0)
 
 
 def _running_sum(values: Int64Array) -> Int64Array:
     """Sums of the first 0, 1, ... values, shape (n + 1,)."""
     return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(values)))
-
-
-def _running_max(values: Int64Array) -> Int64Array:
-    """Maxima of the first 0, 1, ... values, -1 for none, shape (n + 1,)."""
-    return np.maximum.accumulate(np.concatenate((np.full(1, -1, dtype=np.int64), values)))
 
 
 def _longest_pause_ns(instance: InstanceSpec) -> int:
