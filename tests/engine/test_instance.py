@@ -157,6 +157,9 @@ options_strategy = st.builds(
     max_in_flight=st.integers(1, 4),
     async_scheduling=st.just(False),
     engine_idle_sleep_ns=st.sampled_from([0, 500]),
+    policy=st.sampled_from(
+        ["vllm", "vllm", "decode-cap", "all-cap(cap=2)", "gllm(min_prefill=4)", "sglang", "sglang-dynamic"]
+    ),
 )
 
 

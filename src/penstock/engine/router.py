@@ -1,53 +1,44 @@
 """Which instance serves a request.
 
-A router sees each arriving request and read-only views of all instances, and returns an index and a reason.
-It is made anew for every run; any class with the same ``route`` method can be named as ``module:Class``.
+A router sees each arriving request and a read-only :class:`Fleet`, and returns an index and a reason. It is
+made anew for every run. Beside the names of ``ROUTERS``, any class with the same ``route`` method can be named:
+by an entry point of the group ``penstock.routers``, or as ``module:Class``. A class whose constructor takes
+``seed`` is given the run's.
+
+========= ================================================= ==================================================
+name      chooses                                           wins when
+========= ================================================= ==================================================
+LOAD      lowest (4 waiting + running) / max_num_seqs       requests are alike; replicas may differ in size
+RR        each instance in turn                             requests are alike and arrive evenly
+RAND      at random                                         never; the yardstick for the others
+P2C       the less loaded of two drawn at random            many routers act on the same, old figures
+LOT       fewest outstanding tokens                         lengths differ much: counts of requests mislead
+PREFIX    who has seen most of the prompt, unless too busy  prompts share long prefixes and the cache is on
+========= ================================================= ==================================================
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import random
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
+
+from penstock.engine.fleet import Fleet
 from penstock.errors import Problem, UserError, nearest
 from penstock.workload.request import Request
 
-
-class InstanceView(Protocol):
-    """What a router may know of an instance at the time of an arrival."""
-
-    @property
-    def index(self) -> int:
-        """The instance's number."""
-        ...
-
-    @property
-    def num_running(self) -> int:
-        """Requests admitted and not finished."""
-        ...
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests sent there and not admitted."""
-        ...
-
-    @property
-    def max_num_seqs(self) -> int:
-        """How many requests it runs at once."""
-        ...
-
-    @property
-    def outstanding_tokens(self) -> int:
-        """Input and output tokens of all requests sent there and not finished."""
-        ...
+ENTRY_POINT_GROUP = "penstock.routers"
 
 
 class Router(Protocol):
     """One method; it may keep state between calls."""
 
-    def route(self, request: Request, instances: Sequence[InstanceView]) -> tuple[int, str]:
+    def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
         """The index of the instance to serve ``request``, and why."""
         ...
 
@@ -59,22 +50,11 @@ class LoadRouter:
     def __init__(self) -> None:
         self._last = -1
 
-    def route(self, request: Request, instances: Sequence[InstanceView]) -> tuple[int, str]:
+    def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
         """See :class:`Router`."""
-        count = len(instances)
-        start = self._last + 1
-        best = 0
-        lowest = float("inf")
-        for place in range(start, start + count):
-            index = place % count
-            view = instances[index]
-            score = (4 * view.num_waiting + view.num_running) / view.max_num_seqs
-            if score < lowest:
-                lowest, best = score, index
-                if not score:
-                    break
-        self._last = best
-        return best, f"load {lowest:.3f}"
+        scores = (4 * instances.num_waiting + instances.num_running) / instances.max_num_seqs
+        self._last = lowest_from(scores, self._last + 1)
+        return self._last, "lowest load"
 
 
 class RoundRobinRouter:
@@ -83,7 +63,7 @@ class RoundRobinRouter:
     def __init__(self) -> None:
         self._last = -1
 
-    def route(self, request: Request, instances: Sequence[InstanceView]) -> tuple[int, str]:
+    def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
         """See :class:`Router`."""
         self._last = (self._last + 1) % len(instances)
         return self._last, "next in turn"
@@ -95,37 +75,147 @@ class RandomRouter:
     def __init__(self, seed: int = 0) -> None:
         self._random = random.Random(seed)
 
-    def route(self, request: Request, instances: Sequence[InstanceView]) -> tuple[int, str]:
+    def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
         """See :class:`Router`."""
         return self._random.randrange(len(instances)), "at random"
 
 
-ROUTERS: dict[str, Callable[[int], Router]] = {
-    "LOAD": lambda seed: LoadRouter(),
-    "RR": lambda seed: RoundRobinRouter(),
+class PowerOfTwoRouter:
+    """P2C: of two instances drawn at random, the one with the lower LOAD score; the first drawn if equal.
+
+    Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (1996).
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+
+    def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
+        """See :class:`Router`."""
+        first = self._random.randrange(len(instances))
+        second = self._random.randrange(len(instances) - 1)
+        second += second >= first
+        better = second if _load(instances, second) < _load(instances, first) else first
+        return better, f"less loaded of {first} and {second}"
+
+
+class LeastTokensRouter:
+    """LOT: the fewest input and output tokens of requests not finished; ties go round from the last choice.
+
+    It knows the lengths of answers, as no real router does: a bound on what guessing them could gain.
+    """
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
+        """See :class:`Router`."""
+        self._last = lowest_from(instances.outstanding_tokens, self._last + 1)
+        return self._last, "fewest outstanding tokens"
+
+
+class PrefixRouter:
+    """PREFIX: the instance that was last sent the longest prefix of this prompt, while its outstanding tokens
+    are at most ``MAX_IMBALANCE`` times the mean and the prompt's own; else as LOT. As SGLang's cache-aware
+    policy (``sgl-router: policies/cache_aware.rs``), which keeps a tree per worker where this keeps hashes.
+    """
+
+    BLOCK_TOKENS = 64
+    MAX_BLOCKS = 1 << 20
+    MAX_IMBALANCE = 1.5
+
+    def __init__(self) -> None:
+        self._seen_by: OrderedDict[int, int] = OrderedDict()
+        self._fallback = LeastTokensRouter()
+
+    def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
+        """See :class:`Router`."""
+        blocks = self._blocks(request)
+        known = next((self._seen_by[block] for block in reversed(blocks) if block in self._seen_by), None)
+        outstanding = instances.outstanding_tokens
+        if known is not None:
+            limit = self.MAX_IMBALANCE * (float(outstanding.mean()) + request.input_tokens)
+            chosen, reason = known, "has the longest prefix"
+            if outstanding[known] > limit:
+                chosen, reason = self._fallback.route(request, instances)
+        else:
+            chosen, reason = self._fallback.route(request, instances)
+        for block in blocks:
+            self._seen_by[block] = chosen
+            self._seen_by.move_to_end(block)
+        while len(self._seen_by) > self.MAX_BLOCKS:
+            self._seen_by.popitem(last=False)
+        return chosen, reason
+
+    def _blocks(self, request: Request) -> list[int]:
+        """A number for each prefix of whole blocks: hashes of integers, the same in every process."""
+        ids = request.input_ids
+        if ids is None:
+            return []
+        size, hashes, above = self.BLOCK_TOKENS, list[int](), 0
+        for start in range(0, len(ids) - size + 1, size):
+            above = hash((above, *ids[start : start + size]))
+            hashes.append(above)
+        return hashes
+
+
+def _load(instances: Fleet, index: int) -> float:
+    view = instances[index]
+    return (4 * view.num_waiting + view.num_running) / view.max_num_seqs
+
+
+def lowest_from(scores: np.ndarray[Any, np.dtype[Any]], start: int) -> int:
+    """The index of the lowest score, the first one met going round from ``start`` if several are equal."""
+    start %= len(scores)
+    if not start:
+        return int(scores.argmin())
+    behind = start + int(scores[start:].argmin())
+    ahead = int(scores[:start].argmin())
+    return ahead if scores[ahead] < scores[behind] else behind
+
+
+ROUTERS: dict[str, Callable[..., Router]] = {
+    "LOAD": LoadRouter,
+    "RR": RoundRobinRouter,
     "RAND": RandomRouter,
+    "P2C": PowerOfTwoRouter,
+    "LOT": LeastTokensRouter,
+    "PREFIX": PrefixRouter,
 }
 
 
 def make_router(name: str, seed: int) -> Router:
-    """A router by its name, or as ``module:Class`` (constructed without arguments).
+    """A router by its name (in any case), its entry point, or as ``module:Class``.
 
     Raises:
         UserError: no such router, or the class cannot be imported or made.
     """
-    known = ROUTERS.get(name.upper())
-    if known is not None:
-        return known(seed)
-    module_name, colon, class_name = name.partition(":")
-    if not colon:
-        hint = nearest(name.upper(), ROUTERS)
-        raise UserError(
-            [Problem("--router", f"no router '{name}' ({', '.join(ROUTERS)} or module:Class){hint}")]
-        )
+    factory = ROUTERS.get(name.upper())
     try:
-        router: Any = getattr(importlib.import_module(module_name), class_name)()
+        if factory is None:
+            factory = _imported(name) if ":" in name else _entry_point(name)
+        takes_seed = "seed" in inspect.signature(factory).parameters
+        router: Any = factory(seed=seed) if takes_seed else factory()
+    except UserError:
+        raise
     except Exception as error:  # whatever the user's module raises is the user's to mend
         raise UserError([Problem("--router", f"cannot make {name}: {error}")]) from error
     if not callable(getattr(router, "route", None)):
         raise UserError([Problem("--router", f"{name} has no method route(request, instances)")])
     return router
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    module_name, _, class_name = name.partition(":")
+    return getattr(importlib.import_module(module_name), class_name)
+
+
+def _entry_point(name: str) -> Callable[..., Any]:
+    from importlib.metadata import entry_points
+
+    found = entry_points(group=ENTRY_POINT_GROUP)
+    for entry in found:
+        if entry.name == name:
+            return entry.load()
+    known = [*ROUTERS, *(entry.name for entry in found)]
+    hint = nearest(name.upper(), known)
+    raise UserError([Problem("--router", f"no router '{name}' ({', '.join(known)} or module:Class){hint}")])

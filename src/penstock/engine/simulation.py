@@ -12,6 +12,7 @@ import numpy as np
 
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.build import BuiltInstance, build_instances
+from penstock.engine.fleet import watch
 from penstock.engine.instance import Instance
 from penstock.engine.router import Router, make_router
 from penstock.errors import Problem, UserError
@@ -42,6 +43,7 @@ class Simulation:
 
     Everything that can be wrong with the inputs is found when it is made; :meth:`run` can be called once.
     ``sinks`` receive every instance's turns. ``progress`` is called now and then while the run goes on.
+    ``built`` are the cluster's instances, where they are built already: runs may share them, one after another.
     """
 
     def __init__(
@@ -52,12 +54,13 @@ class Simulation:
         *,
         sinks: Sequence[TurnSink] = (),
         progress: Callable[[Progress], None] | None = None,
+        built: Sequence[BuiltInstance] | None = None,
     ) -> None:
         self.cluster = cluster
         self.workload = workload
         self.options = options or RunOptions()
         profile_root = Path(self.options.profile_root) if self.options.profile_root else None
-        self._built = build_instances(cluster, profile_root)
+        self._built = build_instances(cluster, profile_root) if built is None else list(built)
         self._router: Router = make_router(self.options.router, self.options.seed)
         self._log = RequestLog(keep_token_times=self.options.keep_token_times)
         self._rejections: list[Rejection] = []
@@ -67,6 +70,7 @@ class Simulation:
         self._progress = progress
         all_sinks = (*sinks, _ProgressSink(self._report)) if progress else tuple(sinks)
         self.instances = [self._make_instance(built, all_sinks) for built in self._built]
+        self._fleet, self._fleet_columns = watch(self.instances)
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
@@ -79,6 +83,7 @@ class Simulation:
             spec.scheduler,
             spec.pp_size,
             built.deployment.memory.num_gpu_blocks,
+            prefill_ns=lambda tokens, context: max(built.cost.stage.stage_ns(tokens, context, 0, 0, 0, 0, 0)),
             keep_token_times=self.options.keep_token_times,
             exact_only=self.options.exact_only,
         )
@@ -139,6 +144,7 @@ class Simulation:
             instance = self.instances[index]
             until = min(limit_ns, agenda[0][0] + 1) if in_step and agenda else limit_ns
             instance.run_until(until)
+            self._fleet_columns.refresh(index, instance)
             if instance.next_ns is not None:
                 heapq.heappush(agenda, (instance.next_ns, index))
             if self._released and self._released[0][0] < limit_ns:
@@ -147,7 +153,7 @@ class Simulation:
     def _arrive(self, request: Request, agenda: list[tuple[int, int]]) -> None:
         if self._first_arrival_ns is None:
             self._first_arrival_ns = request.arrival_ns
-        index = self._router.route(request, self.instances)[0] if len(self.instances) > 1 else 0
+        index = self._router.route(request, self._fleet)[0] if len(self.instances) > 1 else 0
         if not 0 <= index < len(self.instances):
             raise UserError([Problem("--router", f"returned instance {index} of {len(self.instances)}")])
         instance = self.instances[index]
@@ -157,6 +163,7 @@ class Simulation:
             return
         idle = instance.next_ns is None
         instance.deliver(RequestState(request, instance.options.max_model_len))
+        self._fleet_columns.refresh(index, instance)
         if idle and instance.next_ns is not None:
             heapq.heappush(agenda, (instance.next_ns, index))
 

@@ -46,6 +46,7 @@ class RequestState:
         "request",
         "segment_start",
         "segments",
+        "slot",
     )
 
     def __init__(self, request: Request, max_model_len: int) -> None:
@@ -66,6 +67,7 @@ class RequestState:
         self.segments: list[Segment] = []
         # The latest step with a prefill chunk of this request, or, where it was preempted, with its token.
         self.latest_step: Step | None = None
+        self.slot: int | None = None
         self.hashed_blocks: list[CachedBlock] = []
         self.keys: list[int] = []
         # Async scheduling only: tokens scheduled and not known yet, the schedule() call from which the next

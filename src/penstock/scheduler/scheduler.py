@@ -18,6 +18,7 @@ from operator import attrgetter
 
 from penstock.scheduler.cohort import Cohort
 from penstock.scheduler.kv_cache import CachedBlock, KVCache
+from penstock.scheduler.policies.limits import Policy, StepLimits
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import Step
 from penstock.spec.options import SchedulerOptions
@@ -39,10 +40,12 @@ class Scheduler:
         options: SchedulerOptions,
         num_gpu_blocks: int,
         *,
+        policy: Policy | None = None,
         keep_token_times: bool = True,
         exact_only: bool = False,
     ) -> None:
         self.options = options
+        self.policy = policy
         self.kv = KVCache(num_gpu_blocks, options.block_size, prefix_caching=options.enable_prefix_caching)
         self.watermark_blocks = int(options.watermark * num_gpu_blocks)
         self.keep_token_times = keep_token_times
@@ -61,6 +64,7 @@ class Scheduler:
         self.token_gaps: array[int] = array("q")
         self._spare_cohorts: list[Cohort] = []
         self._next_order = 0
+        self._limits: StepLimits | None = None
 
     def add(self, state: RequestState) -> None:
         """Queue a request behind all waiting ones."""
@@ -79,6 +83,36 @@ class Scheduler:
         """Whether the last schedule() left something that the next one could take at once."""
         return self.ready is not None or bool(self.partials) or (self.out_of_budget and bool(self.waiting))
 
+    # --- what a policy may see --------------------------------------------------------------------------------
+
+    @property
+    def num_running(self) -> int:
+        """Requests admitted and not finished."""
+        return len(self.running)
+
+    @property
+    def num_decoding(self) -> int:
+        """Those of them whose prompt is wholly scheduled."""
+        return len(self.running) - len(self.partials)
+
+    @property
+    def free_block_ratio(self) -> float:
+        """Free KV blocks over all usable ones."""
+        return self.kv.free / self.kv.usable
+
+    def prompt_tokens_left(self, enough: int) -> int:
+        """Prompt tokens not scheduled yet, of running and waiting requests; counting stops at ``enough``."""
+        left = sum(state.num_tokens - state.num_computed for state in self.partials)
+        for state in self.waiting:
+            if left >= enough:
+                break
+            left += state.num_tokens
+        return min(left, enough)
+
+    def num_running_in(self, slot: int) -> int:
+        """Running requests that belong to a slot."""
+        return sum(state.slot == slot for state in self.running)
+
     # --- schedule ---------------------------------------------------------------------------------------------
 
     def schedule(self, now: int) -> Step:
@@ -91,6 +125,8 @@ class Scheduler:
             threshold = 0
         self.finished_unreported = False
         self.out_of_budget = self.out_of_capacity = False
+        if self.policy is not None:
+            self._limits = self.policy.limits(self)
         budget = self._schedule_running(step, budget, threshold)
         if not step.preempted and budget > 0 and self.waiting:
             budget = self._admit(step, budget, threshold, now)
@@ -110,12 +146,16 @@ class Scheduler:
         partials = self.partials
         if cohort is None and not partials:
             return budget
-        if not self.exact_only and (
-            cohort is None
-            or (
-                cohort.size <= budget
-                and cohort.needs[cohort.turn % cohort.block_size] <= self.kv.free
-                and not (partials and partials[0].order < cohort.last_order)
+        if (
+            self._limits is None
+            and not self.exact_only
+            and (
+                cohort is None
+                or (
+                    cohort.size <= budget
+                    and cohort.needs[cohort.turn % cohort.block_size] <= self.kv.free
+                    and not (partials and partials[0].order < cohort.last_order)
+                )
             )
         ):
             self.cohort_turns += 1
@@ -154,6 +194,7 @@ class Scheduler:
     def _schedule_each(self, step: Step, budget: int, threshold: int) -> int:
         """The running requests one by one; returns the budget left, or -1 if a request had to preempt itself."""
         kv = self.kv
+        limits = self._limits
         cohort = self.ready
         members = cohort.members if cohort is not None else {}
         taken: dict[RequestState, None] = {}
@@ -162,6 +203,8 @@ class Scheduler:
                 break
             if state.cohort is None:
                 budget = self._schedule_chunk(step, state, budget, threshold)
+                continue
+            if limits is not None and not limits.allows_decode(state):
                 continue
             tokens = state.offset + state.cohort.turn
             need = kv.blocks_for(tokens) - kv.blocks_for(tokens - 1)
@@ -172,6 +215,8 @@ class Scheduler:
             kv.register(state, tokens)
             taken[state] = None
             budget -= 1
+            if limits is not None:
+                limits.spend_decode()
         if cohort is not None:
             self._part(step, cohort, taken)
         return budget
@@ -209,12 +254,17 @@ class Scheduler:
         if threshold and new > threshold:
             new = threshold
         new = min(new, budget, self.options.max_model_len - 1 - computed)
+        limits = self._limits
+        if limits is not None:
+            new = min(new, limits.allowed_chunk(state, computed))
         if new <= 0:
             return budget
         need = self.kv.blocks_for(computed + new) - state.held_blocks
         if not self._make_room(step, state, need):
             return -1
         self._grant(step, state, new, need)
+        if limits is not None:
+            limits.spend_chunk(new)
         if state.num_computed == state.num_tokens:
             self.partials.remove(state)
         return budget - new
@@ -238,11 +288,15 @@ class Scheduler:
         """Admit waiting requests, first come first served, until one cannot be; returns the budget left."""
         options = self.options
         kv = self.kv
+        limits = self._limits
         waiting = self.waiting
         skipped: list[RequestState] = []
         while waiting and budget > 0:
             if len(self.running) >= options.max_num_seqs:
                 self.out_of_capacity = True
+                break
+            if limits is not None and not limits.admissions:
+                self.out_of_budget = True
                 break
             state = waiting[0]
             if state.latest_step is not None and not state.latest_step.returned:
@@ -254,10 +308,11 @@ class Scheduler:
             new = state.num_tokens - computed
             if threshold and new > threshold:
                 new = threshold
-            if new > budget and not options.enable_chunked_prefill:
+            room = budget if limits is None else min(budget, limits.allowed_chunk(state, computed))
+            if not room or (new > room and not options.enable_chunked_prefill):
                 self.out_of_budget = True
                 break
-            new = min(new, budget)
+            new = min(new, room)
             claim = kv.blocks_for(state.num_tokens if options.reserve_full_isl else computed + new)
             kept_back = self.watermark_blocks if self.running else 0
             if claim - len(hits) + kv.count_unused(hits) > kv.free - kept_back:
@@ -265,6 +320,10 @@ class Scheduler:
                 break
             waiting.popleft()
             self._start(state, hits, now)
+            if limits is not None:
+                limits.spend_chunk(new)
+                limits.admissions -= 1
+                state.slot = limits.slot
             self._grant(step, state, new, kv.blocks_for(computed + new) - len(hits))
             if state.num_computed < state.num_tokens:
                 self.partials.append(state)
@@ -326,6 +385,7 @@ class Scheduler:
         """Free the blocks of a request that no longer runs, and queue it first."""
         self.kv.release(victim, victim.held_blocks)
         victim.held_blocks = 0
+        victim.slot = None
         victim.num_computed = 0
         victim.preemptions += 1
         self.preemptions += 1

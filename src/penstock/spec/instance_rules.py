@@ -17,7 +17,6 @@ from penstock.units import GIB
 UNLIMITED_SEQS = 1 << 30
 """What ``max_num_seqs`` 0 comes to: more than any KV pool holds, each running request having a block."""
 
-POLICIES = ("vllm",)
 """Scheduling policies with a name of their own; others are given as ``module:Class``."""
 
 _DEFAULTS = SchedulerOptions()
@@ -56,9 +55,6 @@ class InstanceRules:
         self._check_parallelism()
         self._check_stages(num_nodes)
         self._check_model()
-        policy = self._raw.policy
-        if policy is not None and policy not in POLICIES and ":" not in policy:
-            self._blame("policy", f"unknown policy '{policy}'{nearest(policy, POLICIES)}")
 
     def spec(self, index: int, node: int) -> InstanceSpec:
         """The instance; only after :meth:`check` found nothing wrong."""

@@ -1,0 +1,84 @@
+"""SGLang's pipeline loop (``scheduler_pp_mixin.py``): slots that take turns, each with its own running batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from penstock.scheduler.policies.limits import SchedulerView, StepLimits
+
+DEFAULT_SMOOTHING = 0.75
+SMALLEST_SHARE = 4
+
+
+class Slots:
+    """``pp_size + async_depth`` slots in a round-robin; a request stays in the slot that admitted it, and a
+    slot runs at most ``micro_batch`` requests, by default max(max_num_seqs // pp_size, 1).
+
+    Wins where vLLM's single pool lets one micro-batch swallow all sequences. Costs where load is light: a
+    slot without work is a turn lost, and its requests wait for their turn. Set ``max_in_flight`` to the number
+    of slots.
+    """
+
+    def __init__(self, pp_size: int, *, micro_batch: int | None = None, async_depth: int = 0) -> None:
+        self._pp_size = pp_size
+        self._slots = pp_size + async_depth
+        self._micro_batch = micro_batch
+        self._turn = -1
+
+    def limits(self, view: SchedulerView) -> StepLimits:
+        """See :class:`Policy`."""
+        self._turn = (self._turn + 1) % self._slots
+        most = self._micro_batch or max(view.options.max_num_seqs // self._pp_size, 1)
+        room = most - view.num_running_in(self._turn)
+        return StepLimits(slot=self._turn, admissions=max(room, 0))
+
+
+class DynamicChunks(Slots):
+    """Slots, and prefill chunks of equal time instead of equal length: the next chunk x after L tokens is such
+    that f(L + x) - f(L) = f(first chunk), f(l) = a l^2 + b l + c fitted to the stage's prefill times.
+
+    ``smoothing`` moves the fixed chunk that far towards the predicted one; no chunk is shorter than a quarter
+    of the first. Wins with long prompts, whose later chunks attend to more and more tokens.
+    """
+
+    def __init__(
+        self,
+        pp_size: int,
+        *,
+        prefill_ns: Callable[[int, int], int],
+        micro_batch: int | None = None,
+        async_depth: int = 0,
+        first_chunk: int | None = None,
+        smoothing: float = DEFAULT_SMOOTHING,
+    ) -> None:
+        super().__init__(pp_size, micro_batch=micro_batch, async_depth=async_depth)
+        self._prefill_ns = prefill_ns
+        self._first_chunk = first_chunk
+        self._smoothing = smoothing
+        self._linear_ns = 0.0
+        self._quadratic_ns = 0.0
+        self._first = 0
+
+    def limits(self, view: SchedulerView) -> StepLimits:
+        """See :class:`Policy`."""
+        if not self._first:
+            self._fit(self._first_chunk or view.options.max_num_batched_tokens)
+        limits = super().limits(view)
+        limits.chunk_tokens = self._chunk
+        return limits
+
+    def _fit(self, first: int) -> None:
+        """The marginal time of a chunk is b x + a (2 L x + x^2): from two chunks of equal length."""
+        self._first = first
+        early = self._prefill_ns(first, 0)
+        late = self._prefill_ns(first, 8 * first)
+        self._quadratic_ns = max((late - early) / (16 * first * first), 0.0)
+        self._linear_ns = max(early / first - self._quadratic_ns * first, 1e-9)
+
+    def _chunk(self, context: int) -> int:
+        a, first = self._quadratic_ns, self._first
+        slope = self._linear_ns + 2 * a * context
+        target = self._linear_ns * first + a * first * first
+        equal_time = target / slope if not a else ((slope * slope + 4 * a * target) ** 0.5 - slope) / (2 * a)
+        smoothed = first + self._smoothing * (equal_time - first)
+        return int(min(max(smoothed, first / SMALLEST_SHARE), first))
