@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from penstock.engine.simulation import Progress, Simulation
 from penstock.errors import Problem, UserError, nearest
+from penstock.results.bubbles import BubbleLedger
+from penstock.results.records import REQUEST_COLUMNS, TurnChunk, TurnSink
+from penstock.results.result import KeepTurns, RunContext, SimulationResult
 from penstock.spec.cluster import ClusterSpec
+from penstock.spec.deployment import Deployment
 from penstock.spec.load import ClusterSource, load_cluster
 from penstock.spec.load_run import RawRun, load_run_options
 from penstock.spec.options import RunOptions
@@ -16,10 +21,8 @@ from penstock.spec.raw import RawFlags
 from penstock.workload.formats import load_workload
 from penstock.workload.workload import Workload
 
-if TYPE_CHECKING:
-    from penstock.results.result import SimulationResult
-
 T = TypeVar("T")
+SinkT = TypeVar("SinkT", bound=TurnSink)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +109,80 @@ def simulate(
     Raises:
         UserError: with every mistake found in the inputs.
     """
-    from penstock.engine.simulation import Simulation
-    from penstock.results.result import KeepTurns, RunContext, SimulationResult
+    return Run(load_scenario(cluster, dataset, options)).run()
 
-    scenario = load_scenario(cluster, dataset, options)
-    record = scenario.options.record
-    keep = None if record == "requests" else KeepTurns(stages=record == "stages")
-    sinks = [] if keep is None else [keep]
-    simulation = Simulation(scenario.cluster, scenario.workload, scenario.options, sinks=sinks)
-    context = RunContext(inputs=scenario.inputs(), notices=scenario.cluster.notices)
-    return SimulationResult(simulation.run(), keep, context=context)
+
+class Run:
+    """One run of a scenario, built and checked, not started. Listeners join before :meth:`run`, once.
+
+    ``keep_turns`` False leaves the tables of steps and stages out of the result even where the scenario's
+    ``record`` asks for them.
+
+    Raises:
+        UserError: the model does not fit, a cost has nothing to rest on, the router cannot be made.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        keep_turns: bool = True,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        record = scenario.options.record
+        self.scenario = scenario
+        self._sinks = _Sinks()
+        self._simulation = Simulation(
+            scenario.cluster, scenario.workload, scenario.options, sinks=[self._sinks], progress=progress
+        )
+        self._kept = None
+        if keep_turns and record != "requests":
+            self._kept = self._listen(KeepTurns(stages=record == "stages"))
+        self._ledger = self._listen(
+            BubbleLedger(
+                [deployment.pp_size for deployment in self.deployments],
+                blocking_sends=[instance.blocking_sends for instance in scenario.cluster.instances],
+            )
+        )
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Each instance as it will run: layers, memory, and what each cost rests on."""
+        return self._simulation.deployments
+
+    def listen(self, sink: TurnSink) -> None:
+        """Pass every turn to ``sink`` too."""
+        self._listen(sink)
+
+    def run(self) -> SimulationResult:
+        """Serve the workload.
+
+        Raises:
+            NoProgressError: an instance has work that can never run.
+        """
+        record = self._simulation.run()
+        finishes = record.requests.values()[:, REQUEST_COLUMNS.index("finish_ns")]
+        bubbles = None
+        if len(finishes):
+            bubbles = self._ledger.finish(record.first_arrival_ns, int(finishes.max()))
+        context = RunContext(inputs=self.scenario.inputs(), notices=self.scenario.cluster.notices)
+        return SimulationResult(record, self._kept, bubbles, context)
+
+    def _listen(self, sink: SinkT) -> SinkT:
+        self._sinks.members.append(sink)
+        return sink
+
+
+class _Sinks:
+    """Everyone who listens to the turns, as one sink: they may join after the simulation is made."""
+
+    def __init__(self) -> None:
+        self.members: list[TurnSink] = []
+
+    def accept(self, chunk: TurnChunk) -> None:
+        """Pass a chunk of turns on."""
+        for sink in self.members:
+            sink.accept(chunk)
 
 
 def _collect(problems: list[Problem], load: Callable[[], T]) -> T | None:

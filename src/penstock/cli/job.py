@@ -8,21 +8,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from penstock.api import Scenario, load_scenario
+from penstock.api import Run, Scenario, load_scenario
 from penstock.cli.progress import ProgressBar
-from penstock.engine.simulation import Simulation
 from penstock.errors import Problem, UserError, nearest
 from penstock.results.atomic import unwritable
 from penstock.results.heartbeat import HeartbeatLog
 from penstock.results.request_csv import write_request_csv
-from penstock.results.result import KeepTurns, RunContext, SimulationResult
+from penstock.results.result import SimulationResult
 from penstock.results.summary import render_deployment, render_summary
 from penstock.units import NS_PER_S
-
-if TYPE_CHECKING:
-    from penstock.results.records import TurnChunk, TurnSink
 
 LOG_LEVELS = ("WARNING", "INFO", "DEBUG")
 
@@ -76,22 +72,6 @@ class _Diagnostics:
             print(text, file=sys.stderr, flush=True)
 
 
-class Sinks:
-    """Everyone who listens to the turns. They can join after the simulation is made, before it runs."""
-
-    def __init__(self) -> None:
-        self._sinks: list[TurnSink] = []
-
-    def add(self, sink: TurnSink) -> None:
-        """Listen from the first turn on."""
-        self._sinks.append(sink)
-
-    def accept(self, chunk: TurnChunk) -> None:
-        """Pass a chunk of turns on."""
-        for sink in self._sinks:
-            sink.accept(chunk)
-
-
 def flag_name(option: str) -> str:
     """How the command line writes an option."""
     return f"--{option.replace('_', '-')}"
@@ -123,96 +103,94 @@ def run_job(
         )
     if ":" in str(options.get("router")):
         sys.path.insert(0, str(Path.cwd()))  # a router's module is looked for here, as with python -m
-    job = _Job(outputs, sys.stderr.isatty())
-    scenario, simulation = job.prepare(cluster_config, dataset, options, problems)
-    diagnostics = _Diagnostics(log_level if not problems else LOG_LEVELS[0])
+    bar = ProgressBar() if sys.stderr.isatty() else None
+    run = _prepare(cluster_config, dataset, options, outputs, bar, problems)
+    diagnostics = _Diagnostics(log_level)
+    _announce(run.scenario, diagnostics)
+    result = _serve(run, bar)
+    for path in _write(result, outputs):
+        diagnostics.say("INFO", f"wrote {path}")
+
+
+def _prepare(
+    cluster_config: str | None,
+    dataset: str | None,
+    options: Mapping[str, Any],
+    outputs: Outputs,
+    bar: ProgressBar | None,
+    problems: list[Problem],
+) -> Run:
+    """Load and build; whatever is wrong is raised together with the problems known already."""
+    try:
+        run = Run(
+            load_scenario(cluster_config, dataset, options, flag_name),
+            keep_turns=outputs.results is not None,
+            progress=None if bar is None else bar.update,
+        )
+    except UserError as error:
+        raise UserError([*problems, *error.problems]) from None
+    if problems:
+        raise UserError(problems)
+    return run
+
+
+def _announce(scenario: Scenario, diagnostics: _Diagnostics) -> None:
     for notice in scenario.cluster.notices:
         diagnostics.say("WARNING", f"notice: {notice}")
     diagnostics.say("INFO", f"{len(scenario.workload)} requests from {scenario.workload.source}")
     diagnostics.say("DEBUG", f"{scenario.options}")
     for instance in scenario.cluster.instances:
         diagnostics.say("DEBUG", f"{instance}")
-    for path in job.serve(scenario, simulation):
-        diagnostics.say("INFO", f"wrote {path}")
 
 
-class _Job:
-    """One run: its sinks, its progress bar, its files."""
+def _serve(run: Run, bar: ProgressBar | None) -> SimulationResult:
+    """Run, logging to stdout as simulated time goes by, then sum up.
 
-    def __init__(self, outputs: Outputs, interactive: bool) -> None:
-        self._outputs = outputs
-        self._sinks = Sinks()
-        self._bar = ProgressBar() if interactive else None
+    Further listeners of the turns (a timeline, a report) join here, before the run.
+    """
+    for deployment in run.deployments:
+        print(render_deployment(deployment))
+    print(flush=True)
+    log = _throughput_log(run, bar)
+    started = time.perf_counter()
+    result = run.run()
+    wall_s = time.perf_counter() - started
+    if log is not None:
+        log.finish(result.record.end_ns)
+    if bar is not None:
+        bar.clear()
+    print(f"\n{render_summary(result.summary, wall_s=wall_s)}", flush=True)
+    return result
 
-    def prepare(
-        self,
-        cluster_config: str | None,
-        dataset: str | None,
-        options: Mapping[str, Any],
-        problems: list[Problem],
-    ) -> tuple[Scenario, Simulation]:
-        """Load and build; whatever is wrong is raised together with the problems known already."""
-        try:
-            scenario = load_scenario(cluster_config, dataset, options, flag_name)
-            simulation = Simulation(
-                scenario.cluster,
-                scenario.workload,
-                scenario.options,
-                sinks=[self._sinks],
-                progress=None if self._bar is None else self._bar.update,
-            )
-        except UserError as error:
-            raise UserError([*problems, *error.problems]) from None
-        if problems:
-            raise UserError(problems)
-        return scenario, simulation
 
-    def serve(self, scenario: Scenario, simulation: Simulation) -> list[str]:
-        """Run, logging to stdout as simulated time goes by, then sum up; returns the files written."""
-        for deployment in simulation.deployments:
-            print(render_deployment(deployment))
-        print(flush=True)
-        log = self._throughput_log(scenario, simulation)
-        keep = None
-        if self._outputs.results is not None and scenario.options.record != "requests":
-            keep = KeepTurns(stages=scenario.options.record == "stages")
-            self._sinks.add(keep)
-        started = time.perf_counter()
-        record = simulation.run()
-        wall_s = time.perf_counter() - started
-        if log is not None:
-            log.finish(record.end_ns)
-        if self._bar is not None:
-            self._bar.clear()
-        context = RunContext(inputs=scenario.inputs(), notices=scenario.cluster.notices)
-        result = SimulationResult(record, keep, context=context)
-        print(f"\n{render_summary(result.summary, wall_s=wall_s)}", flush=True)
-        return self._write(result)
+def _throughput_log(run: Run, bar: ProgressBar | None) -> HeartbeatLog | None:
+    scenario = run.scenario
+    interval_ns = round(scenario.log_interval_s * NS_PER_S)
+    if not interval_ns:
+        return None
 
-    def _throughput_log(self, scenario: Scenario, simulation: Simulation) -> HeartbeatLog | None:
-        interval_ns = round(scenario.log_interval_s * NS_PER_S)
-        if not interval_ns:
-            return None
-        log = HeartbeatLog(
-            simulation.deployments,
-            interval_ns,
-            self._log_line,
-            instances=scenario.cluster.instances,
-            start_ns=scenario.workload.first_arrival_ns,
-        )
-        self._sinks.add(log)
-        return log
+    def write(line: str) -> None:
+        if bar is not None:
+            bar.clear()
+        print(line, flush=bar is not None)
 
-    def _log_line(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.clear()
-        print(line, flush=self._bar is not None)
+    log = HeartbeatLog(
+        run.deployments,
+        interval_ns,
+        write,
+        instances=scenario.cluster.instances,
+        start_ns=scenario.workload.first_arrival_ns,
+    )
+    run.listen(log)
+    return log
 
-    def _write(self, result: SimulationResult) -> list[str]:
-        written: list[str] = []
-        if self._outputs.csv is not None:
-            write_request_csv(self._outputs.csv, result.record, itl=self._outputs.itl)
-            written.append(self._outputs.csv)
-        if self._outputs.results is not None:
-            written += map(str, result.save(self._outputs.results))
-        return written
+
+def _write(result: SimulationResult, outputs: Outputs) -> list[str]:
+    """Write the files asked for; returns their paths."""
+    written: list[str] = []
+    if outputs.csv is not None:
+        write_request_csv(outputs.csv, result.record, itl=outputs.itl)
+        written.append(outputs.csv)
+    if outputs.results is not None:
+        written += map(str, result.save(outputs.results))
+    return written
