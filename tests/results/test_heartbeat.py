@@ -123,6 +123,7 @@ def test_chunks_change_no_line_and_sums_are_those_of_the_run(
     for wait, first, second, tokens in plan:
         now += wait
         turns.append({"schedule_ns": now, "tokens": tokens, "sampled": tokens, "prefill_tokens": tokens})
+        turns[-1]["running"] = int(wait > 100)
         if tokens:
             start_0 = max(now, free_0)
             free_0 = start_0 + first
@@ -162,7 +163,10 @@ def assert_busy_by_counting(chunk: TurnChunk, interval_ns: int, end: int, lines:
     for turn, start in enumerate(schedule):
         result = max(update[: turn + 1][steps[: turn + 1]], default=0)
         following = schedule[turn + 1] if turn + 1 < len(schedule) else end
-        active[start : result if result > start else following] = True
+        if result > start or chunk.column("running")[turn] == 0:
+            active[start : min(following, max(start, result))] = True
+        else:
+            active[start:following] = True
     for k, line in enumerate(lines):
         window = slice(k * interval_ns, min((k + 1) * interval_ns, end))
         stage_ns = 2 * active[window].sum()

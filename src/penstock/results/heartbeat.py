@@ -21,7 +21,8 @@ bubble     1 - (time the stages computed in the interval) / (stages x time in it
 =========  ===================================================================================
 
 Where the engine has taken the result of every step and does not call schedule() within its own overhead and idle
-sleep, it has no request left until the next one arrives: batch, waiting and the KV blocks in use are then 0.
+sleep, or finds nothing when it does, it has no request until the next one arrives: batch, waiting and the KV blocks
+in use are then 0.
 """
 
 from __future__ import annotations
@@ -281,13 +282,14 @@ class _Turns:
         )
 
     def _idle_gaps(self, pause_ns: int) -> tuple[Int64Array, Int64Array]:
-        """When the instance had no request: from the last result to the next arrival, where no turn followed
-        the result within the engine's own pauses. Ascending; the first begins and the last ends nowhere."""
-        begin = self.results_ns
+        """When the instance had no request: to the next arrival from the last result or, if later, from a turn
+        that found none; a result that a turn follows within the engine's own pauses was not the last.
+        Ascending; the first gap begins with time, the last has no end."""
+        results, schedule = self.results_ns, self.column("schedule_ns")
+        begin = np.concatenate((results[:1], np.maximum(results[1:], schedule)))
         end = np.concatenate((self.column("first_arrival_ns"), [_NEVER_NS]))
-        ran_empty = np.concatenate(([True], begin[1:] > self.column("schedule_ns"))) & (
-            end - begin > pause_ns
-        )
+        found_none = (self.column("running") == 0) & (self.column("waiting") == 0)
+        ran_empty = np.concatenate(([True], (results[1:] > schedule) | found_none)) & (end - begin > pause_ns)
         return begin[ran_empty], end[ran_empty]
 
     def _busy_before(self, times_ns: Int64Array) -> Int64Array:
