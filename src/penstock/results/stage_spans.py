@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -44,6 +45,24 @@ class StageSpans:
     begin_ns: Int64Array
     end_ns: Int64Array
     cause: Int64Array
+
+    def chosen(self, which: npt.NDArray[np.bool_]) -> StageSpans:
+        """Those where ``which`` is true."""
+        return StageSpans(self.begin_ns[which], self.end_ns[which], self.cause[which])
+
+    def clipped(self, end_ns: int) -> StageSpans:
+        """What lies before ``end_ns``."""
+        kept = self.chosen(self.begin_ns < end_ns)
+        return StageSpans(kept.begin_ns, np.minimum(kept.end_ns, end_ns), kept.cause)
+
+    @staticmethod
+    def joined(parts: Sequence[StageSpans]) -> StageSpans:
+        """All of them."""
+        return StageSpans(
+            np.concatenate([part.begin_ns for part in parts]),
+            np.concatenate([part.end_ns for part in parts]),
+            np.concatenate([part.cause for part in parts]),
+        )
 
 
 class _SpanParts:
@@ -149,8 +168,8 @@ class TurnTimeline:
 class GapSplitter:
     """The spans of one instance's stages, chunk by chunk.
 
-    What is carried from chunk to chunk is the latest step with tokens and the turns since: at most about as
-    many as the batch queue is deep.
+    What is carried from chunk to chunk is the latest step with tokens, what its stages do after it was
+    scheduled, and the turns since: no more than the batch queue is deep.
     """
 
     def __init__(self, pp_size: int, *, blocking_sends: bool = False) -> None:
@@ -160,6 +179,9 @@ class GapSplitter:
         self._begin_ns: int | None = None  # the first arrival, once a turn is known
         self._latest: Int64Array | None = None  # row of the latest step with tokens
         self._ran_empty = True
+        # A step that goes on when the last request has finished was scheduled before: spans that end after
+        # the latest step's schedule() may have to be clipped at the window's end.
+        self._held: list[StageSpans] = []
 
     def accept(self, chunk: TurnChunk) -> list[StageSpans]:
         """Spans of every stage from where the previous ones ended to the end of the chunk's last step;
@@ -187,40 +209,50 @@ class GapSplitter:
         self._latest = latest
         self._ran_empty = bool(idle_turns[-1] > idle_turns[rows[-1] + 1])
         self._timeline.forget_before(int(latest[0]))
-        return spans
+        return self._release(spans, int(latest[0]))
+
+    def _release(self, spans: list[StageSpans], settled_ns: int) -> list[StageSpans]:
+        """Everything that ended by ``settled_ns``; the rest is held back."""
+        if self._held:
+            spans = [StageSpans.joined(parts) for parts in zip(self._held, spans, strict=True)]
+        self._held = [part.chosen(part.end_ns > settled_ns) for part in spans]
+        return [part.chosen(part.end_ns <= settled_ns) for part in spans]
 
     def finish(self, window_start_ns: int, window_end_ns: int) -> list[StageSpans]:
-        """What is missing before the first and after the last spans to cover the window."""
+        """What is missing to cover the window: before the first spans, held back, after the last ones.
+
+        Raises:
+            ValueError: the instance was at work outside the window.
+        """
+        latest, begin = self._latest, self._begin_ns
+        if latest is None or begin is None:
+            idle = _SpanParts()
+            idle.add(*_one(window_start_ns, window_end_ns), StageCause.IDLE)
+            return [idle.spans()] * self._pp_size
+        if begin < window_start_ns or int(latest[0]) > window_end_ns:
+            raise ValueError(
+                f"the window [{window_start_ns}, {window_end_ns}) does not cover an instance at work from "
+                f"{begin} to {int(latest[0])}"
+            )
+        updated = min(int(latest[TURN_COLUMNS.index("update_ns")]), window_end_ns)
         result: list[StageSpans] = []
         for stage in range(self._pp_size):
+            end = min(self._stage_value(latest, stage, "end"), window_end_ns)
+            sent = end
+            if self._blocking_sends and stage < self._pp_size - 1:
+                sent = min(max(self._stage_value(latest, stage + 1, "arrive"), end), window_end_ns)
+            drained = max(updated, sent)
             parts = _SpanParts()
-            points = [window_start_ns, window_end_ns]
-            causes = [StageCause.IDLE]
-            if self._latest is not None:
-                assert self._begin_ns is not None
-                end = self._stage_value(stage, "end")
-                sent = end
-                if self._blocking_sends and stage < self._pp_size - 1:
-                    sent = min(max(self._stage_value(stage + 1, "arrive"), end), window_end_ns)
-                updated = int(self._latest[TURN_COLUMNS.index("update_ns")])
-                drained = max(min(updated, window_end_ns), sent)
-                if not (window_start_ns <= self._begin_ns and end <= window_end_ns):
-                    raise ValueError(
-                        f"the window [{window_start_ns}, {window_end_ns}) does not cover stage {stage}, "
-                        f"which has steps or requests from {self._begin_ns} to {end}"
-                    )
-                parts.add(*_one(window_start_ns, self._begin_ns), StageCause.IDLE)
-                points = [end, sent, drained, window_end_ns]
-                causes = [StageCause.BLOCKED, StageCause.DRAIN, StageCause.IDLE]
-            for begin, end, cause in zip(points, points[1:], causes, strict=False):
-                parts.add(*_one(begin, end), cause)
-            result.append(parts.spans())
+            parts.add(*_one(window_start_ns, begin), StageCause.IDLE)
+            parts.add(*_one(end, sent), StageCause.BLOCKED)
+            parts.add(*_one(sent, drained), StageCause.DRAIN)
+            parts.add(*_one(drained, window_end_ns), StageCause.IDLE)
+            result.append(StageSpans.joined([self._held[stage].clipped(window_end_ns), parts.spans()]))
         return result
 
-    def _stage_value(self, stage: int, what: str) -> int:
-        assert self._latest is not None
+    def _stage_value(self, row: Int64Array, stage: int, what: str) -> int:
         place = stage_columns(self._pp_size).index(f"{what}_{stage}_ns")
-        return int(self._latest[len(TURN_COLUMNS) + place])
+        return int(row[len(TURN_COLUMNS) + place])
 
 
 def _one(begin: int, end: int) -> tuple[Int64Array, Int64Array]:
