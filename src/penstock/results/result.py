@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock import __version__
 from penstock.errors import Problem, UserError
 from penstock.results.bubbles import Bubbles
 from penstock.results.metrics import RequestTable
@@ -40,8 +39,8 @@ class KeepTurns:
     """A TurnSink that keeps the turns of a run for the tables of steps and stages.
 
     Each column of a chunk is kept in the narrowest integers that hold it, times but ``schedule_ns`` as
-    distances from that, so a turn takes 40 to 60 bytes and as much again for four stages, at the usual sizes;
-    nothing is lost. ``stages`` False leaves the stages' times out.
+    distances from that: about 70 bytes a turn at four stages instead of 216, and nothing is lost. ``stages``
+    False leaves the stages' times out.
     """
 
     def __init__(self, *, stages: bool = True) -> None:
@@ -258,13 +257,15 @@ class SimulationResult:
 
     def summary_json(self) -> dict[str, Any]:
         """``summary.json``: inputs, versions, the summary with what every cost rests on. No wall-clock time."""
+        from importlib.metadata import version
+
         import polars as pl
 
         return {
             "format": FORMAT_VERSION,
             "inputs": dict(self.context.inputs),
             "versions": {
-                "penstock": __version__,
+                "penstock": version("penstock"),
                 "python": platform.python_version(),
                 "numpy": np.__version__,
                 "polars": pl.__version__,

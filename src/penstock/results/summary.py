@@ -254,10 +254,8 @@ def _counts(summary: RunSummary, wall_s: float | None) -> str:
         requests += f"; {counts.preemptions:,} preemptions"
     if counts.cached_tokens:
         requests += f"; {counts.cached_tokens:,} prompt tokens from the prefix cache"
-    lines = [["requests", requests]]
-    lines.append(
-        ["simulated", f"{seconds(summary.simulated_ns):,.3f} s from first arrival to last completion"]
-    )
+    simulated = f"{seconds(summary.simulated_ns):,.3f} s from first arrival to last completion"
+    lines = [["requests", requests], ["simulated", simulated]]
     iterations = f"{engine.iterations:,} steps with tokens, {engine.empty_schedules:,} empty"
     iterations += f"; turns taken as cohorts {engine.cohort_turns:,}, one by one {engine.exact_turns:,}"
     if wall_s is not None:
