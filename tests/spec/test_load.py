@@ -248,7 +248,6 @@ def test_what_changes_nothing_is_accepted_with_a_notice() -> None:
         ({"watermark": 1.0}, ".watermark: must be < 1"),
         ({"max_model_len": 200_000}, ".max_model_len: must be <= max_position_embeddings = 131072"),
         ({"engine_overhead": {"schedul_ns": 1}}, "unknown key 'schedul_ns'; did you mean 'schedule_ns'?"),
-        ({"policy": "vlm"}, ".policy: unknown policy 'vlm'; did you mean 'vllm'?"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(overrides: dict[str, Any], message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock.errors import Problem, nearest
+from penstock.errors import Problem
 from penstock.spec.check import Checked
 from penstock.spec.cluster import InstanceSpec
 from penstock.spec.json_file import Place
@@ -16,8 +16,6 @@ from penstock.units import GIB
 
 UNLIMITED_SEQS = 1 << 30
 """What ``max_num_seqs`` 0 comes to: more than any KV pool holds, each running request having a block."""
-
-"""Scheduling policies with a name of their own; others are given as ``module:Class``."""
 
 _DEFAULTS = SchedulerOptions()
 _DEFAULT_MEMORY_UTILIZATION = 0.9

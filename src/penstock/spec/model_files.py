@@ -114,7 +114,7 @@ class _ConfigReader:
         head_dim = self._count("head_dim", hidden // heads)
         if heads % kv_heads:
             self._blame("num_key_value_heads", f"must divide num_attention_heads = {heads}, not {kv_heads}")
-        if self._data.get("head_dim") is None and hidden % heads:
+        if self._data.get("head_dim") is None and hidden % heads and not self._problems:
             self._blame(
                 "hidden_size",
                 f"must be a multiple of num_attention_heads = {heads} where no head_dim is given",

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.errors import UserError
+from penstock.spec.load_run import load_run_options
+
+
+def test_defaults() -> None:
+    options, raw = load_run_options({"router": None})
+    assert (options.router, options.seed, options.record) == ("LOAD", 0, "stages")
+    assert options.keep_token_times
+    assert raw.num_reqs is None
+
+
+@pytest.mark.parametrize(
+    ("given", "router"),
+    [
+        ({"request_routing_policy": "RR"}, "RR"),
+        ({"request_routing_policy": "CUSTOM", "router": "mine:Router"}, "mine:Router"),
+        ({"router": "RAND"}, "RAND"),
+        ({"router": "RAND", "request_routing_policy": "RAND"}, "RAND"),
+    ],
+)
+def test_both_names_of_the_router(given: dict[str, Any], router: str) -> None:
+    assert load_run_options(given)[0].router == router
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"request_routing_policy": "CUSTOM"}, "CUSTOM needs router module:Class"),
+        ({"request_routing_policy": "RR", "router": "LOAD"}, "'LOAD' contradicts request_routing_policy RR"),
+        ({"request_routing_policy": "ROUND"}, "must be 'LOAD', 'RR', 'RAND' or 'CUSTOM'"),
+        ({"seed": -1}, "seed: must be >= 0"),
+        ({"num_reqs": 1.5}, "num_reqs: must be an integer"),
+        ({"log_interval": float("inf")}, "log_interval: must be a finite number"),
+        ({"record": "all"}, "record: must be 'requests', 'steps' or 'stages'"),
+        ({"profile_root": "/no/such/directory"}, "profile_root: /no/such/directory cannot be read"),
+        ({"profile_root": 3}, "profile_root: must be a path"),
+    ],
+)
+def test_mistakes(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_run_options(given)
+    assert [message in str(problem) for problem in caught.value.problems] == [True]
+
+
+def test_the_profile_root_may_be_a_path(tmp_path: Path) -> None:
+    assert load_run_options({"profile_root": tmp_path})[0].profile_root == str(tmp_path)
