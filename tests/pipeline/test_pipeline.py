@@ -21,34 +21,31 @@ def make(stages: int, *, arrival: int = 0, occupancy: int = 0, blocking_sends: b
 
 
 def test_a_step_passes_from_stage_to_stage() -> None:
-    trace: list[int] = []
-    assert make(3, arrival=5).submit(100, 1, [10, 20, 30], trace) == 170
-    assert trace == [100, 100, 110, 115, 115, 135, 140, 140, 170]
+    pipeline = make(3, arrival=5)
+    assert pipeline.submit(100, 1, [10, 20, 30]) == 170
+    assert pipeline.times == [100, 100, 110, 115, 115, 135, 140, 140, 170]
 
 
 def test_a_step_waits_for_the_step_before_it_on_every_stage() -> None:
     pipeline = make(2)
-    pipeline.submit(0, 1, [10, 30], [])
-    trace: list[int] = []
-    assert pipeline.submit(0, 1, [10, 30], trace) == 70
-    assert trace == [0, 10, 20, 20, 40, 70]
+    pipeline.submit(0, 1, [10, 30])
+    assert pipeline.submit(0, 1, [10, 30]) == 70
+    assert pipeline.times == [0, 10, 20, 20, 40, 70]
 
 
 def test_a_taken_link_delays_the_next_transfer_but_its_latency_does_not() -> None:
     pipeline = make(2, arrival=100, occupancy=60)
-    pipeline.submit(0, 1, [10, 1], [])
-    trace: list[int] = []
-    pipeline.submit(0, 1, [10, 1], trace)
+    pipeline.submit(0, 1, [10, 1])
+    pipeline.submit(0, 1, [10, 1])
     # The second leaves its stage at 20, the link at 10 + 60.
-    assert trace[3] == 70 + 100
+    assert pipeline.times[3] == 70 + 100
 
 
 def test_with_blocking_sends_a_stage_is_taken_until_its_activations_have_arrived() -> None:
     pipeline = make(2, arrival=100, blocking_sends=True)
-    pipeline.submit(0, 1, [10, 1], [])
-    trace: list[int] = []
-    pipeline.submit(0, 1, [10, 1], trace)
-    assert trace[1] == 110
+    pipeline.submit(0, 1, [10, 1])
+    pipeline.submit(0, 1, [10, 1])
+    assert pipeline.times[1] == 110
 
 
 def test_hops_must_match_the_stages() -> None:

@@ -8,6 +8,7 @@ followed by a short sleep (``EngineCoreProc._process_engine_step``).
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -24,6 +25,8 @@ from penstock.scheduler.step import Step
 from penstock.spec.options import EngineOverhead, SchedulerOptions
 
 CHUNK_TURNS = 4096
+# Plain numbers: an array takes them faster than members of an enumeration.
+_IDLE, _DEPENDENCY, _MEMORY, _ENGINE = map(int, (Cause.IDLE, Cause.DEPENDENCY, Cause.MEMORY, Cause.ENGINE))
 _UPDATE_COLUMN = TURN_COLUMNS.index("update_ns")
 
 
@@ -89,8 +92,8 @@ class Instance:
         self._steps_in_flight = 0
         self._fruitless_turns = 0
         self._width = len(TURN_COLUMNS) + 3 * pipeline.pp_size
-        self._trace: list[int] = []
-        self._updates: list[int] = []
+        self._trace = array("q")
+        self._updates = array("q")
         self._flushed_turns = 0
         self._flushed_busy_ns = np.zeros(pipeline.pp_size, dtype=np.int64)
 
@@ -196,32 +199,13 @@ class Instance:
         tokens = step.tokens
         pipeline = self.pipeline
         overhead = self._overhead
-        if not scheduler.has_unfinished():
-            cause = Cause.IDLE
-        elif scheduler.out_of_capacity:
-            cause = Cause.MEMORY
+        if scheduler.out_of_capacity:
+            cause = _MEMORY
+        elif scheduler.has_leftover():
+            cause = _ENGINE
         else:
-            cause = Cause.ENGINE if scheduler.has_leftover() else Cause.DEPENDENCY
-        trace = self._trace
-        head = len(trace)
+            cause = _DEPENDENCY if scheduler.has_unfinished() else _IDLE
         prefill_tokens = step.prefill_tokens
-        trace += (
-            now,
-            first_arrival,
-            cause,
-            tokens,
-            step.sampled,
-            step.decodes,
-            step.prefills,
-            prefill_tokens,
-            step.prefill_context + step.decode_context,
-            scheduler.kv.free,
-            len(scheduler.running),
-            len(scheduler.waiting),
-            len(self._queue),
-            0,
-            0,
-        )
         if tokens:
             compute = self._cost.stage.stage_ns(
                 prefill_tokens,
@@ -235,8 +219,9 @@ class Instance:
             entry = now + overhead.schedule_ns + overhead.ipc_to_first_stage_ns
             if step.not_before_ns > entry:
                 entry = step.not_before_ns
-            end = pipeline.submit(entry, tokens, compute, trace)
-            step.done_ns = end + self._cost.token_return_ns[step.sampled] + overhead.ipc_from_last_stage_ns
+            end = pipeline.submit(entry, tokens, compute)
+            done = end + self._cost.token_return_ns[step.sampled] + overhead.ipc_from_last_stage_ns
+            stage_times = pipeline.times
             self.iterations += 1
             self.prompt_tokens += prefill_tokens
             self.generated_tokens += step.sampled
@@ -244,12 +229,33 @@ class Instance:
             self._fruitless_turns = 0
         else:
             # Visits no stage, and its result follows that of the steps before it.
-            step.done_ns = max(now, pipeline.stage_free_ns[-1])
-            trace += (now,) * (3 * pipeline.pp_size)
+            done = max(now, pipeline.stage_free_ns[-1])
+            stage_times = (now,) * (3 * pipeline.pp_size)
             self.empty_schedules += 1
             if not self._steps_in_flight and scheduler.has_unfinished():
                 self._fruitless_turns += 1
-        trace[head + len(TURN_COLUMNS) - 2] = step.done_ns
+        step.done_ns = done
+        trace = self._trace
+        trace.extend(
+            (
+                now,
+                first_arrival,
+                cause,
+                tokens,
+                step.sampled,
+                step.decodes,
+                step.prefills,
+                prefill_tokens,
+                step.prefill_context + step.decode_context,
+                scheduler.kv.free,
+                len(scheduler.running),
+                len(scheduler.waiting),
+                len(self._queue),
+                done,
+                0,
+            )
+        )
+        trace.extend(stage_times)
         self._queue.append(step)
         if self._tracer is not None:
             self._tracer.scheduled(step, now)
@@ -294,10 +300,10 @@ class Instance:
         if not rows:
             return
         cells = rows * self._width
-        values = np.array(self._trace[:cells], dtype=np.int64).reshape(rows, self._width)
+        values = np.array(self._trace[:cells]).reshape(rows, self._width)
         values[:, _UPDATE_COLUMN] = self._updates
         del self._trace[:cells]
-        self._updates.clear()
+        del self._updates[:]
         chunk = TurnChunk(self.index, self.pipeline.pp_size, self._flushed_turns, values)
         self._flushed_turns += rows
         for stage in range(self.pipeline.pp_size):
@@ -307,7 +313,7 @@ class Instance:
 
     def last_stage_times(self) -> list[list[int]]:
         """``[start, end]`` of the latest step on each stage."""
-        times = self._trace[-3 * self.pipeline.pp_size :]
+        times = self.pipeline.times
         return [times[place + 1 : place + 3] for place in range(0, len(times), 3)]
 
     def busy_ns(self) -> tuple[int, ...]:

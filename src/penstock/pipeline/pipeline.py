@@ -19,31 +19,37 @@ from penstock.cost.step_cost import PipelineCost
 
 
 class Pipeline:
-    """``stage_free_ns[s]`` is when stage s could start another step."""
+    """``stage_free_ns[s]`` is when stage s could start another step; ``times`` holds ``arrive, start, end`` of
+    the latest step for every stage, one after the other."""
 
     def __init__(self, cost: PipelineCost, pp_size: int, *, blocking_sends: bool = False) -> None:
         if len(cost.hops) != pp_size - 1:
             raise ValueError(f"{pp_size} stages need {pp_size - 1} hops, not {len(cost.hops)}")
         self.pp_size = pp_size
         self.stage_free_ns = [0] * pp_size
+        self.times = [0] * (3 * pp_size)
         self._link_free_ns = [0] * (pp_size - 1)
+        self._last = pp_size - 1
         self._hops = [(hop.arrival_ns, hop.occupancy_ns) for hop in cost.hops]
         self._blocking_sends = blocking_sends
 
-    def submit(self, at_ns: int, tokens: int, compute_ns: Sequence[int], trace: list[int]) -> int:
+    def submit(self, at_ns: int, tokens: int, compute_ns: Sequence[int]) -> int:
         """Send a step of ``tokens`` tokens through all stages, entering at ``at_ns``; returns the end on the
-        last one. ``arrive, start, end`` of every stage are appended to ``trace``."""
+        last one."""
         stage_free = self.stage_free_ns
-        last = self.pp_size - 1
+        times = self.times
+        last = self._last
         arrive = at_ns
-        stage = 0
+        stage = place = 0
         while True:
             start = stage_free[stage]
             if arrive > start:
                 start = arrive
             end = start + compute_ns[stage]
             stage_free[stage] = end
-            trace += (arrive, start, end)
+            times[place] = arrive
+            times[place + 1] = start
+            times[place + 2] = end
             if stage == last:
                 return end
             arrival, occupancy = self._hops[stage]
@@ -55,3 +61,4 @@ class Pipeline:
             if self._blocking_sends:
                 stage_free[stage] = arrive
             stage += 1
+            place += 3

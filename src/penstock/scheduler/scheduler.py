@@ -64,6 +64,8 @@ class Scheduler:
         self.token_gaps: array[int] = array("q")
         self._spare_cohorts: list[Cohort] = []
         self._next_order = 0
+        self._max_tokens = options.max_num_batched_tokens
+        self._threshold = options.long_prefill_token_threshold
         self._limits: StepLimits | None = None
 
     def add(self, state: RequestState) -> None:
@@ -117,10 +119,9 @@ class Scheduler:
 
     def schedule(self, now: int) -> Step:
         """Decide the next step; it may be empty."""
-        options = self.options
         step = Step()
-        budget = options.max_num_batched_tokens
-        threshold = options.long_prefill_token_threshold
+        budget = self._max_tokens
+        threshold = self._threshold
         if threshold and len(self.running) + len(self.waiting) == 1:
             threshold = 0
         self.finished_unreported = False
@@ -128,68 +129,57 @@ class Scheduler:
         if self.policy is not None:
             self._limits = self.policy.limits(self)
         budget = self._schedule_running(step, budget, threshold)
-        if not step.preempted and budget > 0 and self.waiting:
-            budget = self._admit(step, budget, threshold, now)
-        elif step.preempted:
+        if step.preempted:
             self.out_of_capacity = True
+        elif self.waiting and budget > 0:
+            budget = self._admit(step, budget, threshold, now)
         if budget == 0:
             self.out_of_budget = True
         if step.sampled:
-            if step.cohort is None:
-                step.cohort = self._new_cohort()
-            step.cohort.step = step
+            cohort = step.cohort
+            if cohort is None:
+                cohort = step.cohort = self._new_cohort()
+            cohort.step = step
         return step
 
     def _schedule_running(self, step: Step, budget: int, threshold: int) -> int:
         """The running requests in order; returns the budget left, or -1 if one had to preempt itself."""
         cohort = self.ready
         partials = self.partials
-        if cohort is None and not partials:
+        if cohort is not None:
+            phase = cohort.turn % cohort.block_size
+            need = cohort.needs[phase]
+            kv = self.kv
+            if (
+                cohort.size > budget
+                or need > kv.free
+                or (partials and partials[0].order < cohort.last_order)
+                or self._limits is not None
+                or self.exact_only
+            ):
+                self.exact_turns += 1
+                return self._schedule_each(step, budget, threshold)
+            # In lock-step: all of them go, each with one token.
+            if need:
+                kv.take(need)
+            if cohort.due:
+                for state in sorted(cohort.due.get(phase, ()), key=by_order):
+                    kv.register(state, state.offset + cohort.turn)
+            step.add_members(cohort)
+            budget -= cohort.size
+            self.ready = None
+        elif not partials:
             return budget
-        if (
-            self._limits is None
-            and not self.exact_only
-            and (
-                cohort is None
-                or (
-                    cohort.size <= budget
-                    and cohort.needs[cohort.turn % cohort.block_size] <= self.kv.free
-                    and not (partials and partials[0].order < cohort.last_order)
-                )
-            )
-        ):
-            self.cohort_turns += 1
-            if cohort is not None:
-                self._take_cohort(step, cohort)
-                budget -= cohort.size
+        elif self._limits is not None or self.exact_only:
+            self.exact_turns += 1
+            return self._schedule_each(step, budget, threshold)
+        self.cohort_turns += 1
+        if partials:
             for state in partials[:]:
-                budget = self._schedule_chunk(step, state, budget, threshold)
                 if budget <= 0:
                     break
-        else:
-            self.exact_turns += 1
-            budget = self._schedule_each(step, budget, threshold)
+                budget = self._schedule_chunk(step, state, budget, threshold)
         return budget
-
-    def _take_cohort(self, step: Step, cohort: Cohort) -> None:
-        """All ready decodes go, each with one token."""
-        turn = cohort.turn
-        need = cohort.needs[turn % cohort.block_size]
-        if need:
-            self.kv.take(need)
-        if cohort.due:
-            for state in sorted(cohort.due.get(turn % cohort.block_size, ()), key=by_order):
-                self.kv.register(state, state.offset + turn)
-        self._add_whole(step, cohort)
-        self.ready = None
-
-    @staticmethod
-    def _add_whole(step: Step, cohort: Cohort) -> None:
-        computed = cohort.turn - 1
-        size = cohort.size
-        offsets = cohort.offsets
-        context = cohort.offset_sum + size * computed
-        step.add_members(cohort, size, context, offsets[0] + computed, offsets[-1] + computed)
 
     def _schedule_each(self, step: Step, budget: int, threshold: int) -> int:
         """The running requests one by one; returns the budget left, or -1 if a request had to preempt itself."""
@@ -237,7 +227,7 @@ class Scheduler:
                 self.ready = other
             else:
                 self.ready, cohort = cohort, other
-        self._add_whole(step, cohort)
+        step.add_members(cohort)
         decodes, context, shortest, longest = chunk_decodes
         if decodes:
             step.decodes += decodes
@@ -403,8 +393,12 @@ class Scheduler:
             return []
         turn = cohort.turn + 1
         cohort.turn = turn
-        if step.members:
-            self._log_gaps(step, cohort, now)
+        members = step.members
+        if members:
+            if cohort.irregular:
+                members -= self._log_irregular_gaps(cohort, now)
+            self.token_gaps.append(now - cohort.last_ns)
+            self.token_gaps.append(members)
         cohort.last_ns = now
         if self.keep_token_times:
             cohort.times.append(now)
@@ -429,7 +423,10 @@ class Scheduler:
                 self.waiting.remove(state)
                 finished.append(state)
         cohort.step = None
-        self._make_ready(cohort)
+        if self.ready is None and cohort.size:
+            self.ready = cohort
+        else:
+            self._unite(cohort)
         if finished:
             finished.sort(key=by_order)
             self._finish(finished)
@@ -450,29 +447,24 @@ class Scheduler:
             stop = len(cohort.times)
             state.segments.append((cohort.times, stop - 1, stop))
 
-    def _log_gaps(self, step: Step, cohort: Cohort, now: int) -> None:
-        irregular = cohort.irregular
-        regular = step.members - len(irregular)
-        if regular:
-            self.token_gaps.extend((now - cohort.last_ns, regular))
-        if irregular:
-            for state in irregular:
-                self.token_gaps.extend((now - state.last_token_ns, 1))
-            irregular.clear()
+    def _log_irregular_gaps(self, cohort: Cohort, now: int) -> int:
+        """The gaps of those whose latest token did not come with the cohort's; returns how many they are."""
+        for state in cohort.irregular:
+            self.token_gaps.extend((now - state.last_token_ns, 1))
+        count = len(cohort.irregular)
+        cohort.irregular.clear()
+        return count
 
-    def _make_ready(self, cohort: Cohort) -> None:
-        """A cohort is back. Should others be ready still, they become one: the fewer join the many."""
+    def _unite(self, cohort: Cohort) -> None:
+        """A cohort is back empty, or others are ready still: then the fewer join the many."""
         ready = self.ready
-        if not cohort.size:
-            self._spare_cohorts.append(cohort)
-        elif ready is None:
-            self.ready = cohort
-        else:
+        if cohort.size and ready is not None:
             small, large = (cohort, ready) if cohort.size < ready.size else (ready, cohort)
             for state in list(small.members):
                 small.move(state, large)
             self.ready = large
-            self._spare_cohorts.append(small)
+            cohort = small
+        self._spare_cohorts.append(cohort)
 
     def _new_cohort(self) -> Cohort:
         return self._spare_cohorts.pop() if self._spare_cohorts else Cohort(self.kv.block_size)

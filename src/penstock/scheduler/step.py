@@ -58,16 +58,19 @@ class Step:
         self.not_before_ns = 0
         self.returned = False
 
-    def add_members(self, cohort: Cohort, members: int, context: int, shortest: int, longest: int) -> None:
-        """Add the decodes of a cohort."""
+    def add_members(self, cohort: Cohort) -> None:
+        """Add all decodes of a ready cohort."""
+        members = cohort.size
+        computed = cohort.turn - 1
+        offsets = cohort.offsets
         self.cohort = cohort
         self.members = members
         self.tokens += members
         self.sampled += members
         self.decodes = members
-        self.decode_context = context
-        self.min_context = shortest
-        self.max_context = longest
+        self.decode_context = cohort.offset_sum + members * computed
+        self.min_context = offsets[0] + computed
+        self.max_context = offsets[-1] + computed
 
     def add_chunk(self, state: RequestState, new: int, computed: int) -> None:
         """Add a prefill chunk: ``new`` tokens after ``computed`` earlier ones."""
