@@ -20,7 +20,23 @@ def test_every_entry_is_complete_and_plausible() -> None:
 
 @pytest.mark.parametrize(
     "label",
-    "A100-40GB A100-80GB H100 H100-PCIe H200 B200 L40S L4 A10G A6000 RTX4090 RTXPRO6000 MI300X TPUv5e TPUv6e".split(),
+    [
+        "A100-40GB",
+        "A100-80GB",
+        "H100",
+        "H100-PCIe",
+        "H200",
+        "B200",
+        "L40S",
+        "L4",
+        "A10G",
+        "A6000",
+        "RTX4090",
+        "RTXPRO6000",
+        "MI300X",
+        "TPUv5e",
+        "TPUv6e",
+    ],
 )
 def test_the_usual_hardware_is_there(label: str) -> None:
     assert label in hardware_labels()
