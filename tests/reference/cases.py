@@ -23,16 +23,22 @@ class Case:
     requests: tuple[Request, ...]
 
 
-def random_case(seed: int) -> Case:
-    """The case of a seed. Every request can be served, alone if need be."""
-    rng = random.Random(seed)
+def seeded_case(seed: int) -> Case:
+    """The case of a seed."""
+    return random_case(random.Random(seed))
+
+
+def random_case(rng: random.Random) -> Case:
+    """A case from any source of randomness. Every request can be served, alone if need be."""
     pp_size = rng.choice([1, 1, 2, 2, 3, 4, 4, 8])
     lengths = _lengths(rng)
     options = _options(rng, pp_size, max(prompt for prompt, _ in lengths), max(map(sum, lengths)))
     cost = _cost(rng, pp_size, options)
     gap = rng.choice([0, 0, 0.1, 0.5, 1, 3]) * sum(cost.stage.stage_ns(8, 0, 8, 800, 100, 100, 8))
     caching = options.enable_prefix_caching
-    return Case(options, _num_gpu_blocks(rng, options, lengths), cost, _requests(rng, lengths, gap, ids=caching))
+    return Case(
+        options, _num_gpu_blocks(rng, options, lengths), cost, _requests(rng, lengths, gap, ids=caching)
+    )
 
 
 def _lengths(rng: random.Random) -> list[tuple[int, int]]:
@@ -83,7 +89,7 @@ def _cost(rng: random.Random, pp_size: int, options: SchedulerOptions) -> Pipeli
         [latency + per_token * count for count in tokens],
         [per_token * count if occupied else 0 for count in tokens],
     )
-    back = rng.choice([0, 0, 0, 90_000])
+    back = 0 if options.async_scheduling else rng.choice([0, 0, 0, 90_000])
     return linear_pipeline(stages, hop, options.max_num_seqs, "random", back)
 
 
@@ -101,17 +107,17 @@ def _requests(
     rng: random.Random, lengths: list[tuple[int, int]], gap: float, *, ids: bool
 ) -> tuple[Request, ...]:
     now = 0.0
-    prefixes = [[rng.randrange(1000) for _ in range(rng.randint(1, 200))] for _ in range(rng.randint(1, 3))]
+    prefixes = [list(range(1000 * n, 1000 * n + rng.randint(1, 200))) for n in range(rng.randint(1, 3))]
     served: list[list[int]] = []
     requests: list[Request] = []
     for index, (prompt, output) in enumerate(lengths):
-        now += rng.expovariate(1.0) * gap if gap and rng.random() < 0.8 else 0
+        now += 2 * rng.random() * gap if rng.random() < 0.8 else 0
         input_ids = output_ids = None
-        if ids and rng.random() < 0.9:
+        if ids:
             earlier = rng.choice(served) if served and rng.random() < 0.3 else rng.choice(prefixes)
-            tail = [rng.randrange(2000, 9000) for _ in range(prompt)]
-            input_ids = (earlier[: rng.randint(0, len(earlier))] + tail)[:prompt]
-            output_ids = [rng.randrange(9000, 9900) for _ in range(output)]
+            own = 10_000 * (1 + index)
+            input_ids = (earlier[: rng.randint(0, len(earlier))] + list(range(own, own + prompt)))[:prompt]
+            output_ids = list(range(own + 5000, own + 5000 + output))
             served.append(input_ids + output_ids)
         requests.append(
             Request(

@@ -185,7 +185,7 @@ class ReferenceEngine:
 
     def _run(self, schedule: Schedule) -> tuple[list[list[int]], int]:
         waits_for_tokens = self.options.async_scheduling and self.pipeline.stages > 1
-        previous = max((self._token_ready_ns.get(chunk.state.request.index, 0) for chunk in schedule.chunks))
+        previous = max(self._token_ready_ns.get(chunk.state.request.index, 0) for chunk in schedule.chunks)
         stage_ns, done = self.pipeline.submit(self.now, schedule, previous if waits_for_tokens else 0)
         for chunk in schedule.chunks:
             if chunk.samples:

@@ -13,14 +13,18 @@ app = typer.Typer(help="Compare with recordings and measured runs.", no_args_is_
 
 @app.command("schedule")
 def schedule_command(
-    path: Annotated[Path, typer.Argument(help="A recording, or a directory of *.json, *.jsonl and their .gz.")],
+    path: Annotated[
+        Path, typer.Argument(help="A recording, or a directory of *.json, *.jsonl and their .gz.")
+    ],
     *,
     dump: Annotated[
         Path | None, typer.Option(help="Write our iterations and requests, JSON Lines, one line per case.")
     ] = None,
     as_recorded: Annotated[
         bool,
-        typer.Option("--as-recorded", help="Let in requests that the real server refuses before its scheduler."),
+        typer.Option(
+            "--as-recorded", help="Let in requests that the real server refuses before its scheduler."
+        ),
     ] = False,
     exact_only: Annotated[
         bool, typer.Option("--exact-only", help="Keep the engine on its per-request path.")
@@ -30,6 +34,7 @@ def schedule_command(
 
     One line per case: equal, or the first difference. Exit code 1 on any difference.
     """
+    from penstock.errors import Problem, UserError
     from penstock.results.atomic import atomic_write
     from penstock.validate.recordings import read_recordings, write_lines
     from penstock.validate.schedule import CaseResult, penstock_engine, report, validate_case
@@ -44,6 +49,8 @@ def schedule_command(
             typer.echo(result.line)
             if output is not None:
                 output.writelines(write_lines([result.trace.as_recording(result.case)]))
+    if not results:
+        raise UserError([Problem(str(path), "holds JSON files, but no recording among them")])
     raise typer.Exit(report(results, typer.echo))
 
 

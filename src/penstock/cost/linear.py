@@ -44,6 +44,10 @@ class LinearStageCost:
             for stage in self.stages
         ]
 
+    def notes(self) -> tuple[str, ...]:
+        """A straight line holds everywhere: nothing to note."""
+        return ()
+
 
 def linear_hop(latency_ns: int, per_token_ns: float, max_tokens: int) -> HopCost:
     """A link that is a pure latency of ``latency_ns + per_token_ns * tokens`` and never taken."""

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from penstock.cost.linear import LinearStage, linear_hop, linear_pipeline
 from penstock.cost.step_cost import PipelineCost
@@ -122,10 +122,13 @@ def _missing(data: Any) -> str | None:
     return f"missing {', '.join(missing)}" if missing else None
 
 
+def _opened(file: Path) -> TextIO:
+    return gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+
+
 def _objects(file: Path) -> Generator[tuple[str, Any]]:
     try:
-        opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-        with opened as text:
+        with _opened(file) as text:
             if ".jsonl" not in file.name:
                 yield str(file), json.load(text)
                 return

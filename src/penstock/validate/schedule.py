@@ -87,7 +87,11 @@ class CaseResult:
             refusals = "; ".join(f"{name}: {reason}" for name, reason in self.trace.rejected)
             served = sum(row["finish_ns"] is not None for row in self.trace.per_request)
             return f"{self.case}: equal as recorded; by default refuses up front {refusals}; {served} others finish"
-        note = f", deadlock as recorded ({', '.join(self.trace.unfinished)} unfinished)" if self.trace.deadlock else ""
+        note = (
+            f", deadlock as recorded ({', '.join(self.trace.unfinished)} unfinished)"
+            if self.trace.deadlock
+            else ""
+        )
         size = f"{len(self.trace.iterations)} iterations, {len(self.trace.per_request)} requests"
         return f"{self.case}: equal ({size}{note})"
 
