@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -108,6 +109,18 @@ class Simulation:
         Raises:
             NoProgressError: an instance has work that can never run.
         """
+        # Nothing that the run lets go of is in a cycle, and to look for cycles among a million live requests
+        # again and again takes a good part of its time.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            self._serve_all()
+        finally:
+            if collects:
+                gc.enable()
+        return self._record()
+
+    def _serve_all(self) -> None:
         arrivals = self.workload.requests()
         upcoming = next(arrivals, None)
         agenda: list[tuple[int, int]] = []
@@ -129,7 +142,6 @@ class Simulation:
                 request = upcoming
                 upcoming = next(arrivals, None)
             self._arrive(request, agenda)
-        return self._record()
 
     def _next_arrival_ns(self, upcoming: Request | None) -> int:
         first = upcoming.arrival_ns if upcoming is not None else NEVER_NS
@@ -224,7 +236,7 @@ class Simulation:
             totals=tuple(_totals(instance, built) for instance, built in self._pairs()),
             token_gaps=(pairs[:, 0], pairs[:, 1]),
             first_arrival_ns=self._first_arrival_ns or 0,
-            end_ns=self._end_ns,
+            end_ns=max(self._end_ns, *(max(i.pipeline.stage_free_ns) for i in self.instances)),
         )
 
     def _pairs(self) -> Iterator[tuple[Instance, BuiltInstance]]:

@@ -65,6 +65,7 @@ class Scheduler:
         self._spare_cohorts: list[Cohort] = []
         self._next_order = 0
         self._max_tokens = options.max_num_batched_tokens
+        self._max_seqs = options.max_num_seqs
         self._threshold = options.long_prefill_token_threshold
         self._limits: StepLimits | None = None
 
@@ -132,7 +133,10 @@ class Scheduler:
         if step.preempted:
             self.out_of_capacity = True
         elif self.waiting and budget > 0:
-            budget = self._admit(step, budget, threshold, now)
+            if len(self.running) < self._max_seqs:
+                budget = self._admit(step, budget, threshold, now)
+            else:
+                self.out_of_capacity = True
         if budget == 0:
             self.out_of_budget = True
         if step.sampled:
@@ -282,7 +286,7 @@ class Scheduler:
         waiting = self.waiting
         skipped: list[RequestState] = []
         while waiting and budget > 0:
-            if len(self.running) >= options.max_num_seqs:
+            if len(self.running) >= self._max_seqs:
                 self.out_of_capacity = True
                 break
             if limits is not None and not limits.admissions:
@@ -473,5 +477,6 @@ class Scheduler:
         for state in finished:
             self.kv.release(state, state.held_blocks)
             state.held_blocks = 0
+            state.latest_step = None
             self.running.pop(state, None)
         self.finished_unreported = True
