@@ -200,6 +200,7 @@ def test_what_changes_nothing_is_accepted_with_a_notice() -> None:
         {
             "placement": {"default": {"weights": "npu", "kv_loc": "npu", "kv_evict_loc": "cpu"}},
             "enable_local_offloading": False,
+            "enable_block_copy": True,
             "dp_group": None,
             "ep_size": 1,
         },
@@ -216,8 +217,23 @@ def test_what_changes_nothing_is_accepted_with_a_notice() -> None:
         "cpu_mem",
         "expert_routing_policy",
         "run_id",
+        "enable_block_copy",
     ):
         assert any(word in notice for notice in notices), word
+
+
+def test_more_memory_than_the_hardware_has_is_noticed() -> None:
+    memory = {"mem_size": 141, "mem_bw": 4800}
+    assert not any(
+        "mem_size" in notice
+        for notice in load_cluster(config({"hardware": "H200", "npu_mem": memory})).notices
+    )
+    (notice,) = (
+        one
+        for one in load_cluster(config({"hardware": "H100", "npu_mem": memory})).notices
+        if "mem_size" in one
+    )
+    assert notice.endswith("mem_size: 141 GB, where NVIDIA H100 SXM5 80GB has 80")
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------
@@ -276,7 +292,6 @@ def test_a_mistake_is_named_with_its_place(overrides: dict[str, Any], message: s
         {"enable_local_offloading": True},
         {"enable_attn_offloading": True},
         {"enable_sub_batch_interleaving": True},
-        {"enable_block_copy": True},
         {"placement": {"default": {"weights": "cpu"}}},
         {"placement": {"blocks": [{"blocks": "0-3", "kv_loc": "cxl:0"}]}},
         {"placement": {"layers": {"lm_head": {"kv_evict_loc": "cxl:1"}}}},

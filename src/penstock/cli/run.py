@@ -136,7 +136,9 @@ def run(
     enable_sub_batch_interleaving: Annotated[
         Switch, _switch("enable-sub-batch-interleaving", "Not simulated.")
     ] = None,
-    enable_block_copy: Annotated[Switch, _switch("enable-block-copy", "Not simulated.")] = None,
+    enable_block_copy: Annotated[
+        Switch, _switch("enable-block-copy", "No effect: layers are costed alike anyway.")
+    ] = None,
     skip_prefill: Annotated[Switch, _switch("skip-prefill", "Not simulated.")] = None,
     run_id: Annotated[
         Text, _choice("--run-id", "TEXT", "No effect: no intermediate inputs are written.")

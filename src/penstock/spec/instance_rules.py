@@ -11,7 +11,7 @@ from penstock.spec.json_file import Place
 from penstock.spec.model import ModelSpec
 from penstock.spec.options import EngineOverhead, SchedulerOptions
 from penstock.spec.raw import RawFlags, RawInstance, RawMemory
-from penstock.spec.refusals import check_placement, instance_refusals
+from penstock.spec.refusals import check_placement, instance_notices, instance_refusals
 from penstock.units import GIB
 
 UNLIMITED_SEQS = 1 << 30
@@ -46,10 +46,8 @@ class InstanceRules:
         for name, why in instance_refusals(self._raw).items():
             self._blame(name, why)
         self.notices += check_placement(self._raw, self._place, self.problems)
-        if self._memory is not None and self._memory.value.mem_latency:
-            self.notices.append(
-                f"{self._place.key('npu_mem').key('mem_latency')}: has no effect: kernel times include it"
-            )
+        memory = None if self._memory is None else self._memory.value
+        self.notices += instance_notices(self._raw, memory, self._place)
         self._check_parallelism()
         self._check_stages(num_nodes)
         self._check_model()

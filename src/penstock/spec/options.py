@@ -50,8 +50,8 @@ class RunOptions:
     """How to run, as opposed to what: routing, seed, how much to keep.
 
     ``router`` is LOAD | RR | RAND | a ``module:Class``. ``record`` is requests | steps | stages.
-    ``profile_root`` holds profile bundles in LLMServingSim's layout, searched before the packaged fits. ``exact_only`` decides every turn
-    request by request, without cohorts: the same answer, slowly.
+    ``profile_root`` holds profile bundles in LLMServingSim's layout, searched before the packaged fits.
+    ``exact_only`` decides every turn request by request, without cohorts: the same answer, slowly.
     """
 
     router: str = "LOAD"

@@ -9,15 +9,30 @@ from typing import Any
 
 from penstock.errors import Problem
 from penstock.spec.check import check, shown
+from penstock.spec.hardware import find_hardware
 from penstock.spec.json_file import Place
-from penstock.spec.raw import RawCluster, RawEngine, RawFlags, RawInstance, RawNode, RawPlacement
+from penstock.spec.raw import (
+    RawCluster,
+    RawEngine,
+    RawFlags,
+    RawInstance,
+    RawMemory,
+    RawNode,
+    RawPlacement,
+)
+from penstock.units import GIB
+
+_CAPACITY_SLACK = 1.02
+"""141 GB on the box are 140.4 GiB to the driver: that is no mistake."""
 
 _OFFLOADS = {
     "enable_local_offloading": "offloading of weights to host memory is not simulated",
     "enable_attn_offloading": "offloading of attention to PIM is not simulated",
     "enable_sub_batch_interleaving": "sub-batch interleaving is not simulated",
-    "enable_block_copy": "block copy is not simulated: all layers of a stage are costed alike without it",
 }
+
+
+_BLOCK_COPY = "has no effect: all layers of a stage are costed alike without it"
 
 
 def engine_refusals(engine: RawEngine) -> dict[str, str]:
@@ -44,6 +59,8 @@ def flag_refusals(flags: RawFlags) -> dict[str, str]:
 def flag_notices(flags: RawFlags) -> list[tuple[str, str]]:
     """(option, why it changes nothing) for the options given that have no effect."""
     notices: list[tuple[str, str]] = []
+    if flags.enable_block_copy:
+        notices.append(("enable_block_copy", _BLOCK_COPY))
     if flags.expert_routing_policy is not None:
         notices.append(("expert_routing_policy", "has no effect: the models simulated are dense"))
     given = (name for name in ("run_id", "inputs_root", "cleanup_inputs") if getattr(flags, name) is not None)
@@ -60,6 +77,23 @@ def instance_refusals(raw: RawInstance) -> dict[str, str]:
     if raw.ep_size is not None and raw.ep_size > 1:
         refused["ep_size"] = f"expert parallelism is not simulated: must be 1, not {raw.ep_size}"
     return refused
+
+
+def instance_notices(raw: RawInstance, memory: RawMemory | None, place: Place) -> list[str]:
+    """Members of an instance that change nothing, and a capacity that its hardware does not have."""
+    notices: list[str] = []
+    if raw.enable_block_copy:
+        notices.append(f"{place.key('enable_block_copy')}: {_BLOCK_COPY}")
+    if memory is None:
+        return notices
+    spot = place.key("npu_mem")
+    if memory.mem_latency:
+        notices.append(f"{spot.key('mem_latency')}: has no effect: kernel times include it")
+    hardware = find_hardware(raw.hardware) if raw.hardware else None
+    if hardware is not None and (memory.mem_size or 0) * GIB > hardware.capacity_bytes * _CAPACITY_SLACK:
+        real = hardware.capacity_bytes / GIB
+        notices.append(f"{spot.key('mem_size')}: {memory.mem_size:g} GB, where {hardware.name} has {real:g}")
+    return notices
 
 
 def check_placement(raw: RawInstance, place: Place, problems: list[Problem]) -> list[str]:
