@@ -46,8 +46,8 @@ class StageSpans:
     end_ns: Int64Array
     cause: Int64Array
 
-    def chosen(self, which: npt.NDArray[np.bool_]) -> StageSpans:
-        """Those where ``which`` is true."""
+    def chosen(self, which: npt.NDArray[np.bool_ | np.intp]) -> StageSpans:
+        """Those where ``which`` is true, or those at its places, in its order."""
         return StageSpans(self.begin_ns[which], self.end_ns[which], self.cause[which])
 
     def clipped(self, end_ns: int) -> StageSpans:
