@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -137,6 +138,14 @@ class Workload:
             raise ValueError("columns differ in length")
         columns = Columns(array("q", input_tokens), array("q", output_tokens), array("q", arrival_ns))
         return cls(columns, source)
+
+    def with_arrivals(self, arrival_ns: array[int]) -> Workload:
+        """The same requests at other times, one per request; all calls of a session have its first."""
+        if len(arrival_ns) != len(self):
+            raise ValueError(f"{len(arrival_ns)} arrivals for {len(self)} requests")
+        other = copy.copy(self)
+        other._arrival_ns = arrival_ns  # noqa: SLF001 (its own copy)
+        return other
 
     def __len__(self) -> int:
         """Requests, each call of a session counted."""

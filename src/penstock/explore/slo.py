@@ -1,0 +1,189 @@
+"""Service-level objectives: upper bounds on latency statistics, ``ttft_p99<2s,tpot_p99<50ms``."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.errors import Problem, UserError, nearest
+from penstock.results.metrics import RequestTable, exact_sum, weighted_percentiles
+from penstock.results.records import RunRecord
+from penstock.units import NS_PER_MS, NS_PER_S, NS_PER_US
+
+METRICS = ("ttft", "tpot", "itl", "latency", "queuing")
+STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
+_UNITS_NS = {"ns": 1, "us": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S, "min": 60 * NS_PER_S}
+_BOUND = re.compile(r"\s*([a-z]+)_([a-z0-9]+)\s*<=?\s*([0-9.eE+]+)\s*([a-z]+)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """``statistic`` of ``metric`` over a run is at most ``limit_ns``."""
+
+    metric: str
+    statistic: str
+    limit_ns: int
+
+    @property
+    def name(self) -> str:
+        """``ttft_p99``"""
+        return f"{self.metric}_{self.statistic}"
+
+    def __str__(self) -> str:
+        return f"{self.name}<{shown_ns(self.limit_ns)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """All bounds must hold. A rejected request counts as one that took for ever."""
+
+    bounds: tuple[Bound, ...]
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.bounds))
+
+    def excess(self, values_ns: Sequence[float | None]) -> float:
+        """The largest value over its limit, as a ratio: the SLO holds up to 1. A value that was not measured
+        (None) is within any limit."""
+        ratios = [
+            value / bound.limit_ns
+            for bound, value in zip(self.bounds, values_ns, strict=True)
+            if value is not None
+        ]
+        return max(ratios, default=0.0)
+
+    def worst(self, values_ns: Sequence[float | None]) -> Bound:
+        """The bound that is exceeded most, or closest to being exceeded."""
+        ratios = [
+            -1.0 if value is None else value / bound.limit_ns
+            for bound, value in zip(self.bounds, values_ns, strict=True)
+        ]
+        return self.bounds[max(range(len(ratios)), key=ratios.__getitem__)]
+
+
+def parse_slo(text: str, where: str = "--slo") -> Slo:
+    """Read ``metric_statistic<limit,...``, limits with a unit (ns, us, ms, s, min).
+
+    Raises:
+        UserError: every part that is not a bound.
+    """
+    problems: list[Problem] = []
+    bounds: list[Bound] = []
+    for part in text.split(","):
+        bound = _parse_bound(part, where, problems)
+        if bound is not None:
+            bounds.append(bound)
+    names = [bound.name for bound in bounds]
+    problems += [
+        Problem(where, f"bounds {name} twice")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    if problems:
+        raise UserError(problems)
+    return Slo(tuple(bounds))
+
+
+def _parse_bound(part: str, where: str, problems: list[Problem]) -> Bound | None:
+    match = _BOUND.fullmatch(part)
+    if match is None:
+        problems.append(Problem(where, f"'{part.strip()}' is not a bound: write ttft_p99<2s"))
+        return None
+    metric, statistic, number, unit = match[1].lower(), match[2].lower(), match[3], match[4].lower()
+    for value, known, what in (
+        (metric, METRICS, "metric"),
+        (statistic, STATISTICS, "statistic"),
+        (unit, tuple(_UNITS_NS), "unit"),
+    ):
+        if value not in known:
+            hint = nearest(value, known)
+            problems.append(
+                Problem(where, f"'{part.strip()}': no {what} '{value}' ({', '.join(known)}){hint}")
+            )
+            return None
+    try:
+        limit = float(number) * _UNITS_NS[unit]
+    except ValueError:
+        limit = 0.0
+    if not 1 <= limit < 2**62:
+        problems.append(Problem(where, f"'{part.strip()}': the limit must be a positive time"))
+        return None
+    return Bound(metric, statistic, round(limit))
+
+
+def statistics_ns(record: RunRecord) -> Mapping[str, float | None]:
+    """``ttft_p99`` and all the others of a run, in ns; infinity where rejected requests decide, None where
+    nothing was measured."""
+    table = RequestTable.of(record)
+    rejected = len(record.rejections)
+    values: dict[str, float | None] = {}
+    for metric, times in (
+        ("ttft", table.ttft_ns),
+        ("tpot", table.tpot_ns[table.column("output_tokens") > 1]),
+        ("latency", table.latency_ns),
+        ("queuing", table.queuing_ns),
+    ):
+        for statistic, value in zip(STATISTICS, _of_requests(times, rejected), strict=True):
+            values[f"{metric}_{statistic}"] = value
+    for statistic, value in zip(STATISTICS, _of_gaps(*record.token_gaps), strict=True):
+        values[f"itl_{statistic}"] = value
+    return values
+
+
+def attained(record: RunRecord, slo: Slo) -> float:
+    """The share of all requests whose own TTFT, TPOT, latency and queuing are within the limits, whatever the
+    statistic that the SLO bounds; token gaps are not looked at."""
+    total = len(record.requests) + len(record.rejections)
+    table = RequestTable.of(record)
+    good = np.ones(len(table), dtype=np.bool_)
+    times = {
+        "ttft": table.ttft_ns,
+        "tpot": table.tpot_ns,
+        "latency": table.latency_ns,
+        "queuing": table.queuing_ns,
+    }
+    for bound in slo.bounds:
+        if bound.metric in times:
+            good &= times[bound.metric] <= bound.limit_ns
+    return float(good.sum()) / total if total else 0.0
+
+
+def _of_requests(times: npt.NDArray[np.int64], rejected: int) -> tuple[float | None, ...]:
+    """In the order of STATISTICS."""
+    if not len(times) + rejected:
+        return (None,) * len(STATISTICS)
+    if not rejected:
+        p50, p90, p95, p99 = (float(value) for value in np.percentile(times, (50, 90, 95, 99)))
+        return exact_sum(times) / len(times), p50, p90, p95, p99, float(times.max())
+    ordered = np.sort(times)
+
+    def higher(percent: float) -> float:
+        place = math.ceil((len(ordered) + rejected - 1) * percent / 100)
+        return float(ordered[place]) if place < len(ordered) else math.inf
+
+    return math.inf, higher(50), higher(90), higher(95), higher(99), math.inf
+
+
+def _of_gaps(gaps: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]) -> tuple[float | None, ...]:
+    kept = weights > 0
+    gaps, weights = gaps[kept], weights[kept]
+    if not len(gaps):
+        return (None,) * len(STATISTICS)
+    mean = exact_sum(gaps, weights) / int(weights.sum())
+    return mean, *weighted_percentiles(gaps, weights, (50, 90, 95, 99)), float(gaps.max())
+
+
+def shown_ns(value_ns: float | None) -> str:
+    """``1.52 s``, ``48.3 ms``: three digits, in the unit that reads best."""
+    if value_ns is None:
+        return "none"
+    if not math.isfinite(value_ns):
+        return "never"
+    for unit, scale in (("s", NS_PER_S), ("ms", NS_PER_MS), ("us", NS_PER_US)):
+        if value_ns >= scale:
+            return f"{float(f'{value_ns / scale:.3g}'):g} {unit}"
+    return f"{value_ns:g} ns"
