@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from penstock.engine.simulation import Progress, Simulation
 from penstock.errors import Problem, UserError, nearest
-from penstock.results.bubbles import BubbleLedger
+from penstock.results.bubbles import BubbleLedger, SpanSink
 from penstock.results.records import REQUEST_COLUMNS, TurnChunk, TurnSink
 from penstock.results.result import KeepTurns, RunContext, SimulationResult
 from penstock.spec.cluster import ClusterSpec
@@ -153,6 +153,10 @@ class Run:
     def listen(self, sink: TurnSink) -> None:
         """Pass every turn to ``sink`` too."""
         self._listen(sink)
+
+    def listen_to_spans(self, sink: SpanSink) -> None:
+        """Pass what every stage does, and why it waits, to ``sink``."""
+        self._ledger.pass_on(sink)
 
     def run(self) -> SimulationResult:
         """Serve the workload.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from penstock.cli.progress import ProgressBar
 from penstock.errors import Problem, UserError, nearest
 from penstock.results.atomic import unwritable
 from penstock.results.heartbeat import HeartbeatLog
+from penstock.results.perfetto import DEFAULT_EVENT_LIMIT, PerfettoTrace, parse_window
 from penstock.results.request_csv import write_request_csv
 from penstock.results.result import SimulationResult
 from penstock.results.summary import render_deployment, render_summary
+from penstock.results.timeline import Timeline
 from penstock.units import NS_PER_S
 
 LOG_LEVELS = ("WARNING", "INFO", "DEBUG")
@@ -39,15 +42,14 @@ class Outputs:
         summary = None if self.results is None else str(Path(self.results) / "summary.json")
         wanted = {"--output": self.csv, "--results": summary, "--trace": self.trace, "--report": self.report}
         taken = {os.path.realpath(path): "an input of this run" for path in inputs if path is not None}
-        found = [
-            Problem(option, "is not simulated yet: there is no such output")
-            for option, value in (
-                ("--trace", self.trace),
-                ("--trace-window", self.trace_window),
-                ("--report", self.report),
-            )
-            if value is not None
-        ]
+        found: list[Problem] = []
+        if self.trace_window is not None:
+            try:
+                parse_window(self.trace_window)
+            except UserError as error:
+                found += error.problems
+            if self.trace is None:
+                found.append(Problem("--trace-window", "is a part of --trace, which is not given"))
         for option, path in wanted.items():
             if path is None:
                 continue
@@ -107,8 +109,16 @@ def run_job(
     run = _prepare(cluster_config, dataset, options, outputs, bar, problems)
     diagnostics = _Diagnostics(log_level)
     _announce(run.scenario, diagnostics)
-    result = _serve(run, bar)
-    for path in _write(result, outputs):
+    timeline = None
+    if outputs.results is not None:
+        pp_sizes = [deployment.pp_size for deployment in run.deployments]
+        timeline = Timeline(pp_sizes, run.scenario.workload.first_arrival_ns)
+        run.listen_to_spans(timeline)
+    with _traced(run, outputs) as trace:
+        result = _serve(run, bar)
+        if trace is not None:
+            trace.finish(result.record)
+    for path in _write(result, outputs, timeline):
         diagnostics.say("INFO", f"wrote {path}")
 
 
@@ -124,7 +134,7 @@ def _prepare(
     try:
         run = Run(
             load_scenario(cluster_config, dataset, options, flag_name),
-            keep_turns=outputs.results is not None,
+            keep_turns=outputs.results is not None or outputs.report is not None,
             progress=None if bar is None else bar.update,
         )
     except UserError as error:
@@ -185,12 +195,34 @@ def _throughput_log(run: Run, bar: ProgressBar | None) -> HeartbeatLog | None:
     return log
 
 
-def _write(result: SimulationResult, outputs: Outputs) -> list[str]:
+@contextmanager
+def _traced(run: Run, outputs: Outputs) -> Generator[PerfettoTrace | None]:
+    """Write the trace asked for while the run goes on."""
+    if outputs.trace is None:
+        yield None
+        return
+    window = parse_window(outputs.trace_window) if outputs.trace_window else (None, None)
+    with PerfettoTrace(outputs.trace, run.deployments, window_ns=window) as trace:
+        run.listen(trace)
+        run.listen_to_spans(trace)
+        yield trace
+    if trace.truncated:
+        limit = f"{DEFAULT_EVENT_LIMIT:,} events, then it ends"
+        print(f"notice: {outputs.trace} holds {limit}: --trace-window chooses a part", file=sys.stderr)
+
+
+def _write(result: SimulationResult, outputs: Outputs, timeline: Timeline | None) -> list[str]:
     """Write the files asked for; returns their paths."""
-    written: list[str] = []
+    written = [] if outputs.trace is None else [outputs.trace]
     if outputs.csv is not None:
         write_request_csv(outputs.csv, result.record, itl=outputs.itl)
         written.append(outputs.csv)
     if outputs.results is not None:
-        written += map(str, result.save(outputs.results))
+        extra = {} if timeline is None else {"timeline": timeline.frame()}
+        written += map(str, result.save(outputs.results, extra))
+    if outputs.report is not None:
+        from penstock.results.report import write_report
+
+        write_report(result, outputs.report)
+        written.append(outputs.report)
     return written

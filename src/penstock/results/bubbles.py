@@ -136,7 +136,11 @@ class BubbleLedger:
             for pp_size, blocks in zip(pp_sizes, blocking, strict=True)
         ]
         self._ns = [np.zeros((pp_size, len(StageCause)), dtype=np.int64) for pp_size in pp_sizes]
-        self._sinks = sinks
+        self._sinks = list(sinks)
+
+    def pass_on(self, sink: SpanSink) -> None:
+        """Give ``sink`` the spans too; it joins before the first turn."""
+        self._sinks.append(sink)
 
     def accept(self, chunk: TurnChunk) -> None:
         """Account for the chunk's turns."""

@@ -139,6 +139,19 @@ class SimulationResult:
         self._bubbles = bubbles
         self._turns = turns
 
+    def turns(self) -> Iterator[TurnChunk]:
+        """All turns of the engines as they were recorded, by instance, oldest first.
+
+        Raises:
+            LookupError: the run kept only requests.
+        """
+        return self._kept_turns().turns()
+
+    @property
+    def keeps_stages(self) -> bool:
+        """Whether the stages' times were kept: :meth:`turns` and :attr:`stages` have them."""
+        return self._turns is not None and self._turns.stages
+
     @cached_property
     def summary(self) -> RunSummary:
         """Counts, latency distributions, throughput, and every stage's memory and time."""
