@@ -1,0 +1,64 @@
+"""``penstock capacity``: the highest request rate that holds an SLO."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from penstock.cli.registry import GuardedCommand
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(cls=GuardedCommand)
+def capacity(
+    *,
+    cluster: Annotated[str, typer.Argument(help="Cluster config (JSON).")],
+    dataset: Annotated[str, typer.Option(help="Workload whose requests are served (JSONL, CSV).")],
+    slo: Annotated[str, typer.Option(help="Bounds that must all hold: ttft_p99<2s,tpot_p99<50ms.")],
+    num_reqs: Annotated[int, typer.Option(help="Only the first N requests; 0 = all.")] = 0,
+    arrivals: Annotated[
+        str, typer.Option(help="poisson | gamma | constant: drawn at the rate; scaled: the workload's own.")
+    ] = "poisson",
+    burstiness: Annotated[float, typer.Option(help="Shape of gamma arrivals: below 1 is burstier.")] = 1.0,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Realisations behind the interval.")] = 5,
+    tolerance: Annotated[
+        float, typer.Option(min=0.001, max=0.5, help="Width of an edge, relative to it.")
+    ] = 0.02,
+    curve: Annotated[
+        str | None, typer.Option(help="Write the latency-over-load curve here (.csv or .html), and print it.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Write everything found as JSON here.")] = None,
+    router: Annotated[
+        str | None, typer.Option(help="LOAD, RR, RAND, P2C, LOT, PREFIX or module:Class.")
+    ] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(help="As penstock run.")] = None,
+    max_num_batched_tokens: Annotated[int | None, typer.Option(help="As penstock run.")] = None,
+    profile_root: Annotated[
+        str | None, typer.Option(help="Profile bundles in LLMServingSim's layout.")
+    ] = None,
+) -> None:
+    """Find the highest request rate at which a deployment holds an SLO, and what limits it."""
+    from penstock.cli.capacity_job import CapacityQuestion, run_capacity
+
+    run_capacity(
+        CapacityQuestion(
+            cluster=cluster,
+            dataset=dataset,
+            slo=slo,
+            arrivals=arrivals,
+            burstiness=burstiness,
+            seeds=seeds,
+            tolerance=tolerance,
+            curve=curve,
+            output=output,
+            options={
+                "num_reqs": num_reqs,
+                "router": router,
+                "max_num_seqs": max_num_seqs,
+                "max_num_batched_tokens": max_num_batched_tokens,
+                "profile_root": profile_root,
+            },
+        )
+    )

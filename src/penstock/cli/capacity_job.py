@@ -1,0 +1,175 @@
+"""A capacity from options to text and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from penstock.api import load_scenario
+from penstock.errors import Problem, UserError
+from penstock.explore.capacity import Capacity, CapacityOptions, find_capacity, latency_curve
+from penstock.explore.demand import Arrivals, Demand, check_arrivals
+from penstock.explore.rig import Rig, Trial
+from penstock.explore.slo import Slo, parse_slo, shown_ns
+from penstock.explore.tables import text_table
+from penstock.results.atomic import atomic_write, unwritable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityQuestion:
+    """The command line's options; ``options`` are those of a run."""
+
+    cluster: str
+    dataset: str
+    slo: str
+    arrivals: str
+    burstiness: float
+    seeds: int
+    tolerance: float
+    curve: str | None
+    output: str | None
+    options: Mapping[str, Any]
+
+
+def run_capacity(question: CapacityQuestion) -> None:
+    """Check everything, search, print, write.
+
+    Raises:
+        UserError: mistakes in the inputs, or an SLO that holds at no rate.
+    """
+    arrivals = Arrivals(question.arrivals, question.burstiness)
+    slo, rig = _prepare(question, arrivals)
+    found = find_capacity(rig, CapacityOptions(seeds=question.seeds, tolerance=question.tolerance))
+    typer.echo(_report(found, rig, slo, question))
+    curve = latency_curve(rig, found) if question.curve else []
+    if question.curve:
+        typer.echo("\n" + _curve_table(curve, slo))
+        _write_curve(question.curve, curve, slo)
+    if question.output:
+        with atomic_write(question.output) as file:
+            json.dump(_as_json(found, rig, slo, curve), file, indent=2)
+            file.write("\n")
+
+
+def _prepare(question: CapacityQuestion, arrivals: Arrivals) -> tuple[Slo, Rig]:
+    problems: list[Problem] = []
+    for option, path in (("--curve", question.curve), ("--output", question.output)):
+        reason = unwritable(path) if path is not None else None
+        if reason is not None:
+            problems.append(Problem(option, f"{path} cannot be written: {reason}"))
+    if question.curve is not None and not question.curve.endswith((".csv", ".html")):
+        problems.append(Problem("--curve", f"must end in .csv or .html, not '{question.curve}'"))
+    slo = None
+    try:
+        slo = parse_slo(question.slo)
+    except UserError as error:
+        problems += error.problems
+    try:
+        scenario = load_scenario(
+            question.cluster, question.dataset, question.options, lambda name: f"--{name.replace('_', '-')}"
+        )
+        check_arrivals(arrivals, scenario.workload)
+        if slo is not None:
+            rig = Rig(scenario.cluster, Demand(scenario.workload, arrivals), slo, scenario.options)
+            if not problems:
+                return slo, rig
+    except UserError as error:
+        problems += error.problems
+    raise UserError(problems)
+
+
+def _report(found: Capacity, rig: Rig, slo: Slo, question: CapacityQuestion) -> str:
+    requests = len(rig.demand)
+    per_gpu = found.goodput_per_s / rig.gpus
+    goodput = (
+        f"{found.goodput_per_s:.4g} requests/s within all limits, {per_gpu:.3g} per GPU ({rig.gpus} GPUs)"
+    )
+    if not found.edges:
+        rows = [
+            ["capacity", f"{slo} holds at every rate, even with all {requests:,} requests at once"],
+            ["", f"throughput then: {found.rate_per_s:.4g} requests/s; a longer workload would find an edge"],
+            ["goodput", goodput],
+        ]
+    else:
+        count = len(found.edges)
+        seeds = f"{count} seeds" if count > 1 else "1 seed"
+        what = "95% interval" if count > 1 else "this realisation's edge:"
+        interval = f"{what} {found.low_per_s:.4g} to {found.high_per_s:.4g}"
+        shape = f"{seeds} of {requests:,} requests, {question.arrivals} arrivals"
+        broke = found.edges[0].broke
+        worst = next(bound for bound in slo.bounds if bound.name == broke.worst)
+        value = shown_ns(_or_never(broke.statistics_ns[worst.name]))
+        rows = [
+            ["capacity", f"{found.rate_per_s:.4g} requests/s ({interval}; {shape})"],
+            ["", f"every seed holds up to {found.every_seed_per_s:.4g} requests/s"],
+            ["goodput", goodput],
+            [
+                "limited by",
+                f"{worst.name}: {value} at {broke.rate_per_s:.4g} requests/s, limit {shown_ns(worst.limit_ns)}",
+            ],
+        ]
+        if found.bottleneck is not None:
+            rows.append(["because of", f"{found.bottleneck.cause}: {found.bottleneck.text}"])
+    rows.append(["effort", f"{len(found.trials)} runs"])
+    rows += [["rests on" if not place else "", line] for place, line in enumerate(rig.basis)]
+    return "\n".join(f"{name:<11} {text}".rstrip() for name, text in rows)
+
+
+def _or_never(value: float | None) -> float:
+    return float("inf") if value is None else value
+
+
+def _columns(slo: Slo) -> list[str]:
+    return list(
+        dict.fromkeys(["ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99", *(b.name for b in slo.bounds)])
+    )
+
+
+def _curve_table(curve: list[Trial], slo: Slo) -> str:
+    columns = _columns(slo)
+    rows = [["requests/s", *columns, "within limits", "SLO"]]
+    for trial in curve:
+        values = [shown_ns(trial.statistics_ns[name]) for name in columns]
+        held = "holds" if trial.holds else "broken"
+        rows.append([f"{trial.rate_per_s:.4g}", *values, f"{trial.attained:.1%}", held])
+    return text_table(rows)
+
+
+def _write_curve(path: str, curve: list[Trial], slo: Slo) -> None:
+    with atomic_write(path) as file:
+        if path.endswith(".csv"):
+            columns = _columns(slo)
+            file.write(
+                ",".join(["rate_per_s", *(f"{name}_ns" for name in columns), "attained", "holds"]) + "\n"
+            )
+            for trial in curve:
+                values = ["" if (v := trial.statistics_ns[name]) is None else f"{v:.0f}" for name in columns]
+                file.write(
+                    ",".join([f"{trial.rate_per_s}", *values, f"{trial.attained}", str(trial.holds)]) + "\n"
+                )
+        else:
+            from penstock.explore.charts import curve_page
+
+            file.write(curve_page(curve, slo))
+
+
+def _as_json(found: Capacity, rig: Rig, slo: Slo, curve: list[Trial]) -> dict[str, Any]:
+    high = found.high_per_s if found.edges else None
+    return {
+        "slo": str(slo),
+        "holds_at_every_rate": not found.edges,
+        "rate_per_s": found.rate_per_s,
+        "low_per_s": found.low_per_s,
+        "high_per_s": high,
+        "every_seed_per_s": found.every_seed_per_s,
+        "goodput_per_s": found.goodput_per_s,
+        "gpus": rig.gpus,
+        "bottleneck": None if found.bottleneck is None else found.bottleneck.to_json(),
+        "trials": [trial.to_json() for trial in found.trials],
+        "curve": [trial.to_json() for trial in curve],
+        "basis": list(rig.basis),
+    }
