@@ -197,7 +197,7 @@ def test_all_mistakes_at_once_and_nothing_left_behind(
         "--max-num-seqs: must be >= 0, not -1",
         "--dtype: must be",
         "--skip-prefill: runs without prefill are not simulated",
-        f"{tmp_path}/c.json: link_bw: must be > 0, not 0",
+        f"{tmp_path}/c.json: link_bw: must be >= 1e-06, not 0",
         f"{tmp_path}/c.json: num_nodes: says 1, but nodes has 0",
         f"{tmp_path}/trace.jsonl:1",
         f"{tmp_path}/trace.jsonl:2",

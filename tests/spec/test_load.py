@@ -250,6 +250,11 @@ def test_more_memory_than_the_hardware_has_is_noticed() -> None:
         ({"pp_layer_partition": [16, 17]}, ".pp_layer_partition: must sum to the 32 layers"),
         ({"pp_layer_partition": [10, 10, 12]}, ".pp_layer_partition: must have one entry per stage"),
         ({"pp_layer_partition": "even"}, '.pp_layer_partition: must be "auto" or a list'),
+        (
+            {"pp_layer_partition": [32, 0]},
+            '.pp_layer_partition: must be "auto" or a list of layer counts >= 1',
+        ),
+        ({"max_in_flight": 2000}, ".max_in_flight: must be <= 1024, not 2000"),
         ({"pp_layer_partition": [16.0, 16]}, '.pp_layer_partition: must be "auto" or a list'),
         ({"stage_hardware": ["H100"]}, ".stage_hardware: must have one entry per stage"),
         (

@@ -12,11 +12,12 @@ from pydantic import BeforeValidator, Field, StrictStr
 
 from penstock.spec.check import Raw, shown
 
+# Upper bounds keep sums of times within 64 bits and tables within memory; nothing real comes near them.
 Count = Annotated[int, Field(ge=1, le=1 << 40)]
 Counter = Annotated[int, Field(ge=0, le=1 << 40)]
 Positive = Annotated[float, Field(gt=0, le=1e15)]
 NonNegative = Annotated[float, Field(ge=0, le=1e15)]
-Nanoseconds = Annotated[int, Field(ge=0, le=10**15)]
+Nanoseconds = Annotated[int, Field(ge=0, le=10**12)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[StrictStr, Field(min_length=1)]
 Dtype = Literal["float16", "bfloat16", "float32", "fp8", "int8"]
@@ -30,17 +31,19 @@ def _listed(value: Any) -> Any:
 def _partition(value: Any) -> Any:
     if value == "auto":
         return value
-    if isinstance(value, list | tuple) and value and all(type(n) is int and n >= 0 for n in value):
+    if isinstance(value, list | tuple) and value and all(type(n) is int and n > 0 for n in value):
         return tuple(value)
-    raise ValueError(f'must be "auto" or a list of layer counts, one per stage, not {_item(value)}')
+    raise ValueError(f'must be "auto" or a list of layer counts >= 1, one per stage, not {_item(value)}')
 
 
 def _item(value: Any) -> str:
     return f"[{', '.join(map(shown, value))}]" if isinstance(value, list | tuple) else shown(value)
 
 
-PerDimension = Annotated[list[Positive], Field(min_length=1), BeforeValidator(_listed)]
-LatencyPerDimension = Annotated[list[NonNegative], Field(min_length=1), BeforeValidator(_listed)]
+Bandwidth = Annotated[float, Field(ge=1e-6, le=1e9)]
+Latency = Annotated[float, Field(ge=0, le=1e12)]
+PerDimension = Annotated[list[Bandwidth], Field(min_length=1), BeforeValidator(_listed)]
+LatencyPerDimension = Annotated[list[Latency], Field(min_length=1), BeforeValidator(_listed)]
 Partition = Annotated[Any, BeforeValidator(_partition)]
 
 
@@ -129,7 +132,7 @@ class RawInstance(RawEngine):
     pd_type: Literal["prefill", "decode"] | None = None
     placement: dict[str, Any] | None = None
     pp_layer_partition: Partition = None
-    max_in_flight: Count | None = None
+    max_in_flight: Annotated[int, Field(ge=1, le=1024)] | None = None
     num_gpu_blocks: Annotated[int, Field(ge=2, le=1 << 40)] | None = None
     stage_hardware: list[Name] | None = None
     placement_nodes: list[Counter] | None = None
