@@ -51,3 +51,8 @@ $(INSTALLED): $(BIN)/python pyproject.toml
 $(INSTALLED_DEV): $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(INSTALLED) $@
+
+.PHONY: compiled
+compiled: ## the same sources with the hot modules compiled by mypyc, in .venv-compiled (needs a C compiler)
+	$(PYTHON) -m venv .venv-compiled
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 .venv-compiled/bin/python -m pip install --quiet --disable-pip-version-check .

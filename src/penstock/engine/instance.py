@@ -230,7 +230,7 @@ class Instance:
         else:
             # Visits no stage, and its result follows that of the steps before it.
             done = max(now, pipeline.stage_free_ns[-1])
-            stage_times = (now,) * (3 * pipeline.pp_size)
+            stage_times = [now] * (3 * pipeline.pp_size)
             self.empty_schedules += 1
             if not self._steps_in_flight and scheduler.has_unfinished():
                 self._fruitless_turns += 1
