@@ -15,7 +15,7 @@ from penstock.pipeline.pipeline import Pipeline
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import Step
-from penstock.spec.options import SchedulerOptions
+from penstock.spec.options import EngineOverhead, SchedulerOptions
 from penstock.workload.request import Request
 
 
@@ -139,6 +139,7 @@ def replay(
     *,
     exact_only: bool = False,
     reject_oversized: bool = True,
+    overhead: EngineOverhead | None = None,
 ) -> ReplayTrace:
     """Serve ``requests`` on one instance of ``len(cost.hops) + 1`` stages and write everything down.
 
@@ -149,7 +150,7 @@ def replay(
     recorder = _Recorder(trace)
     scheduler = make_scheduler(config, len(cost.hops) + 1, num_gpu_blocks, exact_only=exact_only)
     pipeline = Pipeline(cost, len(cost.hops) + 1)
-    instance = Instance(0, scheduler, cost, pipeline, tracer=recorder)
+    instance = Instance(0, scheduler, cost, pipeline, overhead=overhead, tracer=recorder)
     recorder.instance = instance
     recorder.free_before = scheduler.kv.free
     states: list[RequestState] = []

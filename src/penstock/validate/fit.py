@@ -1,0 +1,202 @@
+"""Stage costs and engine overheads of a real run, from half of its steps.
+
+A step on a stage takes ``(base + per_token * N + per_context * K) * noise``. The line is the one with the least
+sum of absolute deviations; the noise is measured over line, kept per step for all stages together, and drawn
+from again in the simulation. On a shared machine it matters: two stages that hand over to each other wait for
+the slower of two draws, so the mean alone makes a pipeline too fast.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.cost.linear import LinearStage, LinearStageCost
+from penstock.spec.options import EngineOverhead
+from penstock.validate.real_run import RealRun, Row
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FittedRun:
+    """``noise[i]`` are the stages' factors of the i-th fitted step. ``hop_ns`` from a stage's end until the
+    next has received. ``client_in_ns``: from a request's arrival until an idle engine schedules it;
+    ``client_out_ns``: from the engine's update until the client holds the token."""
+
+    stages: tuple[LinearStage, ...]
+    noise: tuple[tuple[float, ...], ...]
+    hop_ns: int
+    overhead: EngineOverhead
+    client_in_ns: int
+    client_out_ns: int
+    steps: int
+
+
+class NoisyStageCost:
+    """Linear stage times, each step multiplied by the noise of a measured step, drawn with a seed."""
+
+    def __init__(self, fitted: FittedRun, seed: int) -> None:
+        self._linear = LinearStageCost(fitted.stages)
+        self._noise = fitted.noise
+        self._random = random.Random(seed)
+
+    def stage_ns(
+        self,
+        prefill_tokens: int,
+        prefill_context: int,
+        decodes: int,
+        decode_context: int,
+        min_context: int,
+        max_context: int,
+        sampled: int,
+    ) -> Sequence[int]:
+        """See :meth:`penstock.cost.step_cost.StageCost.stage_ns`."""
+        mean = self._linear.stage_ns(
+            prefill_tokens, prefill_context, decodes, decode_context, min_context, max_context, sampled
+        )
+        factors = self._noise[self._random.randrange(len(self._noise))]
+        return [max(1, round(time * factor)) for time, factor in zip(mean, factors, strict=True)]
+
+    def notes(self) -> tuple[str, ...]:
+        """Nothing to note: the cost is a fit as a whole."""
+        return ()
+
+
+def fit_run(run: RealRun, half: int = 0) -> FittedRun:
+    """Fit every second step, the even ones (``half`` 0) or the odd ones (1)."""
+    steps = run.steps[half::2]
+    inputs = np.array([[1, *_size(step)] for step in steps], dtype=np.float64)
+    stages: list[LinearStage] = []
+    noise: list[FloatArray] = []
+    for stage in range(run.pp_size):
+        busy = np.array([stage_busy_ns(step, stage) for step in steps], dtype=np.float64)
+        line = _line(inputs, busy)
+        stages.append(LinearStage(*map(float, line)))
+        noise.append(busy / (inputs @ line))
+    into, out = _client_delays(run, half)
+    return FittedRun(
+        stages=tuple(stages),
+        noise=tuple(tuple(map(float, row)) for row in np.stack(noise, axis=1)),
+        hop_ns=_hop_ns(run, steps),
+        overhead=_overhead(run, steps),
+        client_in_ns=into,
+        client_out_ns=out,
+        steps=len(steps),
+    )
+
+
+def stage_busy_ns(step: Row, stage: int) -> int:
+    """How long a worker was taken by a step, receiving not counted: until its sampling or sending is over."""
+    times = step["stages"][stage]
+    end = times["sample_end_ns"] or times["end_ns"]
+    return end - times["start_ns"] - times["recv_wait_ns"]
+
+
+def _size(step: Row) -> tuple[int, int]:
+    chunks = step["scheduled"]
+    return sum(new for _, new, _ in chunks), sum(computed for _, _, computed in chunks)
+
+
+def least_absolute_deviations(inputs: FloatArray, values: FloatArray, rounds: int = 60) -> FloatArray:
+    """Coefficients with the least sum of absolute deviations, by iteratively reweighted least squares.
+
+    Shapes (steps, coefficients), (steps,) -> (coefficients,).
+    """
+    weights = np.ones(len(values))
+    solution = np.zeros(inputs.shape[1])
+    smallest = 1e-3 * float(np.median(np.abs(values)))
+    for _ in range(rounds):
+        weighted = inputs * weights[:, None]
+        solution = np.linalg.solve(weighted.T @ inputs, weighted.T @ values)
+        weights = 1 / np.maximum(np.abs(values - inputs @ solution), smallest)
+    return cast("FloatArray", solution)
+
+
+def _line(inputs: FloatArray, busy: FloatArray) -> FloatArray:
+    """Base, per token, per context token; short contexts say too little to let the last one be negative."""
+    line = least_absolute_deviations(inputs, busy)
+    if line[2] < 0:
+        line = np.append(least_absolute_deviations(inputs[:, :2], busy), 0.0)
+    return line
+
+
+def _hop_ns(run: RealRun, steps: Sequence[Row]) -> int:
+    """From the end of a stage until the next has received, where the next was there waiting."""
+    hops = [
+        after["start_ns"] + after["recv_wait_ns"] - (before["sample_end_ns"] or before["end_ns"])
+        for step in steps
+        for before, after in pairwise(step["stages"])
+        if after["recv_wait_ns"] > 0 and after["start_ns"] < before["end_ns"]
+    ]
+    return max(0, _median(hops)) if run.pp_size > 1 else 0
+
+
+def _overhead(run: RealRun, steps: Sequence[Row]) -> EngineOverhead:
+    # The way to the first stage shows only where that stage had nothing else to do.
+    to_first = [
+        row["stages"][0]["start_ns"] - row["t_schedule_ns"] - row["schedule_cpu_ns"]
+        for before, row in pairwise(run.iterations)
+        if row["scheduled"] and _worker_free_ns(before) < row["t_schedule_ns"]
+    ]
+    from_last = [row["t_update_ns"] - _worker_free_ns(row, -1) for row in steps]
+    return EngineOverhead(
+        schedule_ns=_median([row["schedule_cpu_ns"] for row in steps]),
+        update_ns=_update_ns(run),
+        ipc_to_first_stage_ns=_median(to_first),
+        ipc_from_last_stage_ns=_median(from_last),
+        source="medians of the measured run",
+    )
+
+
+def _worker_free_ns(row: Row, stage: int = 0) -> int:
+    times = row["stages"][stage]
+    return times["sample_end_ns"] or times["end_ns"]
+
+
+def _update_ns(run: RealRun) -> int:
+    """From the start of an update to the next schedule(), where no idle sleep came between."""
+    events = sorted(
+        [(row["t_schedule_ns"], "schedule", bool(row["scheduled"])) for row in run.iterations]
+        + [(row["t_update_ns"], "update", True) for row in run.iterations if row["t_update_ns"]]
+    )
+    gaps: list[int] = []
+    slept = False
+    for (at, kind, worked), (then, next_kind, _) in pairwise(events):
+        if kind == "schedule":
+            slept = not worked
+        elif next_kind == "schedule" and not slept:
+            gaps.append(then - at)
+    return _median(gaps)
+
+
+def _client_delays(run: RealRun, half: int) -> tuple[int, int]:
+    first: dict[str, int] = {}
+    tokens: dict[str, list[int]] = {}
+    prompts = {row["req_id"]: row["input_toks"] for row in run.requests}
+    for step in run.steps:
+        for name, new, computed in step["scheduled"]:
+            first.setdefault(name, step["t_schedule_ns"])
+            if computed + new >= prompts[name]:
+                tokens.setdefault(name, []).append(step["t_update_ns"])
+    seen = run.client[half::2]
+    sent = _median([row["sent_ns"] - row["arrival_time_ns"] for row in seen])
+    # The tenth percentile is that of an engine that was free; the rest of the delay is waiting, which the
+    # simulation has to find by itself.
+    waits = [first[row["req_id"]] - row["sent_ns"] for row in seen]
+    back = [
+        held - updated
+        for row in seen
+        for held, updated in zip(row["token_times_ns"], tokens[row["req_id"]], strict=False)
+    ]
+    return sent + int(np.percentile(np.array(waits), 10)), _median(back)
+
+
+def _median(values: Sequence[Any]) -> int:
+    return int(np.median(np.array(values))) if values else 0
