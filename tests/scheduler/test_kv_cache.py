@@ -43,7 +43,7 @@ def test_released_content_stays_until_its_block_is_needed_the_tail_goes_first() 
     kv = KVCache(5, 2, prefix_caching=True)
     state = request([1, 2, 3, 4])
     run(kv, state, 4)
-    kv.release(state, 2)
+    kv.release(state, 4, 4)
     assert kv.free == 4
     kv.take(2)
     assert len(kv.find_prefix(request([1, 2, 3, 4, 5]))) == 2
@@ -57,7 +57,7 @@ def test_a_hit_takes_an_unused_block_out_of_the_free_ones() -> None:
     kv = KVCache(5, 2, prefix_caching=True)
     state = request([1, 2, 3, 4])
     run(kv, state, 4)
-    kv.release(state, 2)
+    kv.release(state, 4, 4)
     other = request([1, 2, 3, 4, 5])
     hits = kv.find_prefix(other)
     assert kv.count_unused(hits) == 2
@@ -73,8 +73,8 @@ def test_the_same_content_computed_twice_is_two_blocks_and_the_first_is_hit() ->
     kv.register(first, 3)
     kv.register(second, 3)
     assert kv.find_prefix(request([1, 2, 3])) == first.hashed_blocks
-    kv.release(first, 2)
-    kv.release(second, 2)
+    kv.release(first, 3, 3)
+    kv.release(second, 3, 3)
     kv.take(7)
     assert kv.find_prefix(request([1, 2, 3])) == second.hashed_blocks or kv.free == 1
 

@@ -221,6 +221,7 @@ class Instance:
                 entry = step.not_before_ns
             end = pipeline.submit(entry, tokens, compute)
             done = end + self._cost.token_return_ns[step.sampled] + overhead.ipc_from_last_stage_ns
+            step.end_ns = end
             stage_times = pipeline.times
             self.iterations += 1
             self.prompt_tokens += prefill_tokens

@@ -78,7 +78,7 @@ class AsyncScheduler(Scheduler):
         if state.num_computed < state.num_tokens + state.placeholders:
             return
         if state.placeholders and previous is not None:
-            step.not_before_ns = max(step.not_before_ns, previous.done_ns)
+            step.not_before_ns = max(step.not_before_ns, previous.end_ns)
         state.placeholders += 1
         state.eligible_at = self._calls + self._eligible_after
         step.graduates.append(state)
@@ -89,7 +89,7 @@ class AsyncScheduler(Scheduler):
         del self.running[victim]
         if victim in self.partials:
             self.partials.remove(victim)
-        self._evict(victim, step)
+        self._evict(victim, victim.num_computed, step)
 
     def update(self, step: Step, now: int) -> list[RequestState]:
         """Take the tokens of a step that has come back; returns the requests that this finishes."""

@@ -2,8 +2,9 @@
 
 vLLM keeps a queue of free blocks (``v1/core/block_pool.py: FreeKVCacheBlockQueue``): blocks without a hash are
 put back at its front, blocks with one at its end, and new blocks come from the front. Blocks without a hash are
-therefore always ahead of all the others, and as nothing tells them apart a counter stands for them. Only blocks
-that hold hashed content have an identity here.
+therefore always ahead of all the others, and as nothing tells them apart a counter stands for them. The hashed
+blocks of a request whose token ids are unknown can never be hit, so a counter in their place in the queue does for
+all of them. Only blocks that can be hit have an identity here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,15 @@ class CachedBlock:
         self.users = 1
 
 
+class AnonymousRun:
+    """Full blocks of one request whose content nothing will ever equal, next to each other in the queue."""
+
+    __slots__ = ("blocks",)
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+
+
 class KVCache:
     """The pool of one instance: ``num_gpu_blocks`` less the null block.
 
@@ -36,7 +46,9 @@ class KVCache:
         self.block_size = block_size
         self.prefix_caching = prefix_caching
         self.free = self.usable
-        self._free_cached: OrderedDict[CachedBlock, None] = OrderedDict()
+        # The queue's hashed part, next to be reused first, and how many blocks that is.
+        self._queue: OrderedDict[CachedBlock | AnonymousRun, None] = OrderedDict()
+        self._queued = 0
         self._by_key: dict[int, dict[CachedBlock, None]] = {}
         self._key_of: dict[tuple[int, bytes], int] = {}
         self._next_key = 1
@@ -49,26 +61,47 @@ class KVCache:
         """Hand out ``blocks`` blocks; the caller has made sure that as many are free. Cached content is
         given up, the longest unused first, once no other block is left."""
         self.free -= blocks
-        while len(self._free_cached) > self.free:
-            evicted, _ = self._free_cached.popitem(last=False)
-            holders = self._by_key[evicted.key]
-            del holders[evicted]
-            if not holders:
-                del self._by_key[evicted.key]
+        while self._queued > self.free:
+            self._evict(self._queued - self.free)
 
-    def release(self, state: RequestState, held_blocks: int) -> None:
-        """Take back all ``held_blocks`` of a request, its last block first."""
-        hashed = state.hashed_blocks
-        if not hashed:
-            self.free += held_blocks
+    def _evict(self, excess: int) -> None:
+        """Give up what stands first in the queue, ``excess`` blocks at most."""
+        first = next(iter(self._queue))
+        if isinstance(first, AnonymousRun) and first.blocks > excess:
+            first.blocks -= excess
+            self._queued -= excess
             return
-        self.free += held_blocks - len(hashed)
-        for block in reversed(hashed):
-            block.users -= 1
-            if not block.users:
-                self._free_cached[block] = None
-                self.free += 1
-        state.hashed_blocks = []
+        del self._queue[first]
+        if isinstance(first, AnonymousRun):
+            self._queued -= first.blocks
+            return
+        self._queued -= 1
+        holders = self._by_key[first.key]
+        del holders[first]
+        if not holders:
+            del self._by_key[first.key]
+
+    def release(self, state: RequestState, computed: int, known: int) -> None:
+        """Take back all blocks of a request that has ``computed`` tokens in them, its last block first. The
+        blocks that its ``known`` tokens fill are hashed."""
+        held = self.blocks_for(computed)
+        hashed = state.hashed_blocks
+        if hashed:
+            self.free += held - len(hashed)
+            for block in reversed(hashed):
+                block.users -= 1
+                if not block.users:
+                    self._queue[block] = None
+                    self._queued += 1
+                    self.free += 1
+            state.hashed_blocks = []
+            return
+        self.free += held
+        if self.prefix_caching:
+            full = min(known, computed) // self.block_size
+            if full:
+                self._queue[AnonymousRun(full)] = None
+                self._queued += full
 
     def caches(self, state: RequestState) -> bool:
         """Whether this request's blocks are cached: caching is on and its token ids are known."""
@@ -95,7 +128,8 @@ class KVCache:
         """Put cached blocks at the head of an admitted request."""
         for block in blocks:
             if not block.users:
-                del self._free_cached[block]
+                del self._queue[block]
+                self._queued -= 1
                 self.free -= 1
             block.users += 1
         state.hashed_blocks = blocks

@@ -353,14 +353,13 @@ class Scheduler:
     def _preempt(self, victim: RequestState, step: Step) -> None:
         """Free everything of a running request and put it at the head of the waiting ones. A token that is
         in flight will still be delivered."""
-        kv = self.kv
         del self.running[victim]
-        held = victim.held_blocks
+        computed = victim.num_computed
         cohort = victim.cohort
         if cohort is not None:
             in_flight = cohort.step
             tokens = victim.offset + cohort.turn
-            held = kv.blocks_for(tokens if in_flight else tokens - 1)
+            computed = tokens if in_flight else tokens - 1
             cohort.leave(victim)
             if in_flight is not None:
                 victim.latest_step = in_flight
@@ -372,12 +371,11 @@ class Scheduler:
         elif victim.latest_step is not None:
             victim.latest_step.graduates.remove(victim)
             victim.latest_step.late.append((victim, False))
-        victim.held_blocks = held
-        self._evict(victim, step)
+        self._evict(victim, computed, step)
 
-    def _evict(self, victim: RequestState, step: Step) -> None:
-        """Free the blocks of a request that no longer runs, and queue it first."""
-        self.kv.release(victim, victim.held_blocks)
+    def _evict(self, victim: RequestState, computed: int, step: Step) -> None:
+        """Free the blocks that ``computed`` tokens of a request take that no longer runs, and queue it first."""
+        self.kv.release(victim, computed, victim.num_tokens)
         victim.held_blocks = 0
         victim.slot = None
         victim.num_computed = 0
@@ -411,7 +409,7 @@ class Scheduler:
         if done is not None:
             for state in done:
                 cohort.drop(state)
-                state.held_blocks = self.kv.blocks_for(state.num_tokens - 1)
+                state.num_computed = state.num_tokens - 1
             finished += done
         for state in step.graduates:
             self._deliver(state, now, gap_is_logged=False)
@@ -475,7 +473,7 @@ class Scheduler:
 
     def _finish(self, finished: list[RequestState]) -> None:
         for state in finished:
-            self.kv.release(state, state.held_blocks)
+            self.kv.release(state, state.num_computed, state.num_tokens - 1)
             state.held_blocks = 0
             state.latest_step = None
             self.running.pop(state, None)

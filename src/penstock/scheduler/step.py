@@ -14,7 +14,7 @@ class Step:
     token is a decode there. ``graduates`` are the requests whose last chunk this is, ``late`` those preempted
     since with their token in flight (and whether as members of the cohort); the tokens of both come with the
     step's result. The first stage cannot begin before ``not_before_ns``: it needs tokens that are still being
-    computed then.
+    computed then. ``end_ns`` is when it leaves the last stage, ``done_ns`` when the engine can have its result.
     """
 
     __slots__ = (
@@ -23,6 +23,7 @@ class Step:
         "decode_context",
         "decodes",
         "done_ns",
+        "end_ns",
         "graduates",
         "late",
         "max_context",
@@ -55,6 +56,7 @@ class Step:
         self.prefill_tokens = 0
         self.prefill_context = 0
         self.done_ns = 0
+        self.end_ns = 0
         self.not_before_ns = 0
         self.returned = False
 
