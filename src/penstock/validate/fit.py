@@ -1,9 +1,9 @@
 """Stage costs and engine overheads of a real run, from half of its steps.
 
-A step on a stage takes ``(base + per_token * N + per_context * K) * noise``. The line is the one with the least
-sum of absolute deviations; the noise is measured over line, kept per step for all stages together, and drawn
-from again in the simulation. On a shared machine it matters: two stages that hand over to each other wait for
-the slower of two draws, so the mean alone makes a pipeline too fast.
+A step on a stage takes a sum of five terms times noise. The terms are those with the least sum of absolute
+deviations; the noise is measured over fitted, kept per step for all stages together, and drawn from again in the
+simulation. On a shared machine it matters: two stages that hand over to each other wait for the slower of two
+draws, so the mean alone makes a pipeline too fast.
 """
 
 from __future__ import annotations
@@ -17,11 +17,33 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from penstock.cost.linear import LinearStage, LinearStageCost
 from penstock.spec.options import EngineOverhead
 from penstock.validate.real_run import RealRun, Row
 
 FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FittedStage:
+    """``base_ns``, and ``prefill_base_ns`` more if a prefill chunk is in the step; then by prefill token, by
+    decode, and by token of context (computed before). None is negative."""
+
+    base_ns: float
+    prefill_base_ns: float
+    per_prefill_token_ns: float
+    per_decode_ns: float
+    per_context_ns: float
+
+    def time_ns(self, terms: Sequence[float]) -> float:
+        """The time for (1, any prefill, prefill tokens, decodes, context)."""
+        own = (
+            self.base_ns,
+            self.prefill_base_ns,
+            self.per_prefill_token_ns,
+            self.per_decode_ns,
+            self.per_context_ns,
+        )
+        return sum(each * term for each, term in zip(own, terms, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +52,7 @@ class FittedRun:
     next has received. ``client_in_ns``: from a request's arrival until an idle engine schedules it;
     ``client_out_ns``: from the engine's update until the client holds the token."""
 
-    stages: tuple[LinearStage, ...]
+    stages: tuple[FittedStage, ...]
     noise: tuple[tuple[float, ...], ...]
     hop_ns: int
     overhead: EngineOverhead
@@ -40,10 +62,10 @@ class FittedRun:
 
 
 class NoisyStageCost:
-    """Linear stage times, each step multiplied by the noise of a measured step, drawn with a seed."""
+    """Fitted stage times, each step multiplied by the noise of a measured step, drawn with a seed."""
 
     def __init__(self, fitted: FittedRun, seed: int) -> None:
-        self._linear = LinearStageCost(fitted.stages)
+        self._stages = fitted.stages
         self._noise = fitted.noise
         self._random = random.Random(seed)
 
@@ -58,11 +80,14 @@ class NoisyStageCost:
         sampled: int,
     ) -> Sequence[int]:
         """See :meth:`penstock.cost.step_cost.StageCost.stage_ns`."""
-        mean = self._linear.stage_ns(
-            prefill_tokens, prefill_context, decodes, decode_context, min_context, max_context, sampled
-        )
+        del min_context, max_context, sampled
+        context = prefill_context + decode_context
+        terms = (1, prefill_tokens > 0, prefill_tokens, decodes, context)
         factors = self._noise[self._random.randrange(len(self._noise))]
-        return [max(1, round(time * factor)) for time, factor in zip(mean, factors, strict=True)]
+        return [
+            max(1, round(stage.time_ns(terms) * factor))
+            for stage, factor in zip(self._stages, factors, strict=True)
+        ]
 
     def notes(self) -> tuple[str, ...]:
         """Nothing to note: the cost is a fit as a whole."""
@@ -72,13 +97,13 @@ class NoisyStageCost:
 def fit_run(run: RealRun, half: int = 0) -> FittedRun:
     """Fit every second step, the even ones (``half`` 0) or the odd ones (1)."""
     steps = run.steps[half::2]
-    inputs = np.array([[1, *_size(step)] for step in steps], dtype=np.float64)
-    stages: list[LinearStage] = []
+    inputs = np.array([_terms(step) for step in steps], dtype=np.float64)
+    stages: list[FittedStage] = []
     noise: list[FloatArray] = []
     for stage in range(run.pp_size):
         busy = np.array([stage_busy_ns(step, stage) for step in steps], dtype=np.float64)
-        line = _line(inputs, busy)
-        stages.append(LinearStage(*map(float, line)))
+        line = _not_negative(inputs, busy)
+        stages.append(FittedStage(*map(float, line)))
         noise.append(busy / (inputs @ line))
     into, out = _client_delays(run, half)
     return FittedRun(
@@ -99,9 +124,10 @@ def stage_busy_ns(step: Row, stage: int) -> int:
     return end - times["start_ns"] - times["recv_wait_ns"]
 
 
-def _size(step: Row) -> tuple[int, int]:
-    chunks = step["scheduled"]
-    return sum(new for _, new, _ in chunks), sum(computed for _, _, computed in chunks)
+def _terms(step: Row) -> tuple[int, bool, int, int, int]:
+    prefill = sum(new for _, new, _ in step["scheduled"] if new > 1)
+    decodes = sum(new == 1 for _, new, _ in step["scheduled"])
+    return 1, prefill > 0, prefill, decodes, sum(computed for _, _, computed in step["scheduled"])
 
 
 def least_absolute_deviations(inputs: FloatArray, values: FloatArray, rounds: int = 60) -> FloatArray:
@@ -119,12 +145,17 @@ def least_absolute_deviations(inputs: FloatArray, values: FloatArray, rounds: in
     return cast("FloatArray", solution)
 
 
-def _line(inputs: FloatArray, busy: FloatArray) -> FloatArray:
-    """Base, per token, per context token; short contexts say too little to let the last one be negative."""
-    line = least_absolute_deviations(inputs, busy)
-    if line[2] < 0:
-        line = np.append(least_absolute_deviations(inputs[:, :2], busy), 0.0)
-    return line
+def _not_negative(inputs: FloatArray, busy: FloatArray) -> FloatArray:
+    """The fit with every coefficient that comes out negative left out, the most negative share first."""
+    kept = list(range(inputs.shape[1]))
+    while True:
+        found = least_absolute_deviations(inputs[:, kept], busy)
+        shares = found * inputs[:, kept].mean(axis=0)
+        if shares.min() >= 0:
+            solution = np.zeros(inputs.shape[1])
+            solution[kept] = found
+            return solution
+        del kept[int(shares.argmin())]
 
 
 def _hop_ns(run: RealRun, steps: Sequence[Row]) -> int:

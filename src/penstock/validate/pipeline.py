@@ -75,8 +75,10 @@ def validate_pipeline(directory: Path) -> str:
 
 def _costs(fitted: FittedRun) -> list[str]:
     lines = [
-        f"  stage {index}: {stage.base_ns / NS_PER_MS:.3f} ms + {stage.per_token_ns / 1000:.1f} us per token + "
-        f"{stage.per_context_ns:.0f} ns per token of context; noise p10/p50/p90 "
+        f"  stage {index}: {stage.base_ns / NS_PER_MS:.2f} ms, {stage.prefill_base_ns / NS_PER_MS:.2f} ms more with "
+        f"prefill, {stage.per_prefill_token_ns / 1000:.0f} us per prefill token, "
+        f"{stage.per_decode_ns / 1000:.0f} us per decode, {stage.per_context_ns:.0f} ns per token of context; "
+        "noise p10/p50/p90 "
         + "/".join(f"{np.percentile([row[index] for row in fitted.noise], q):.2f}" for q in PERCENTILES)
         for index, stage in enumerate(fitted.stages)
     ]
