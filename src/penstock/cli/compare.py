@@ -1,0 +1,30 @@
+"""``penstock compare``: results directories side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def compare_command(
+    directories: Annotated[
+        list[str], typer.Argument(help="Two or more directories written by run --results.")
+    ],
+    *,
+    report: Annotated[str | None, typer.Option(help="Write a page with all runs in each chart here.")] = None,
+) -> None:
+    """Say what differs between runs and what came of it, relative to the first."""
+    from penstock.errors import Problem, UserError
+    from penstock.results.compare import load_runs, render_comparison, write_comparison
+
+    if len(directories) < 2:
+        raise UserError([Problem("DIRECTORIES", "give two or more")])
+    views = load_runs(directories)
+    typer.echo(render_comparison(views))
+    if report is not None:
+        write_comparison(views, report)
+        typer.echo(f"wrote {report}", err=True)
