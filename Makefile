@@ -1,6 +1,7 @@
 # Every target sets up what it needs: a virtual environment in .venv with this package in it.
 #   make demo   run the example        make test   all checks and tests      make lint   checks only
 #   make fmt    format the code        make fuzz   longer random tests       make bench  timings
+#   make readme put the demo's table into the README           make clean  remove all that was made
 
 PYTHON ?=
 VENV := .venv
@@ -11,7 +12,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt fuzz bench clean
+.PHONY: help demo test lint fmt readme fuzz bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,6 +28,9 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+readme: $(INSTALLED)
+	$(BIN)/python tools/update_readme.py
 
 fmt: $(INSTALLED_DEV)
 	$(BIN)/ruff check --fix
