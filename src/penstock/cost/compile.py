@@ -35,7 +35,10 @@ def compile_cost(
     basis += _network_basis(instance, inner, links)
     return PipelineCost(
         stage=members[0][0] if len(members) == 1 else MixedStageCost(members),
-        hops=tuple(_hop(instance, link, inner) for link in links),
+        hops=tuple(
+            _hop(instance, link, inner, _shared_link(instance, cluster, stage))
+            for stage, link in enumerate(links)
+        ),
         token_return_ns=_token_return(instance, back),
         basis=tuple(basis),
     )
@@ -87,17 +90,27 @@ def _link_between(instance: InstanceSpec, cluster: ClusterSpec, here: int, there
     return replace(outer_link(cluster.link), name="across nodes")
 
 
-def _hop(instance: InstanceSpec, link: Link, inner: Link) -> HopCost:
+def _shared_link(instance: InstanceSpec, cluster: ClusterSpec, stage: int) -> str | None:
+    """The name of the link that the hop after ``stage`` shares with all others that leave its node."""
+    nodes = instance.placement_nodes
+    if not cluster.shared_node_links or nodes is None or nodes[stage] == nodes[stage + 1]:
+        return None
+    return f"out of node {nodes[stage]}"
+
+
+def _hop(instance: InstanceSpec, link: Link, inner: Link, shared_link: str | None) -> HopCost:
     """Rank i sends its slice of each tensor to rank i of the next stage, which gathers them over its TP group
-    (vLLM ``distributed/parallel_state.py: GroupCoordinator.send_tensor_dict``)."""
+    (vLLM ``distributed/parallel_state.py: GroupCoordinator.send_tensor_dict``). Over a shared link the slices of
+    all ranks go one after the other."""
     ranks, tensors = instance.tp_size, instance.activation_tensors
     tokens = np.arange(instance.scheduler.max_num_batched_tokens + 1)
     tensor_bytes = tokens * (instance.model.hidden_size * activation_bytes(instance.dtype))
-    sent = tensors * tensor_bytes // ranks
+    sent = tensors * tensor_bytes // (1 if shared_link else ranks)
     gathers = tensors * inner.all_gathers_ns(tensor_bytes, ranks)
     return HopCost(
         arrival_ns=(link.messages_ns(sent) + gathers).tolist(),
         occupancy_ns=link.occupancies_ns(sent).tolist(),
+        shared_link=shared_link,
     )
 
 

@@ -41,11 +41,12 @@ class HopCost:
 
     ``arrival_ns[n]``: from leaving to being usable at the receiver (latency + bytes/bandwidth + the
     receiver's all-gathers). ``occupancy_ns[n]``: how long the link is taken (bytes/bandwidth); zeros make
-    the link a pure latency.
+    the link a pure latency. Hops with the same ``shared_link``, of whatever instances, take turns on it.
     """
 
     arrival_ns: Sequence[int]
     occupancy_ns: Sequence[int]
+    shared_link: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from penstock.spec.options import EngineOverhead, SchedulerOptions
 CHUNK_TURNS = 4096
 # Plain numbers: an array takes them faster than members of an enumeration.
 _IDLE, _DEPENDENCY, _MEMORY, _ENGINE = map(int, (Cause.IDLE, Cause.DEPENDENCY, Cause.MEMORY, Cause.ENGINE))
+DONE_COLUMN = TURN_COLUMNS.index("done_ns")
 _UPDATE_COLUMN = TURN_COLUMNS.index("update_ns")
 
 
@@ -219,10 +220,7 @@ class Instance:
             entry = now + overhead.schedule_ns + overhead.ipc_to_first_stage_ns
             if step.not_before_ns > entry:
                 entry = step.not_before_ns
-            end = pipeline.submit(entry, tokens, compute)
-            done = end + self._cost.token_return_ns[step.sampled] + overhead.ipc_from_last_stage_ns
-            step.end_ns = end
-            stage_times = pipeline.times
+            stage_times = self._send(step, entry, compute)
             self.iterations += 1
             self.prompt_tokens += prefill_tokens
             self.generated_tokens += step.sampled
@@ -230,12 +228,11 @@ class Instance:
             self._fruitless_turns = 0
         else:
             # Visits no stage, and its result follows that of the steps before it.
-            done = max(now, pipeline.stage_free_ns[-1])
+            step.done_ns = max(now, pipeline.stage_free_ns[-1])
             stage_times = [now] * (3 * pipeline.pp_size)
             self.empty_schedules += 1
             if not self._steps_in_flight and scheduler.has_unfinished():
                 self._fruitless_turns += 1
-        step.done_ns = done
         trace = self._trace
         trace.extend(
             (
@@ -252,7 +249,7 @@ class Instance:
                 len(scheduler.running),
                 len(scheduler.waiting),
                 len(self._queue),
-                done,
+                step.done_ns,
                 0,
             )
         )
@@ -261,6 +258,18 @@ class Instance:
         if self._tracer is not None:
             self._tracer.scheduled(step, now)
         return tokens > 0
+
+    def _send(self, step: Step, entry_ns: int, compute_ns: Sequence[int]) -> Sequence[int]:
+        """Send a step through the pipeline; returns ``arrive, start, end`` of every stage."""
+        self._arrived(step, self.pipeline.submit(entry_ns, step.tokens, compute_ns))
+        return self.pipeline.times
+
+    def _arrived(self, step: Step, end_ns: int) -> None:
+        """It is known when the step leaves the last stage."""
+        step.end_ns = end_ns
+        step.done_ns = (
+            end_ns + self._cost.token_return_ns[step.sampled] + self._overhead.ipc_from_last_stage_ns
+        )
 
     def _take_tokens(self, step: Step, at: int) -> bool:
         """The oldest step is back; returns whether a request finished with it."""

@@ -13,10 +13,12 @@ import numpy as np
 
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.build import BuiltInstance, build_instances
+from penstock.engine.contended import ContendedInstance
 from penstock.engine.fleet import watch
 from penstock.engine.instance import Instance
 from penstock.engine.router import Router, make_router
 from penstock.errors import Problem, UserError
+from penstock.pipeline.contended import ContendedPipeline, SharedLink
 from penstock.pipeline.pipeline import Pipeline
 from penstock.results.records import InstanceTotals, Rejection, RequestLog, RunRecord, TurnChunk, TurnSink
 from penstock.scheduler.make import make_scheduler
@@ -69,6 +71,7 @@ class Simulation:
         self._first_arrival_ns: int | None = None
         self._end_ns = 0
         self._progress = progress
+        self._shared_links: dict[str, SharedLink] = {}
         all_sinks = (*sinks, _ProgressSink(self._report)) if progress else tuple(sinks)
         self.instances = [self._make_instance(built, all_sinks) for built in self._built]
         self._fleet, self._fleet_columns = watch(self.instances)
@@ -88,8 +91,8 @@ class Simulation:
             keep_token_times=self.options.keep_token_times,
             exact_only=self.options.exact_only,
         )
-        pipeline = Pipeline(built.cost, spec.pp_size, blocking_sends=spec.blocking_sends)
-        instance = Instance(
+        kind, pipeline = self._make_pipeline(built)
+        instance = kind(
             spec.index,
             scheduler,
             built.cost,
@@ -100,6 +103,19 @@ class Simulation:
         )
         instance.stops_on_finish = self.workload.has_sessions
         return instance
+
+    def _make_pipeline(self, built: BuiltInstance) -> tuple[type[Instance], Pipeline]:
+        """The pipeline, and the kind of instance that can drive it."""
+        spec, cost = built.spec, built.cost
+        names = [hop.shared_link for hop in cost.hops]
+        if not any(names):
+            return Instance, Pipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends)
+        for option in ("blocking_sends", "async_scheduling"):
+            if getattr(spec, option, False) or getattr(spec.scheduler, option, False):
+                where = f"{spec.where}.{option}" if spec.where else option
+                raise UserError([Problem(where, "is not simulated together with shared_node_links")])
+        links = [self._shared_links.setdefault(name, SharedLink(name)) if name else None for name in names]
+        return ContendedInstance, ContendedPipeline(cost, spec.pp_size, links)
 
     # --- the run --------------------------------------------------------------------------------------------
 
@@ -148,9 +164,9 @@ class Simulation:
         return min(first, self._released[0][0]) if self._released else first
 
     def _advance(self, agenda: list[tuple[int, int]], limit_ns: int) -> None:
-        """Let every instance act that acts before ``limit_ns``. Where the end of a request can release
-        another, they take turns in the order of time."""
-        in_step = self.workload.has_sessions and len(self.instances) > 1
+        """Let every instance act that acts before ``limit_ns``. Where the end of a request can release another,
+        or links are shared, they take turns in the order of time."""
+        in_step = (self.workload.has_sessions or self._shared_links) and len(self.instances) > 1
         while agenda and agenda[0][0] < limit_ns:
             _, index = heapq.heappop(agenda)
             instance = self.instances[index]

@@ -50,9 +50,14 @@ class InstanceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSpec:
-    """All instances, in file order, and the network between their NPUs."""
+    """All instances, in file order, and the network between their NPUs.
+
+    With ``shared_node_links`` all hops that leave a node share one link of the outermost dimension (the node's
+    NIC); without, each NPU has links of its own, as in ASTRA-Sim.
+    """
 
     source: str
     link: LinkSpec
     instances: tuple[InstanceSpec, ...]
+    shared_node_links: bool = False
     notices: tuple[str, ...] = ()

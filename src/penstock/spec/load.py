@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,9 +55,7 @@ def load_cluster(
     if problems or spec is None:
         raise UserError(problems)
     effects = [f"{flag_name(name)}: {why}" for name, why in flag_notices(checked_flags.value)]
-    return ClusterSpec(
-        source=spec.source, link=spec.link, instances=spec.instances, notices=(*effects, *spec.notices)
-    )
+    return replace(spec, notices=(*effects, *spec.notices))
 
 
 class _ClusterReader:
@@ -99,6 +98,7 @@ class _ClusterReader:
             source=self._place.file,
             link=self._link(checked),
             instances=tuple(instances),
+            shared_node_links=bool(raw.shared_node_links),
             notices=tuple(dict.fromkeys(self._notices)),
         )
 

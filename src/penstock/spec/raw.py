@@ -160,6 +160,7 @@ class RawCluster(Raw):
     link_bw: PerDimension | None = None
     link_latency: LatencyPerDimension | None = None
     nodes: list[Any] | None = None
+    shared_node_links: bool | None = None
     cxl_mem: RawCxlMemory | None = None
 
 
