@@ -184,7 +184,7 @@ def test_what_holds_of_every_run(
         assert entry["finish_ns"] == times[-1]
     for stage in range(stages):
         intervals = [row["stage_ns"][stage] for row in trace.iterations if row["scheduled"]]
-        assert all(end <= start for (_, end), (start, _) in zip(intervals, intervals[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in pairwise(intervals))
     for row in trace.iterations:
         assert sum(new for _, new, _ in row["scheduled"]) <= options.max_num_batched_tokens
         assert row["num_running"] <= options.max_num_seqs

@@ -16,7 +16,8 @@ UNKNOWN_NS = sys.maxsize
 
 class ContendedInstance(Instance):
     """``next_ns`` is also when a step next asks for a shared link: the simulation lets instances act in the order
-    of time, so that links are granted first come, first served."""
+    of time, so that links are granted first come, first served. ``done_ns`` of an empty step does not count the
+    steps before it that are still on their way; the engine takes it after theirs all the same."""
 
     pipeline: ContendedPipeline
 
