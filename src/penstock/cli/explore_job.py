@@ -1,0 +1,87 @@
+"""A search from its file to text and files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from penstock.errors import Problem, UserError
+from penstock.explore.evaluate import PointJob
+from penstock.explore.pool import Executor, InProcess, LocalPool
+from penstock.explore.ray_pool import RayPool, check_ray
+from penstock.explore.report import text_report, write_outputs
+from penstock.explore.result import PointResult
+from penstock.explore.search import Step
+from penstock.explore.study import RESULTS_FILE, run_study
+from penstock.explore.study_spec import load_study
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def run_explore(path: Path, output: Path | None, workers: int, ray: str | None) -> None:
+    """Check, search, print, write.
+
+    Raises:
+        UserError: mistakes in the file, or a space in which nothing can run.
+        KeyboardInterrupt: Ctrl-C; finished points are on disk.
+    """
+    if ray is not None:
+        check_ray()
+    spec = load_study(path)
+    directory = output or path.with_name(f"{path.stem}-results")
+    if directory.exists() and not directory.is_dir():
+        raise UserError([Problem("--output", f"{directory} is not a directory")])
+
+    def make_executor(evaluate: Callable[[PointJob], PointResult]) -> Executor[PointJob, PointResult]:
+        if ray is not None:
+            return RayPool(evaluate, address=ray, workers=workers)
+        return InProcess(evaluate) if workers == 1 else LocalPool(evaluate, workers)
+
+    bar = StepBar()
+    try:
+        outcome = run_study(spec, directory, make_executor, bar.show)
+    except KeyboardInterrupt:
+        bar.close()
+        where = directory / RESULTS_FILE
+        print(
+            f"stopped: finished points are in {where}; the same command goes on from there", file=sys.stderr
+        )
+        raise
+    finally:
+        bar.close()
+    written = write_outputs(outcome, directory)
+    typer.echo(text_report(outcome, directory))
+    typer.echo(f"\nwrote {', '.join(str(one) for one in written[:3])}")
+
+
+class StepBar:
+    """A bar per phase on stderr, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, step: Step) -> None:
+        """Draw how far the search is."""
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+        if step.phase not in self._tasks:
+            self._tasks[step.phase] = self._bar.add_task(step.phase)
+        self._bar.update(self._tasks[step.phase], completed=step.done, total=step.total)
+
+    def close(self) -> None:
+        """Remove the bars."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

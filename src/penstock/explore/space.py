@@ -1,0 +1,180 @@
+"""A space of deployments: its points, and why some of them cannot run."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from penstock.cost.memory import plan_memory
+from penstock.errors import UserError
+from penstock.explore.point import Point, Site, cluster_config, misplaced, settled
+from penstock.pipeline.partition import partition_layers
+from penstock.spec.load import load_cluster
+
+FILL = "fill"
+
+
+@dataclass(frozen=True, slots=True)
+class Infeasible:
+    """Why a point cannot run: a ``kind`` to count by, and the sentence."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One choice and its values."""
+
+    name: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The product of its dimensions. A choice is a tuple of value indices, one per dimension."""
+
+    dimensions: tuple[Dimension, ...]
+
+    @property
+    def size(self) -> int:
+        """Choices, those that cannot run and those that mean the same included."""
+        return math.prod(len(dimension.values) for dimension in self.dimensions)
+
+    def choices(self) -> Iterator[tuple[int, ...]]:
+        """All, the last dimension fastest."""
+        return itertools.product(*(range(len(dimension.values)) for dimension in self.dimensions))
+
+    def point(self, choice: Sequence[int]) -> Point | Infeasible:
+        """What a choice means, in its plainest form: choices that cannot matter are the engine's own."""
+        chosen: dict[str, Any] = {
+            dimension.name: dimension.values[index]
+            for dimension, index in zip(self.dimensions, choice, strict=True)
+        }
+        gpus = chosen.pop("gpus", None)
+        per_replica = chosen["tp"] * chosen["pp"]
+        if chosen["replicas"] == FILL:
+            if gpus is None or gpus % per_replica:
+                text = f"tp {chosen['tp']} x pp {chosen['pp']} = {per_replica} does not divide {gpus} GPUs"
+                return Infeasible("gpus", text)
+            chosen["replicas"] = gpus // per_replica
+        if gpus is not None and per_replica * chosen["replicas"] != gpus:
+            total = f"tp {chosen['tp']} x pp {chosen['pp']} x {chosen['replicas']} replicas"
+            return Infeasible("gpus", f"{total} is not {gpus} GPUs")
+        chosen["max_in_flight"] = _depth(chosen["max_in_flight"], chosen["pp"])
+        partition = chosen["partition"]
+        if isinstance(partition, tuple) and len(partition) != chosen["pp"]:
+            return Infeasible(
+                "partition", f"a partition of {len(partition)} stages does not fit pp {chosen['pp']}"
+            )
+        return _plain(Point(**chosen))
+
+
+def _depth(depth: int | str | None, pp: int) -> int | None:
+    """``pp+1`` and the like as a number; None where it is the engine's own choice."""
+    if isinstance(depth, str):
+        extra = depth.removeprefix("pp").lstrip("+")
+        depth = pp + int(extra or 0)
+    return None if depth == pp else depth
+
+
+def _plain(point: Point) -> Point:
+    if point.replicas == 1:
+        point = replace(point, router="LOAD")
+    if point.pp == 1:
+        point = replace(point, partition="even")
+    return point
+
+
+class Feasibility:
+    """Whether points can run at a site: layout, the loader's rules, memory. Nothing is compiled for it."""
+
+    def __init__(self, site: Site, profile_root: str | None) -> None:
+        self._site = site
+        self._profile_root = None if profile_root is None else Path(profile_root)
+
+    def settled(self, point: Point) -> Point:
+        """The point in its plainest form at this site."""
+        return settled(point, self._site)
+
+    def why_not(self, point: Point) -> Infeasible | None:
+        """None if the point can run."""
+        layout = misplaced(point, self._site)
+        if layout is not None:
+            return Infeasible("nodes", layout)
+        alone = replace(point, replicas=1)
+        try:
+            cluster = load_cluster(cluster_config(alone, self._site), profile_root=self._profile_root)
+        except UserError as error:
+            problem = error.problems[0]
+            return Infeasible(problem.where.rpartition(".")[2], problem.message)
+        instance = cluster.instances[0]
+        layers = instance.layer_partition
+        if not isinstance(layers, tuple):
+            layers = partition_layers(instance.model.num_layers, instance.pp_size)
+        try:
+            plan_memory(instance, layers)
+        except UserError as error:
+            return Infeasible("memory", error.problems[0].message)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Points that cannot run, counted by kind, each kind with its first sentence."""
+
+    counts: Mapping[str, int]
+    examples: Mapping[str, str]
+
+    @property
+    def total(self) -> int:
+        """Of all kinds."""
+        return sum(self.counts.values())
+
+    def lines(self) -> list[str]:
+        """``12 x memory: ...``, most frequent first."""
+        ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        return [f"{count} x {kind}: {self.examples[kind]}" for kind, count in ordered]
+
+
+class PrunedCounter:
+    """Counts reasons as they come."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def add(self, reason: Infeasible) -> None:
+        """One more point that cannot run."""
+        self._counts[reason.kind] += 1
+        self._examples.setdefault(reason.kind, reason.text)
+
+    def pruned(self) -> Pruned:
+        """All so far."""
+        return Pruned(dict(self._counts), dict(self._examples))
+
+
+def enumerate_points(space: Space, feasibility: Feasibility) -> tuple[list[Point], Pruned]:
+    """Every point that can run, each once, in the order of the choices; and the others by reason."""
+    points: dict[Point, None] = {}
+    known: dict[Point, Infeasible | None] = {}
+    counter = PrunedCounter()
+    for choice in space.choices():
+        point = space.point(choice)
+        if isinstance(point, Infeasible):
+            counter.add(point)
+            continue
+        point = feasibility.settled(point)
+        if point in known:
+            continue
+        known[point] = reason = feasibility.why_not(point)
+        if reason is None:
+            points[point] = None
+        else:
+            counter.add(reason)
+    return list(points), counter.pruned()
