@@ -76,7 +76,7 @@ def read_bundle(address: BundleAddress, *, hardware: str, model: str) -> KernelT
         tp_size=address.tp_size,
         dense=dense,
         per_sequence=per_sequence,
-        attention=_attention(folder / "attention.csv"),
+        attention=attention_grid(read_attention_rows(folder / "attention.csv")),
         skew=_skew(address),
     )
 
@@ -112,7 +112,8 @@ def _curve(points: Sequence[tuple[float, float]]) -> Curve:
     return Curve(sizes, table[first, 1])
 
 
-def _attention(path: Path) -> AttentionGrid:
+def read_attention_rows(path: Path) -> FloatArray:
+    """The measured points of an ``attention.csv``, shape (n, 5), columns as in the file."""
     lines = _open(path)
     if not lines or lines[0].strip() != _ATTENTION_HEADER:
         raise UserError([Problem(f"{path}:1", f"the header must be {_ATTENTION_HEADER}")])
@@ -124,7 +125,7 @@ def _attention(path: Path) -> AttentionGrid:
         raise UserError([Problem(str(path), f"not numbers: {error}")]) from error
     if table.shape[0] == 0 or table.shape[1] != 5 or not np.all(np.isfinite(table)) or np.any(table < 0):
         raise UserError([Problem(str(path), "needs rows of five finite numbers, none negative")])
-    return attention_grid(table)
+    return table
 
 
 def attention_grid(rows: FloatArray) -> AttentionGrid:

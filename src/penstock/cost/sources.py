@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from penstock.cost.bundle import BundleAddress, read_bundle, tp_degrees
+from penstock.cost.fitted import find_fit, fit_degrees, read_fit, tables_from_fit
 from penstock.cost.roofline import roofline_tables
 from penstock.cost.tables import KernelTables
 from penstock.cost.tp_scaling import scale_to_tp
@@ -43,7 +44,7 @@ def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTa
     """
     if profile_root is not None and not profile_root.is_dir():
         raise UserError(f"--profile-root {profile_root}: no such directory")
-    for tables in _measured(question, profile_root):
+    for tables in (*_measured(question, profile_root), *_packaged(question)):
         return tables
     hardware = find_hardware(question.hardware)
     if hardware is None:
@@ -75,16 +76,38 @@ def _measured(question: CostQuestion, profile_root: Path | None) -> Iterator[Ker
         address = BundleAddress(directory, tp_size)
         stamp = (address.tables / "attention.csv").stat().st_mtime_ns if address.tables.is_dir() else 0
         tables = _read(address, question.hardware, question.model.name, stamp)
-        notes = [f"compute: measured profile {directory}, tp {tp_size}"]
-        if variant != question.variants()[0]:
-            notes.append(f"dtype {question.dtype}: the {variant} profile stands in, the bytes are the same")
-        if tp_size != question.tp_size:
-            tables = scale_to_tp(tables, question.model, question.tp_size)
-            notes.append(
-                f"tp {question.tp_size}: not profiled, derived from tp {tp_size} (split kernels scaled by their "
-                "share of the work, the others as measured)"
-            )
-        yield replace(tables, basis=tuple(notes))
+        yield _adapted(tables, question, variant, f"measured profile {directory}, tp {tp_size}")
+
+
+def _packaged(question: CostQuestion) -> Iterator[KernelTables]:
+    known = find_hardware(question.hardware)
+    labels = (question.hardware,) if known is None else (question.hardware, known.label)
+    found = find_fit(labels, question.model.name, question.variants())
+    if found is None:
+        return
+    path, variant = found
+    fit = read_fit(path)
+    tp_size = _nearest_degree(fit_degrees(fit), question.tp_size)
+    p50, p90, _ = fit["error"][f"tp{tp_size} attention"]
+    origin = (
+        f"packaged fit {path.name}, tp {tp_size}, of {fit['source']}; attention within {p50:.1%} at the median and "
+        f"{p90:.1%} at the 90th percentile of the measured points"
+    )
+    yield _adapted(tables_from_fit(fit, tp_size), question, variant, origin)
+
+
+def _adapted(tables: KernelTables, question: CostQuestion, variant: str, origin: str) -> KernelTables:
+    """The tables at the question's tp degree, with what they rest on."""
+    notes = [f"compute: {origin}"]
+    if variant != question.variants()[0]:
+        notes.append(f"dtype {question.dtype}: times of {variant}, the bytes are the same")
+    if tables.tp_size != question.tp_size:
+        notes.append(
+            f"tp {question.tp_size}: not profiled, derived from tp {tables.tp_size} (split kernels scaled by their "
+            "share of the work, the others as measured)"
+        )
+        tables = scale_to_tp(tables, question.model, question.tp_size)
+    return replace(tables, basis=tuple(notes))
 
 
 def _nearest_degree(degrees: tuple[int, ...], wanted: int) -> int:
