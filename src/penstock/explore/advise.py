@@ -1,0 +1,243 @@
+"""What would help a deployment: single changes, each simulated, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import log
+
+from penstock.engine.simulation import Simulation
+from penstock.errors import NoProgressError, UserError
+from penstock.explore.changes import Candidate, single_changes, with_partition
+from penstock.results.bubbles import BUBBLE_CAUSES, BubbleLedger, Bubbles
+from penstock.results.metrics import RequestTable, latency_metrics, throughput
+from penstock.results.stage_spans import StageCause
+from penstock.spec.cluster import ClusterSpec
+from penstock.spec.deployment import Deployment
+from penstock.spec.options import RunOptions
+from penstock.workload.workload import Workload
+
+PARTITION_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a simulated deployment came to. ``busy_ns[i][s]`` is of stage s of instance i."""
+
+    requests_per_s: float
+    generated_tokens_per_s: float
+    ttft_p99_ns: float
+    tpot_p99_ns: float | None
+    rejected: int
+    bubbles: Bubbles
+    deployments: tuple[Deployment, ...]
+
+    @property
+    def busy_ns(self) -> tuple[tuple[int, ...], ...]:
+        """Compute time per instance and stage."""
+        return tuple(tuple(int(ns) for ns in table[:, StageCause.BUSY]) for table in self.bubbles.ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """A change and what it brings: ``gains`` of throughput, p99 TTFT and p99 TPOT relative to the baseline,
+    positive where it is better; None where there is nothing to compare. ``failure`` is why it cannot run."""
+
+    knob: str
+    change: str
+    moves: tuple[str, ...]
+    outcome: Outcome | None
+    score: float
+    gains: tuple[float | None, float | None, float | None]
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdviceTable:
+    """The run as given, and the changes: those that run, best first, then those that do not."""
+
+    baseline: Outcome
+    rows: tuple[Advice, ...]
+
+    def shares(self) -> list[tuple[str, float, tuple[str, ...]]]:
+        """Causes of bubbles by their share of the stages' time while there were requests, largest first,
+        with the knobs tried against each."""
+        named = [(cause.name.lower(), self.baseline.bubbles.share(cause)) for cause in BUBBLE_CAUSES]
+        return [
+            (cause, share, tuple(dict.fromkeys(row.knob for row in self.rows if cause in row.moves)))
+            for cause, share in sorted(named, key=lambda one: -one[1])
+            if share > 0
+        ]
+
+
+def advise(
+    cluster: ClusterSpec,
+    workload: Workload,
+    options: RunOptions | None = None,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> AdviceTable:
+    """Simulate ``workload`` on ``cluster`` as it is and after each of a list of single changes.
+
+    Ranked by the mean of the logarithms of three ratios: generated tokens/s, and p99 TTFT and p99 TPOT turned
+    over. A change that refuses more requests than the baseline comes last.
+
+    Raises:
+        UserError: the cluster as given cannot run, or nothing finishes on it.
+    """
+    tell = progress or _silent
+    tell("as it is")
+    baseline = simulate_outcome(cluster, workload, options)
+    rows: list[Advice] = []
+    for candidate in single_changes(cluster, baseline.deployments):
+        tell(f"{candidate.knob}: {candidate.change}")
+        rows.append(_try(candidate, baseline, workload, options))
+    rows += _partitions(cluster, baseline, workload, options, tell)
+    ordered = sorted(rows, key=lambda row: (row.failure is not None, -row.score))
+    return AdviceTable(baseline, tuple(ordered))
+
+
+def _silent(_: str) -> None:
+    """Nobody watches."""
+
+
+def simulate_outcome(cluster: ClusterSpec, workload: Workload, options: RunOptions | None = None) -> Outcome:
+    """One run and its ledger.
+
+    Raises:
+        UserError: the cluster cannot run, or nothing finishes.
+    """
+    plain = replace(options or RunOptions(), record="requests", keep_token_times=False)
+    blocking = [instance.blocking_sends for instance in cluster.instances]
+    ledger = BubbleLedger([instance.pp_size for instance in cluster.instances], blocking_sends=blocking)
+    simulation = Simulation(cluster, workload, plain, sinks=[ledger])
+    record = simulation.run()
+    table = RequestTable.of(record)
+    rates = throughput(table, record.first_arrival_ns)
+    metrics = latency_metrics(table, record.token_gaps)
+    if rates is None or metrics.ttft is None:
+        raise UserError("no request finishes: there is nothing to advise on")
+    return Outcome(
+        requests_per_s=rates.requests_per_s,
+        generated_tokens_per_s=rates.generated_tokens_per_s,
+        ttft_p99_ns=metrics.ttft.p99_ns,
+        tpot_p99_ns=metrics.tpot.p99_ns if metrics.tpot else None,
+        rejected=len(record.rejections),
+        bubbles=ledger.finish(record.first_arrival_ns, int(table.column("finish_ns").max())),
+        deployments=simulation.deployments,
+    )
+
+
+def balanced_layers(busy_ns: Sequence[float], layers: Sequence[int]) -> tuple[int, ...]:
+    """The split that evens out ``busy_ns`` if a stage's time is in proportion to its layers: they are dealt
+    one at a time to the stage that is then the least busy."""
+    per_layer = [busy / count for busy, count in zip(busy_ns, layers, strict=True)]
+    return _dealt(per_layer, [0.0] * len(layers), sum(layers))
+
+
+def _dealt(per_layer: Sequence[float], fixed: Sequence[float], num_layers: int) -> tuple[int, ...]:
+    dealt = [1] * len(per_layer)
+    for _ in range(num_layers - len(dealt)):
+        chosen = min(
+            range(len(dealt)), key=lambda stage: fixed[stage] + (dealt[stage] + 1) * per_layer[stage]
+        )
+        dealt[chosen] += 1
+    return tuple(dealt)
+
+
+def _partitions(
+    cluster: ClusterSpec,
+    baseline: Outcome,
+    workload: Workload,
+    options: RunOptions | None,
+    tell: Callable[[str], None],
+) -> Iterator[Advice]:
+    """The partition that balances measured busy time: dealt by what each stage was seen to need per layer,
+    simulated, and dealt again with what that run showed; the one with the least busy slowest stage."""
+    if all(instance.pp_size == 1 for instance in cluster.instances):
+        return
+    start = tuple(deployment.layers for deployment in baseline.deployments)
+    seen = {start: baseline}
+    rows: list[tuple[float, Advice]] = []
+    proposal = tuple(
+        balanced_layers(busy, layers) for busy, layers in zip(baseline.busy_ns, start, strict=True)
+    )
+    for _ in range(PARTITION_ROUNDS):
+        if proposal in seen:
+            break
+        told = "; ".join(dict.fromkeys(",".join(map(str, layers)) for layers in proposal))
+        before = "; ".join(dict.fromkeys(",".join(map(str, layers)) for layers in start))
+        tell(f"partition: {told}")
+        moves = ("imbalance", "dependency")
+        candidate = Candidate(
+            "partition", f"layers {before} to {told}", moves, with_partition(cluster, proposal)
+        )
+        advice = _try(candidate, baseline, workload, options)
+        outcome = advice.outcome
+        if outcome is None:
+            rows.append((float("inf"), advice))
+            break
+        rows.append((max(max(busy) for busy in outcome.busy_ns), advice))
+        seen[proposal] = outcome
+        proposal = tuple(
+            _refined(
+                [(layers[place], outcome.busy_ns[place]) for layers, outcome in seen.items()],
+                sum(start[place]),
+            )
+            for place in range(len(start))
+        )
+    if rows:
+        yield min(rows, key=lambda row: row[0])[1]
+
+
+def _refined(seen: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], num_layers: int) -> tuple[int, ...]:
+    """Deal layers again: a stage seen with two numbers of layers has a time per layer and a fixed one."""
+    (layers, busy) = seen[-1]
+    per_layer: list[float] = []
+    fixed: list[float] = []
+    for stage, count in enumerate(layers):
+        slope = busy[stage] / count
+        for other_layers, other_busy in seen[:-1]:
+            if other_layers[stage] != count:
+                measured = (busy[stage] - other_busy[stage]) / (count - other_layers[stage])
+                slope = min(max(measured, 0.1 * slope), busy[stage] / count)
+        per_layer.append(slope)
+        fixed.append(busy[stage] - slope * count)
+    return _dealt(per_layer, fixed, num_layers)
+
+
+def _try(candidate: Candidate, baseline: Outcome, workload: Workload, options: RunOptions | None) -> Advice:
+    try:
+        outcome = simulate_outcome(candidate.cluster, workload, options)
+    except (UserError, NoProgressError) as error:
+        reason = str(error).splitlines()[0]
+        return Advice(
+            knob=candidate.knob,
+            change=candidate.change,
+            moves=candidate.moves,
+            outcome=None,
+            score=float("-inf"),
+            gains=(None, None, None),
+            failure=reason,
+        )
+    gains = (
+        outcome.generated_tokens_per_s / baseline.generated_tokens_per_s - 1,
+        _gain(baseline.ttft_p99_ns, outcome.ttft_p99_ns),
+        _gain(baseline.tpot_p99_ns, outcome.tpot_p99_ns),
+    )
+    score = sum(log(1 + gain) for gain in gains if gain is not None) / 3
+    if outcome.rejected > baseline.rejected:
+        score -= 1000
+    return Advice(
+        knob=candidate.knob,
+        change=candidate.change,
+        moves=candidate.moves,
+        outcome=outcome,
+        score=score,
+        gains=gains,
+    )
+
+
+def _gain(before: float | None, after: float | None) -> float | None:
+    """How many times faster, less one."""
+    return before / after - 1 if before and after else None
