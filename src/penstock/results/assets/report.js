@@ -30,12 +30,19 @@ function chart(id, traces, makeLayout) {
   const place = document.getElementById(id);
   if (!place) return;
   const draw = () => Plotly.react(place, traces(), makeLayout(), { responsive: true, displaylogo: false, displayModeBar: false });
-  charts.push(draw);
-  draw();
+  // Drawn when it comes near the view: a long page opens at once.
+  new IntersectionObserver((seen, observer) => {
+    if (!seen.some((one) => one.isIntersecting)) return;
+    observer.disconnect();
+    charts.push(draw);
+    draw();
+  }, { rootMargin: "500px" }).observe(place);
   place.tabIndex = 0;
   place.setAttribute("role", "img");
   place.addEventListener("keydown", (event) => {
-    const axis = place._fullLayout.xaxis, [from, to] = axis.range, span = to - from;
+    const axis = place._fullLayout?.xaxis;
+    if (!axis) return;
+    const [from, to] = axis.range, span = to - from;
     const range = {
       "+": [from + span * 0.2, to - span * 0.2], "=": [from + span * 0.2, to - span * 0.2], "-": [from - span / 3, to + span / 3],
       ArrowLeft: [from - span * 0.2, to - span * 0.2], ArrowRight: [from + span * 0.2, to + span * 0.2],
