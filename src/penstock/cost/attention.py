@@ -75,6 +75,14 @@ class AttentionLookup:
         self._prefill_edges: list[float] = [] if skew is None else skew.prefill_edges.tolist()
         self.outside: dict[str, list[int]] = {}
 
+    def __copy__(self) -> AttentionLookup:
+        """The same tables, which may go on growing for both, and counters of its own."""
+        twin = object.__new__(AttentionLookup)
+        for name in self.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin.outside = {}
+        return twin
+
     def decode_ns(self, decodes: int, total: int, shortest: int, longest: int) -> float:
         """A step of decodes alone: their number (> 0), summed, shortest and longest context."""
         row = self._rows[decodes] if decodes < len(self._rows) else None

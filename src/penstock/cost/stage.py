@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +69,15 @@ class TabulatedStageCost:
         self._outside: dict[str, list[int]] = {}
         self._extend_dense(min(max_tokens, _FIRST_TOKENS))
         self._extend_head(min(max_tokens, _FIRST_SEQUENCES))
+
+    def __copy__(self) -> TabulatedStageCost:
+        """The same tables, which may go on growing for both, and counters of its own."""
+        twin = object.__new__(TabulatedStageCost)
+        for name in self.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin._attention = copy(self._attention)
+        twin._outside = {}
+        return twin
 
     def stage_ns(
         self,
@@ -171,6 +181,10 @@ class MixedStageCost:
     def __init__(self, members: Sequence[tuple[TabulatedStageCost, tuple[int, ...]]]) -> None:
         self._members = tuple(members)
         self._pp_size = sum(len(stages) for _, stages in members)
+
+    def __copy__(self) -> MixedStageCost:
+        """The same tables, and counters of its own."""
+        return MixedStageCost([(copy(cost), stages) for cost, stages in self._members])
 
     def stage_ns(
         self,

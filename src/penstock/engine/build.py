@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penstock.cost.compile import compile_cost
@@ -19,7 +20,8 @@ BALANCE_CONTEXT = 1024
 
 @dataclass(frozen=True, slots=True)
 class BuiltInstance:
-    """An instance ready to run. ``cost`` counts lookups, so each instance has its own."""
+    """An instance ready to run. ``cost`` counts lookups, so each instance has its own; the tables behind it are
+    shared between instances that are alike."""
 
     spec: InstanceSpec
     deployment: Deployment
@@ -34,9 +36,16 @@ def build_instances(cluster: ClusterSpec, profile_root: Path | None) -> list[Bui
     """
     built: list[BuiltInstance] = []
     problems: list[Problem] = []
+    first_of_kind: dict[InstanceSpec, BuiltInstance] = {}
     for spec in cluster.instances:
+        kind = replace(spec, index=0, node=0, where="")
+        twin = first_of_kind.get(kind)
+        if twin is not None:
+            built.append(_like(twin, spec))
+            continue
         try:
-            built.append(_build(spec, cluster, profile_root))
+            first_of_kind[kind] = _build(spec, cluster, profile_root)
+            built.append(first_of_kind[kind])
         except UserError as error:
             problems += (Problem(problem.where or spec.where, problem.message) for problem in error.problems)
     if problems:
@@ -59,6 +68,12 @@ def _build(spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None) 
         basis=(*note, *cost.basis),
     )
     return BuiltInstance(spec, deployment, cost)
+
+
+def _like(twin: BuiltInstance, spec: InstanceSpec) -> BuiltInstance:
+    """An instance that differs from its ``twin`` in number and place alone."""
+    cost = replace(twin.cost, stage=copy(twin.cost.stage))
+    return BuiltInstance(spec, replace(twin.deployment, instance=spec.index), cost)
 
 
 def _layers(
