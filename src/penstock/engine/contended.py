@@ -45,7 +45,8 @@ class ContendedInstance(Instance):
         known: list[int] = []
 
         def arrived(end_ns: int, times: list[int]) -> None:
-            self._arrived(step, end_ns)
+            step.end_ns = end_ns
+            step.done_ns = end_ns + self._way_back_ns(step)
             known.extend(times)
             place = cell - self._flushed_turns * self._width
             if place < len(self._trace):

@@ -261,15 +261,14 @@ class Instance:
 
     def _send(self, step: Step, entry_ns: int, compute_ns: Sequence[int]) -> Sequence[int]:
         """Send a step through the pipeline; returns ``arrive, start, end`` of every stage."""
-        self._arrived(step, self.pipeline.submit(entry_ns, step.tokens, compute_ns))
+        end = self.pipeline.submit(entry_ns, step.tokens, compute_ns)
+        step.end_ns = end
+        step.done_ns = end + self._way_back_ns(step)
         return self.pipeline.times
 
-    def _arrived(self, step: Step, end_ns: int) -> None:
-        """It is known when the step leaves the last stage."""
-        step.end_ns = end_ns
-        step.done_ns = (
-            end_ns + self._cost.token_return_ns[step.sampled] + self._overhead.ipc_from_last_stage_ns
-        )
+    def _way_back_ns(self, step: Step) -> int:
+        """From leaving the last stage until the engine can have the step's tokens."""
+        return self._cost.token_return_ns[step.sampled] + self._overhead.ipc_from_last_stage_ns
 
     def _take_tokens(self, step: Step, at: int) -> bool:
         """The oldest step is back; returns whether a request finished with it."""

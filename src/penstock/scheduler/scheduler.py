@@ -307,9 +307,12 @@ class Scheduler:
                 self.out_of_budget = True
                 break
             new = min(new, room)
-            claim = kv.blocks_for(state.num_tokens if options.reserve_full_isl else computed + new)
-            kept_back = self.watermark_blocks if self.running else 0
-            if claim - len(hits) + kv.count_unused(hits) > kv.free - kept_back:
+            claim = kv.blocks_for(state.num_tokens if options.reserve_full_isl else computed + new) - len(hits)
+            if hits:
+                claim += kv.count_unused(hits)
+            if self.watermark_blocks and self.running:
+                claim += self.watermark_blocks
+            if claim > kv.free:
                 self.out_of_capacity = True
                 break
             waiting.popleft()
