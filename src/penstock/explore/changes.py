@@ -153,9 +153,7 @@ def _parallelism(cluster: ClusterSpec) -> Iterator[Candidate]:
         if scheduler.max_in_flight == one.pp_size:
             scheduler = replace(scheduler, max_in_flight=one.pp_size // 2)
         shape = {"tp_size": 2 * one.tp_size, "pp_size": one.pp_size // 2}
-        instances.append(
-            replace(one, **shape, scheduler=scheduler, layer_partition=None, num_gpu_blocks=None)
-        )
+        instances.append(replace(one, **shape, scheduler=scheduler, layer_partition=None))
     first, new = cluster.instances[0], instances[0]
     told = f"tp {first.tp_size} x pp {first.pp_size} to tp {new.tp_size} x pp {new.pp_size}"
     moves = ("dependency", "fill", "drain")

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from penstock.api import load_scenario
+from penstock.cli.advise import app
+from penstock.explore.advise import Advice, AdviceTable, advise, balanced_layers
+from penstock.explore.changes import Candidate
+from penstock.results.stage_spans import StageCause
+from penstock.spec.cluster import ClusterSpec
+from penstock.units import GIB
+
+
+def cluster(*, link_bw: float = 64, **instance: Any) -> dict[str, Any]:
+    """Llama-3.1-8B on four H100s in a row, with a fast link and an engine that does not sleep."""
+    return {
+        "num_nodes": 1,
+        "link_bw": link_bw,
+        "link_latency": 1000,
+        "nodes": [
+            {
+                "num_instances": 1,
+                "instances": [
+                    {
+                        "model_name": "meta-llama/Llama-3.1-8B",
+                        "hardware": "H100",
+                        "npu_mem": {"mem_size": 80, "mem_bw": 3350, "mem_latency": 0},
+                        "num_npus": 4,
+                        "tp_size": 1,
+                        "pp_size": 4,
+                        "pd_type": None,
+                        "engine_idle_sleep_ns": 0,
+                        **instance,
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def advice(
+    config: dict[str, Any], tmp_path: Path, requests: list[tuple[int, int]], **options: Any
+) -> tuple[AdviceTable, StageCause]:
+    """The advice for requests (prompt, answer) that all arrive at once, and the largest bubble as it is."""
+    lines = [json.dumps({"input_toks": i, "output_toks": o, "arrival_time_ns": 0}) for i, o in requests]
+    (tmp_path / "requests.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "cluster.json").write_text(json.dumps(config))
+    scenario = load_scenario(str(tmp_path / "cluster.json"), str(tmp_path / "requests.jsonl"), options)
+    table = advise(scenario.cluster, scenario.workload, scenario.options)
+    return table, StageCause[table.shares()[0][0].upper()]
+
+
+def best(table: AdviceTable) -> Advice:
+    assert table.rows[0].score > 0.02
+    return table.rows[0]
+
+
+def test_a_slow_third_stage_wants_another_partition(tmp_path: Path) -> None:
+    slow = cluster(stage_hardware=["H100", "H100", "A6000", "H100"])
+    table, _ = advice(slow, tmp_path, [(1000, 20)] * 60)
+    busy = table.baseline.busy_ns[0]
+    assert max(range(4), key=lambda stage: busy[stage]) == 2
+    assert table.baseline.bubbles.ns[0][3, StageCause.IMBALANCE] > 0
+    row = best(table)
+    assert row.knob == "partition"
+    assert row.outcome is not None
+    assert row.outcome.deployments[0].layers[2] < 8
+    assert max(row.outcome.busy_ns[0]) < 0.8 * max(busy)
+
+
+def test_a_slow_link_wants_a_faster_one(tmp_path: Path) -> None:
+    table, largest = advice(cluster(link_bw=0.25), tmp_path, [(1000, 20)] * 40)
+    assert largest is StageCause.TRANSFER
+    assert best(table).knob == "link"
+
+
+def test_a_tiny_kv_pool_wants_memory(tmp_path: Path) -> None:
+    table, largest = advice(cluster(num_gpu_blocks=100), tmp_path, [(500, 100)] * 30)
+    assert largest is StageCause.MEMORY
+    assert best(table).knob == "KV memory"
+
+
+def test_one_request_at_a_time_wants_fewer_stages(tmp_path: Path) -> None:
+    table, largest = advice(cluster(), tmp_path, [(500, 200)])
+    assert largest is StageCause.DEPENDENCY
+    assert table.baseline.bubbles.share(StageCause.DEPENDENCY) == pytest.approx(0.75, abs=0.04)
+    assert best(table).knob == "parallelism"
+
+
+def test_few_sequences_allowed_want_more(tmp_path: Path) -> None:
+    table, largest = advice(cluster(), tmp_path, [(100, 100)] * 60, max_num_seqs=2)
+    assert largest is StageCause.MEMORY
+    assert best(table).knob == "max_num_seqs"
+
+
+def test_every_change_is_there_once_and_the_best_comes_first(tmp_path: Path) -> None:
+    table, _ = advice(cluster(), tmp_path, [(300, 10)] * 10)
+    assert len({(row.knob, row.change) for row in table.rows}) == len(table.rows)
+    scores = [row.score for row in table.rows]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(share for _, share, _ in table.shares()) == pytest.approx(
+        table.baseline.bubbles.bubble_share()
+    )
+
+
+def test_a_change_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(given: ClusterSpec, *_: Any) -> Iterator[Candidate]:
+        instances = tuple(replace(one, memory_bytes=GIB) for one in given.instances)
+        yield Candidate("less memory", "1 GiB", (), replace(given, instances=instances))
+
+    monkeypatch.setattr("penstock.explore.advise.single_changes", no_room)
+    table, _ = advice(cluster(), tmp_path, [(300, 10)] * 4)
+    assert table.rows[-1].knob == "less memory"
+    assert "GiB" in (table.rows[-1].failure or "")
+    assert table.rows[-1].outcome is None
+
+
+def test_layers_are_dealt_by_measured_time() -> None:
+    layers = balanced_layers([80, 80, 160, 80], [8, 8, 8, 8])
+    assert sum(layers) == 32
+    assert max(n * time for n, time in zip(layers, (10, 10, 20, 10), strict=True)) == 100
+    assert balanced_layers([10, 10], [16, 16]) == (16, 16)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    (tmp_path / "cluster.json").write_text(json.dumps(cluster()))
+    request = {"input_toks": 50, "output_toks": 5, "arrival_time_ns": 0}
+    (tmp_path / "requests.jsonl").write_text(json.dumps(request) + "\n")
+    arguments = [str(tmp_path / "cluster.json"), "--dataset", str(tmp_path / "requests.jsonl")]
+    outcome = CliRunner().invoke(app, [*arguments, "--option", "max_num_seqs=64"])
+    assert outcome.exit_code == 0
+    assert "best first" in outcome.output
+    outcome = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(outcome.output)["changes"][0]["gains"]["ttft_p99"] is not None
