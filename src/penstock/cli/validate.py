@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from penstock.cli.validate_measured import measured_command
+
 app = typer.Typer(help="Compare with recordings and measured runs.", no_args_is_help=True)
 
 
@@ -62,3 +64,6 @@ def pipeline_command(
     from penstock.validate.pipeline import validate_pipeline
 
     typer.echo(validate_pipeline(directory))
+
+
+app.command("measured")(measured_command)

@@ -15,6 +15,8 @@ from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
 from penstock.cost.step_cost import HopCost, PipelineCost
 from penstock.cost.weights import activation_bytes
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
+from penstock.spec.options import EngineOverhead
+from penstock.units import NS_PER_US
 
 TOKEN_BYTES = 4
 """A sampled token id on its way from the last stage to the engine (int32)."""
@@ -70,7 +72,10 @@ def _stages(
                 for stage in stages
             ],
             max_tokens=question.max_tokens,
-            block_extra_ns=partial(_collectives_ns, inner, hidden_bytes, instance.tp_size),
+            block_extra_ns=partial(_collectives_ns, inner, hidden_bytes, instance.tp_size)
+            if instance.tp_size > 1
+            else None,
+            prefill_layer_ns=instance.overhead.prefill_step_ns / instance.model.num_layers,
         )
         members.append((cost, stages))
         prefix = "" if len(set(labels)) == 1 else f"stages {', '.join(map(str, stages))} on {label}: "
@@ -137,10 +142,10 @@ def _network_basis(instance: InstanceSpec, inner: Link, links: list[Link]) -> li
             f"{instance.model.hidden_size}, {name}, {link.describe()}{gathers}"
         )
     overhead = instance.overhead
-    if overhead.source != "none":
-        basis.append(
-            f"engine: {(overhead.schedule_ns + overhead.update_ns) / 1000:g} us a turn ({overhead.source})"
-        )
-    else:
-        basis.append("engine: no overhead per turn")
+    if overhead == EngineOverhead():
+        return [*basis, "engine: no overhead per turn"]
+    basis.append(
+        f"engine: {(overhead.schedule_ns + overhead.update_ns) / NS_PER_US:g} us a turn, "
+        f"{overhead.prefill_step_ns / NS_PER_US:g} us more in a step with a prefill chunk ({overhead.source})"
+    )
     return basis

@@ -29,7 +29,8 @@ class StageRole:
 class TabulatedStageCost:
     """``StageCost`` over tables, for stages of one hardware.
 
-    ``block_extra_ns(tokens)`` is added to every layer (its collectives). All times are integers: a layer's
+    ``block_extra_ns(tokens)`` is added to every layer (its collectives), ``prefill_layer_ns`` to every layer of
+    a step that holds a prefill chunk. All times are integers: a layer's
     dense kernels are summed and rounded once, its attention is rounded once, and both are multiplied by the
     stage's layers.
     """
@@ -41,6 +42,7 @@ class TabulatedStageCost:
         "_dense_limit",
         "_head",
         "_head_limit",
+        "_mixed_extra",
         "_outside",
         "_roles",
         "_stages",
@@ -54,10 +56,12 @@ class TabulatedStageCost:
         *,
         max_tokens: int,
         block_extra_ns: Callable[[int], int] | None = None,
+        prefill_layer_ns: float = 0.0,
     ) -> None:
         self._tables = tables
         self._roles = tuple(roles)
         self._block_extra_ns = block_extra_ns
+        self._mixed_extra = prefill_layer_ns + 0.5
         self._attention = AttentionLookup(tables.attention, tables.skew)
         self._dense: dict[tuple[int, bool, bool], list[int]] = {}
         for role in roles:
@@ -96,7 +100,7 @@ class TabulatedStageCost:
                 self._attention.mixed_ns(
                     prefill_tokens, prefill_context, decodes, decode_context, min_context, max_context
                 )
-                + 0.5
+                + self._mixed_extra
             )
         else:
             tokens = decodes

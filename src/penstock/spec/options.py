@@ -36,12 +36,15 @@ class EngineOverhead:
 
     ``schedule_ns`` passes before the step leaves the engine, ``update_ns`` before the next turn begins;
     the two IPC latencies stand between the engine and the first and last stage's workers.
+    ``prefill_step_ns`` is what a step with a prefill chunk takes beyond its kernels, over all stages in
+    proportion to their layers: such a step runs outside the CUDA graphs.
     """
 
     schedule_ns: int = 0
     update_ns: int = 0
     ipc_to_first_stage_ns: int = 0
     ipc_from_last_stage_ns: int = 0
+    prefill_step_ns: int = 0
     source: str = "none"
 
 

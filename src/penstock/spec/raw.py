@@ -81,6 +81,7 @@ class RawOverhead(Raw):
     update_ns: Nanoseconds = 0
     ipc_to_first_stage_ns: Nanoseconds = 0
     ipc_from_last_stage_ns: Nanoseconds = 0
+    prefill_step_ns: Nanoseconds = 0
     source: Name = "given in the cluster config"
 
 

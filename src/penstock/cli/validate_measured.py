@@ -1,0 +1,34 @@
+"""``penstock validate measured``: a measured vLLM run beside its simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def measured_command(
+    directory: Annotated[
+        Path, typer.Argument(help="A measured run: cluster.json, meta.json, requests.jsonl.")
+    ],
+    *,
+    dataset: Annotated[Path, typer.Option("--dataset", help="The workload that was run.")],
+    profile_root: Annotated[
+        Path | None, typer.Option("--profile-root", help="Profile bundles; without, the packaged fits.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write both over time as an HTML page.")] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated/--uncalibrated", help="Use the packaged engine overhead of the host."),
+    ] = True,
+) -> None:
+    """Simulate a measured vLLM run with its own options and compare TTFT, TPOT and latency."""
+    from penstock.validate.measured import report, validate_measured
+
+    comparison = validate_measured(directory, dataset, profile_root=profile_root, calibrated=calibrated)
+    typer.echo(report(comparison))
+    if plot is not None:
+        from penstock.validate.measured_plot import write_plot
+
+        write_plot(comparison, plot)

@@ -1,0 +1,133 @@
+"""A measured vLLM run on disk: what was run, and when each request was queued, scheduled and answered."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from penstock.cost.tables import FloatArray
+from penstock.errors import Problem, UserError
+
+_TIMES = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
+ASYNC_BY_DEFAULT = (0, 14)
+"""From this version on vLLM schedules asynchronously at pp 1 unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTimes:
+    """One entry per request, in the order of the workload; seconds since the first was queued.
+
+    ``queued`` is when the engine took the request from its input queue: between two steps, so it already waited
+    for the step that ran when it arrived.
+    """
+
+    output_tokens: FloatArray
+    queued: FloatArray
+    scheduled: FloatArray
+    first_token: FloatArray
+    last_token: FloatArray
+
+    def metrics(self) -> dict[str, FloatArray]:
+        """TTFT, TPOT (requests of two tokens or more) and latency in seconds."""
+        several = self.output_tokens > 1
+        decode = (self.last_token - self.first_token)[several]
+        return {
+            "TTFT": self.first_token - self.queued,
+            "TPOT": decode / (self.output_tokens[several] - 1),
+            "latency": self.last_token - self.queued,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRun:
+    """``engine`` are vLLM's options as recorded, ``num_gpu_blocks`` the KV blocks it had, where recorded."""
+
+    directory: Path
+    engine: Mapping[str, Any]
+    vllm_version: str
+    num_gpu_blocks: int | None
+    indices: tuple[int, ...]
+    times: RequestTimes
+
+    def flags(self) -> dict[str, Any]:
+        """The options of :func:`penstock.spec.load.load_cluster` that stand for the run's engine options."""
+        names = ("max_num_seqs", "max_num_batched_tokens", "block_size", "enable_prefix_caching")
+        flags = {name: self.engine.get(name) for name in (*names, "enable_chunked_prefill", "kv_cache_dtype")}
+        if self.engine.get("dtype") not in (None, "auto"):
+            flags["dtype"] = self.engine["dtype"]
+        flags["async_scheduling"] = self.asynchronous()
+        return {name: value for name, value in flags.items() if value is not None}
+
+    def asynchronous(self) -> bool:
+        """As recorded, else vLLM's default for its version: on at pp 1 from 0.14."""
+        given = self.engine.get("async_scheduling")
+        if given is not None:
+            return bool(given)
+        numbers = tuple(int(part) for part in re.findall(r"\d+", self.vllm_version)[:2])
+        return int(self.engine.get("pipeline_parallel_size") or 1) == 1 and numbers >= ASYNC_BY_DEFAULT
+
+
+def read_measured_run(directory: Path) -> MeasuredRun:
+    """Read ``meta.json`` and ``requests.jsonl``.
+
+    Raises:
+        UserError: with every broken line.
+    """
+    meta = _read_meta(directory / "meta.json")
+    problems: list[Problem] = []
+    rows: list[tuple[int, ...] | tuple[float, ...]] = []
+    path = directory / "requests.jsonl"
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if line.strip():
+            row = _read_request(line, f"{path}:{number}", problems)
+            rows += [row] if row is not None else []
+    if not rows and not problems:
+        problems.append(Problem(str(path), "holds no request"))
+    if problems:
+        raise UserError(problems)
+    table = np.array(sorted(rows), dtype=np.float64)
+    start = float(table[:, 2].min())
+    cache = meta.get("kv_cache") or {}
+    return MeasuredRun(
+        directory=directory,
+        engine=meta.get("engine_kwargs") or {},
+        vllm_version=str(meta.get("vllm_version", "0")),
+        num_gpu_blocks=cache.get("num_gpu_blocks"),
+        indices=tuple(int(index) for index in table[:, 0]),
+        times=RequestTimes(table[:, 1], *(table[:, 2 + i] - start for i in range(4))),
+    )
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(_text(path))
+    except ValueError as error:
+        raise UserError([Problem(str(path), f"is not JSON: {error}")]) from error
+    if not isinstance(meta, dict):
+        raise UserError([Problem(str(path), "must be an object")])
+    return cast("dict[str, Any]", meta)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError([Problem(str(path), f"cannot be read: {error}")]) from error
+
+
+def _read_request(line: str, where: str, problems: list[Problem]) -> tuple[float, ...] | None:
+    try:
+        row = json.loads(line)
+        number = re.search(r"(\d+)$", str(row["request_id"]))
+        if number is None:
+            raise ValueError("request_id does not end in a number")
+        return (int(number.group(1)), int(row["output_toks"]), *(float(row[name]) for name in _TIMES))
+    except (ValueError, TypeError, KeyError) as error:
+        problems.append(Problem(where, f"not a measured request: {error!r}"))
+        return None
