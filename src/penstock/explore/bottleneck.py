@@ -55,7 +55,7 @@ class EdgeWatch:
         """Account for the chunk's turns."""
         self._ledger.accept(chunk)
         times = chunk.column("schedule_ns")
-        kept_out = (chunk.column("cause_after") == Cause.MEMORY) | (chunk.column("waiting") > 0)
+        kept_out = chunk.column("cause_after") == Cause.MEMORY
         full = chunk.column("running") >= self._max_num_seqs[chunk.instance]
         # A turn's state holds until the next turn, which may stand in the next chunk.
         if chunk.instance in self._last_ns:
@@ -90,10 +90,10 @@ class EdgeWatch:
                 "max_num_seqs",
                 f"requests wait {by_seqs:.0%} of the time for a place among max_num_seqs",
             )
-        elif waits and by_blocks >= KEPT_OUT_ENOUGH and busy[fullest] < BUSY_ENOUGH:
+        elif waits and by_blocks >= KEPT_OUT_ENOUGH:
             cause, text = (
                 "kv memory",
-                f"requests wait {by_blocks:.0%} of the time for KV blocks or their turn",
+                f"requests wait {by_blocks:.0%} of the time for KV blocks",
             )
         elif busy[fullest] >= BUSY_ENOUGH:
             cause, text = "compute", busiest

@@ -2,13 +2,14 @@
 
 **Search.** All requests at once is the limit of all rates: where that holds, no rate can break the SLO. It also
 gives the throughput of a full system, from which the search for a rate that holds and one that does not
-begins; the interval between is then halved, on a logarithmic scale, down to the tolerance. Each seed is a
-realisation of its own whose edge is found separately, from the edge of the one before. Rates are rounded to four
-digits, and no rate is run twice for a seed.
+begins; the interval between is then halved, on a logarithmic scale, down to the tolerance. Percentiles of few
+requests jump, so an SLO can break, hold and break again as the rate rises: a few rates below the edge are tried as
+well, and where one breaks the search goes on below it. Each seed is a realisation of its own whose edge is found
+separately, from the edge of the one before. Rates are rounded to four digits, and none is run twice for a seed.
 
-**Confidence.** A seed's edge lies between the highest rate that held and the lowest that did not. The capacity is
-the mean over seeds of the former; its 95% interval runs from that mean less t x standard error to the mean of
-the latter plus t x standard error (Student's t, seeds - 1 degrees of freedom). With one seed it is the edge's own
+**Confidence.** A seed's edge lies between the lowest rate that broke and the highest below it, which held. The
+capacity is the mean over seeds of the latter; its 95% interval runs from that mean less t x standard error to the mean of
+the former plus t x standard error (Student's t, seeds - 1 degrees of freedom). With one seed it is the edge's own
 interval, and says nothing about other realisations.
 """
 
@@ -28,16 +29,22 @@ _T_95_MANY = ((15, 2.131), (20, 2.086), (30, 2.042), (60, 2.0))
 _FIRST_STEP = 1.5
 _LOWEST_SHARE = 1 / 1024
 _ALONE_SHARE = 1 / 16
+_HIGHEST_SHARE = 4096
+
+LOOK_BELOW = (0.96, 0.92, 0.88, 0.84)
+"""Shares of an edge that are tried to see whether the SLO breaks below it as well."""
 
 Try = Callable[[float, int], Trial]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityOptions:
-    """``tolerance`` is the width of an edge relative to it; ``guess_per_s`` where a search may begin."""
+    """``tolerance`` is the width of an edge relative to it; ``guess_per_s`` where a search may begin.
+    ``look_below`` tries the rates of ``LOOK_BELOW`` under each edge."""
 
     seeds: int = 5
     tolerance: float = 0.02
+    look_below: bool = True
     guess_per_s: float | None = None
 
 
@@ -77,6 +84,10 @@ class HopelessError(UserError):
         self.trials = tuple(trials)
 
 
+class _HoldsAtAllRatesError(Exception):
+    """Of one seed: rates have gone up and up without breaking the SLO."""
+
+
 @dataclass(slots=True)
 class _Tried:
     """Trials of one seed, each rate once."""
@@ -109,43 +120,62 @@ def find_capacity(rig: Rig, options: CapacityOptions, *, explain: bool = True) -
     if guess is None:
         at_once = attempt(math.inf, 0)
         if at_once.holds:
-            rate = at_once.requests_per_s
-            good = rate * at_once.attained
-            return Capacity(
-                rate_per_s=rate,
-                low_per_s=rate,
-                high_per_s=math.inf,
-                goodput_per_s=good,
-                edges=(),
-                trials=(at_once,),
-            )
+            return _without_edge(at_once, trials)
         guess = at_once.requests_per_s / _FIRST_STEP
         if not guess:
             raise HopelessError(f"{rig.slo}: every request is rejected", trials)
     step = _FIRST_STEP
     edges: list[Edge] = []
     for seed in range(options.seeds):
-        edge = _find_edge(_Tried(attempt, seed), guess, step, options.tolerance, rig.slo)
+        try:
+            edge = _find_edge(_Tried(attempt, seed), guess, step, options, rig.slo)
+        except _HoldsAtAllRatesError:
+            continue
         edges.append(edge)
-        guess = edge.held.rate_per_s or guess
+        guess = _rate(edge.held)
         step = 1 + 2 * options.tolerance
+    if not edges:
+        return _without_edge(attempt(math.inf, 0), trials)
     bottleneck = rig.explain(edges[0].broke.rate_per_s, 0) if explain else None
     return _capacity(edges, trials, bottleneck)
 
 
-def _find_edge(tried: _Tried, guess: float, step: float, tolerance: float, slo: Slo) -> Edge:
-    held, broke = _bracket(tried, _rounded(guess), step, slo)
+def _without_edge(at_once: Trial, trials: Sequence[Trial]) -> Capacity:
+    rate = at_once.requests_per_s
+    return Capacity(
+        rate_per_s=rate,
+        low_per_s=rate,
+        high_per_s=math.inf,
+        goodput_per_s=rate * at_once.attained,
+        edges=(),
+        trials=tuple(trials),
+    )
+
+
+def _find_edge(tried: _Tried, guess: float, step: float, options: CapacityOptions, slo: Slo) -> Edge:
+    """The highest rate that held below every rate that broke, of those tried."""
+    _bracket(tried, _rounded(guess), step, slo)
     while True:
-        low, high = held.rate_per_s or 0.0, broke.rate_per_s or math.inf
+        trials = sorted(tried.by_rate.values(), key=_rate)
+        broke = next(trial for trial in trials if not trial.holds)
+        below = [trial for trial in trials if _rate(trial) < _rate(broke)]
+        if not below:
+            _bracket(tried, _rate(broke), step, slo)
+            continue
+        low, high = _rate(below[-1]), _rate(broke)
         middle = _rounded(math.sqrt(low * high))
-        if high <= low * (1 + tolerance) or not low < middle < high:
-            return Edge(held, broke)
-        trial = tried(middle)
-        held, broke = (trial, broke) if trial.holds else (held, trial)
+        if high > low * (1 + options.tolerance) and low < middle < high:
+            tried(middle)
+            continue
+        shares = LOOK_BELOW if options.look_below else ()
+        unseen = [rate for share in shares if (rate := _rounded(low * share)) not in tried.by_rate]
+        if not unseen:
+            return Edge(below[-1], broke)
+        tried(unseen[0])
 
 
-def _bracket(tried: _Tried, guess: float, step: float, slo: Slo) -> tuple[Trial, Trial]:
-    """A trial that held and one at a higher rate that broke; each step is the square of the one before."""
+def _bracket(tried: _Tried, guess: float, step: float, slo: Slo) -> None:
+    """Try rates until one held and one above it broke; each step is the square of the one before."""
     trial = tried(guess)
     rising = trial.holds
     checked_alone = False
@@ -160,9 +190,11 @@ def _bracket(tried: _Tried, guess: float, step: float, slo: Slo) -> tuple[Trial,
                 raise HopelessError(_hopeless(alone, slo), tuple(tried.by_rate.values()))
         if not rising and rate < guess * _LOWEST_SHARE:
             raise HopelessError(_hopeless(before, slo), tuple(tried.by_rate.values()))
+        if rate > guess * _HIGHEST_SHARE:
+            raise _HoldsAtAllRatesError
         trial = tried(rate)
         if trial.holds is not rising:
-            return (before, trial) if rising else (trial, before)
+            return
         step = min(step * step, 2.0)
 
 
@@ -209,6 +241,10 @@ def student_t_95(degrees: int) -> float:
     if degrees <= len(_T_95):
         return _T_95[degrees - 1]
     return next((t for known, t in reversed(_T_95_MANY) if degrees >= known), _T_95[-1])
+
+
+def _rate(trial: Trial) -> float:
+    return math.inf if trial.rate_per_s is None else trial.rate_per_s
 
 
 def _rounded(rate_per_s: float) -> float:

@@ -89,6 +89,7 @@ class Evaluator:
             seeds=1 if pilot else self.load.seeds,
             tolerance=max(PILOT_TOLERANCE, self.load.tolerance) if pilot else self.load.tolerance,
             guess_per_s=job.guess_per_s,
+            look_below=not pilot,
         )
         found = find_capacity(rig, options, explain=not pilot)
         shown = found.edges[0].held if found.edges else found.trials[0]
