@@ -160,9 +160,18 @@ class ReferenceEngine:
                     executed or self.scheduler.has_requests()
                 ):
                     return executed
-        if self.queue:
+        if self.queue and not self._woken_by_arrival():
             self._await(self.queue.popleft())
         return executed
+
+    def _woken_by_arrival(self) -> bool:
+        """A departure: go on with an arrival before the oldest step is done, if the queue has room."""
+        if self.scheduler.departures.blocks_on_oldest_step or len(self.queue) >= self.options.max_in_flight:
+            return False
+        if not self.arrivals or self.arrivals[0].arrival_ns >= self.queue[0].done_ns:
+            return False
+        self.now = max(self.now, self.arrivals[0].arrival_ns)
+        return True
 
     def _submit(self) -> Step:
         free_before = len(self.scheduler.kv.free)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from penstock.validate.schedule import Engine, NamedTrace, first_difference, name_trace, penstock_engine
+from penstock.workload.request import Request
 
 from .cases import Case, seeded_case
 from .engine import replay as reference_engine
@@ -48,13 +49,17 @@ def _smaller(case: Case) -> Iterator[Case]:
     requests = case.requests
     for left_out in reversed(range(len(requests))):
         kept = [*requests[:left_out], *requests[left_out + 1 :]]
-        yield replace(case, requests=tuple(replace(each, index=i) for i, each in enumerate(kept)))
+        renumbered = (_changed(each, index, each.output_tokens) for index, each in enumerate(kept))
+        yield replace(case, requests=tuple(renumbered))
     for position, request in enumerate(requests):
-        if request.output_tokens > 1:
-            for fewer in sorted({request.output_tokens // 2, request.output_tokens - 1}):
-                ids = request.output_ids[:fewer] if request.output_ids else None
-                shorter = replace(request, output_tokens=fewer, output_ids=ids)
-                yield replace(case, requests=(*requests[:position], shorter, *requests[position + 1 :]))
+        for fewer in sorted({request.output_tokens // 2, request.output_tokens - 1} - {0}):
+            shorter = _changed(request, request.index, fewer)
+            yield replace(case, requests=(*requests[:position], shorter, *requests[position + 1 :]))
+
+
+def _changed(request: Request, index: int, output_tokens: int) -> Request:
+    outputs = request.output_ids[:output_tokens] if request.output_ids else None
+    return Request(index, request.arrival_ns, request.input_tokens, output_tokens, request.input_ids, outputs)
 
 
 def describe(case: Case) -> str:

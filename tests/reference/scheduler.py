@@ -14,9 +14,15 @@ from .kv_cache import Block, ContentHasher, KVCache
 
 @dataclass(frozen=True, slots=True)
 class Departures:
-    """Switches away from what the real scheduler and engine do, to see what each of its habits is worth."""
+    """Switches away from what the real scheduler and engine do, to see what each of its habits is worth.
+
+    Each is on in the real engine. Off: an empty step is not queued; an arrival wakes an engine that is blocked
+    on a step while the queue has room; a victim's token in flight is thrown away and the victim may resume
+    at once; all freed blocks go to the end of the queue; a block can be hit once its step is done.
+    """
 
     empty_steps_take_slots: bool = True
+    blocks_on_oldest_step: bool = True
     deliver_late_tokens: bool = True
     unhashed_blocks_first: bool = True
     hit_when_scheduled: bool = True
