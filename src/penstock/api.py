@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from penstock.engine.simulation import Progress, Simulation
 from penstock.errors import Problem, UserError, nearest
 from penstock.results.bubbles import BubbleLedger, SpanSink
-from penstock.results.records import REQUEST_COLUMNS, TurnChunk, TurnSink
+from penstock.results.records import REQUEST_COLUMNS, Int64Array, TurnChunk, TurnSink
 from penstock.results.result import KeepTurns, RunContext, SimulationResult
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
@@ -157,6 +157,10 @@ class Run:
     def listen_to_spans(self, sink: SpanSink) -> None:
         """Pass what every stage does, and why it waits, to ``sink``."""
         self._ledger.pass_on(sink)
+
+    def stage_times(self) -> list[Int64Array]:
+        """ns so far by instance, each of shape (stages, causes of a :class:`StageCause`)."""
+        return [self._ledger.so_far_ns(place) for place in range(len(self.deployments))]
 
     def run(self) -> SimulationResult:
         """Serve the workload.

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from penstock.api import Run, Scenario, load_scenario
-from penstock.cli.progress import ProgressBar
 from penstock.errors import Problem, UserError, nearest
 from penstock.results.atomic import unwritable
 from penstock.results.heartbeat import HeartbeatLog
+from penstock.results.live import LiveDisplay
 from penstock.results.perfetto import DEFAULT_EVENT_LIMIT, PerfettoTrace, parse_window
 from penstock.results.request_csv import write_request_csv
 from penstock.results.result import SimulationResult
@@ -105,8 +105,9 @@ def run_job(
         )
     if ":" in str(options.get("router")):
         sys.path.insert(0, str(Path.cwd()))  # a router's module is looked for here, as with python -m
-    bar = ProgressBar() if sys.stderr.isatty() else None
-    run = _prepare(cluster_config, dataset, options, outputs, bar, problems)
+    display = LiveDisplay()
+    run = _prepare(cluster_config, dataset, options, outputs, display, problems)
+    display.stage_times = run.stage_times
     diagnostics = _Diagnostics(log_level)
     _announce(run.scenario, diagnostics)
     timeline = None
@@ -115,7 +116,7 @@ def run_job(
         timeline = Timeline(pp_sizes, run.scenario.workload.first_arrival_ns)
         run.listen_to_spans(timeline)
     with _traced(run, outputs) as trace:
-        result = _serve(run, bar)
+        result = _serve(run, display)
         if trace is not None:
             trace.finish(result.record)
     for path in _write(result, outputs, timeline):
@@ -127,7 +128,7 @@ def _prepare(
     dataset: str | None,
     options: Mapping[str, Any],
     outputs: Outputs,
-    bar: ProgressBar | None,
+    display: LiveDisplay,
     problems: list[Problem],
 ) -> Run:
     """Load and build; whatever is wrong is raised together with the problems known already."""
@@ -135,7 +136,7 @@ def _prepare(
         run = Run(
             load_scenario(cluster_config, dataset, options, flag_name),
             keep_turns=outputs.results is not None or outputs.report is not None,
-            progress=None if bar is None else bar.update,
+            progress=display.update,
         )
     except UserError as error:
         raise UserError([*problems, *error.problems]) from None
@@ -153,7 +154,7 @@ def _announce(scenario: Scenario, diagnostics: _Diagnostics) -> None:
         diagnostics.say("DEBUG", f"{instance}")
 
 
-def _serve(run: Run, bar: ProgressBar | None) -> SimulationResult:
+def _serve(run: Run, display: LiveDisplay) -> SimulationResult:
     """Run, logging to stdout as simulated time goes by, then sum up.
 
     Further listeners of the turns (a timeline, a report) join here, before the run.
@@ -161,28 +162,28 @@ def _serve(run: Run, bar: ProgressBar | None) -> SimulationResult:
     for deployment in run.deployments:
         print(render_deployment(deployment))
     print(flush=True)
-    log = _throughput_log(run, bar)
+    log = _throughput_log(run, display)
     started = time.perf_counter()
-    result = run.run()
+    try:
+        result = run.run()
+    finally:
+        display.clear()
     wall_s = time.perf_counter() - started
     if log is not None:
         log.finish(result.record.end_ns)
-    if bar is not None:
-        bar.clear()
     print(f"\n{render_summary(result.summary, wall_s=wall_s)}", flush=True)
     return result
 
 
-def _throughput_log(run: Run, bar: ProgressBar | None) -> HeartbeatLog | None:
+def _throughput_log(run: Run, display: LiveDisplay) -> HeartbeatLog | None:
     scenario = run.scenario
     interval_ns = round(scenario.log_interval_s * NS_PER_S)
     if not interval_ns:
         return None
 
     def write(line: str) -> None:
-        if bar is not None:
-            bar.clear()
-        print(line, flush=bar is not None)
+        display.clear()
+        print(line)
 
     log = HeartbeatLog(
         run.deployments,

@@ -156,7 +156,7 @@ class BubbleLedger:
             self._take(instance, splitter.finish(window_start_ns, window_end_ns))
         return Bubbles(window_start_ns, window_end_ns, tuple(self._ns))
 
-    def busy_so_far_ns(self, instance: int) -> Int64Array:
+    def so_far_ns(self, instance: int) -> Int64Array:
         """ns per stage and cause up to the latest turns, shape (stages, causes): for a display."""
         return self._ns[instance].copy()
 
