@@ -201,8 +201,14 @@ def _cell(row: ComparedRow, run: int) -> str:
     if value is None:
         return "-"
     text = f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
-    change = row.change(run) if run else None
-    return text if change is None else f"{text} ({change:+.1%})"
+    first, change = row.values[0], row.change(run)
+    if not run or first is None:
+        return text
+    if row.unit.startswith("%"):
+        return f"{text} ({value - first:+.1f} points)"
+    if change is None:
+        return text
+    return f"{text} ({value / first:,.0f} x)" if change >= 9 else f"{text} ({change:+.1%})"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
