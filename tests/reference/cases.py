@@ -89,7 +89,7 @@ def _cost(rng: random.Random, pp_size: int, options: SchedulerOptions) -> Pipeli
         [latency + per_token * count for count in tokens],
         [per_token * count if occupied else 0 for count in tokens],
     )
-    back = 0 if options.async_scheduling else rng.choice([0, 0, 0, 90_000])
+    back = rng.choice([0, 0, 0, 90_000])
     return linear_pipeline(stages, hop, options.max_num_seqs, "random", back)
 
 
