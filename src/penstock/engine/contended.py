@@ -40,6 +40,8 @@ class ContendedInstance(Instance):
                 pipeline.grant()
 
     def _send(self, step: Step, entry_ns: int, compute_ns: Sequence[int]) -> Sequence[int]:
+        # Where the row of this turn will begin, counted over the whole run; it is completed when the way is known,
+        # which is before the engine can take the result, and so before the row is handed on.
         cell = self._flushed_turns * self._width + len(self._trace)
         step.done_ns = UNKNOWN_NS
         known: list[int] = []

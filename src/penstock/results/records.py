@@ -166,8 +166,8 @@ class RunRecord:
     """All that a run leaves behind beside the turns it streamed to its sinks.
 
     ``token_gaps`` = (gap_ns, weight): every gap between two consecutive tokens of a request, counted:
-    exactly the multiset of inter-token latencies, without a list per request. ``models`` names each
-    instance's model. ``end_ns`` is the last event.
+    exactly the multiset of inter-token latencies, without a list per request; pairs of weight 0 count
+    nothing. ``deployments`` and ``totals`` are by instance. ``end_ns`` is the last event.
     """
 
     deployments: tuple[Deployment, ...]

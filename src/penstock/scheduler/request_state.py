@@ -18,10 +18,13 @@ Segment = tuple["array[int]", int, int]
 class RequestState:
     """What the scheduler knows of one unfinished request.
 
-    While the request decodes in a cohort, everything that changes with its tokens is kept by the cohort:
-    ``num_tokens`` and ``num_computed`` are then ``offset + cohort.turn`` and one less (nothing in flight),
-    and the fields of those names are stale until it leaves. ``order`` numbers admissions: running requests
-    are scheduled in that order.
+    ``num_tokens`` counts prompt and answer so far, ``num_computed`` those of them that steps have been given, and
+    ``final_tokens`` is the count at which it finishes. ``held_blocks`` counts KV blocks while its prompt is being
+    scheduled. ``order`` numbers admissions: running requests are scheduled in that order.
+
+    While the request decodes in a cohort, everything that changes with its tokens is kept by the cohort. It then has
+    ``offset + cohort.turn`` tokens, all but one computed (with nothing in flight), and the fields are stale: leaving
+    the cohort brings ``num_tokens`` up to date.
     """
 
     __slots__ = (

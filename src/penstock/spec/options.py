@@ -52,7 +52,8 @@ class EngineOverhead:
 class RunOptions:
     """How to run, as opposed to what: routing, seed, how much to keep.
 
-    ``router`` is LOAD | RR | RAND | a ``module:Class``. ``record`` is requests | steps | stages.
+    ``router`` is a name of ``engine.router.ROUTERS``, an entry point, or a ``module:Class``. ``record`` is
+    requests | steps | stages.
     ``profile_root`` holds profile bundles in LLMServingSim's layout, searched before the packaged fits.
     ``exact_only`` decides every turn request by request, without cohorts: the same answer, slowly.
     """
