@@ -81,9 +81,7 @@ def chunks_of(stages: int, rows: list[Row], sizes: Sequence[int] | None = None) 
     values = np.array([[row.get(name, 0) for name in names] for row in rows], dtype=np.int64)
     cuts = [0, *np.cumsum(sizes or [len(rows)]).tolist()]
     return [
-        TurnChunk(0, stages, begin, values[begin:end])
-        for begin, end in pairwise(cuts)
-        if begin < len(rows)
+        TurnChunk(0, stages, begin, values[begin:end]) for begin, end in pairwise(cuts) if begin < len(rows)
     ]
 
 
@@ -395,3 +393,29 @@ def test_nothing_to_do_is_idle_and_no_bubble() -> None:
     assert shares(bubbles, 0) == {"busy": 20, "drain": 20, "idle": 880}
     assert shares(bubbles, 1) == {"busy": 20, "fill": 20, "idle": 880}
     assert bubbles.bubble_share() == 0.5
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_busy_and_causes_are_the_window_in_any_run(data: st.DataObject) -> None:
+    draw = data.draw
+    stages = draw(st.integers(1, 4))
+    arrivals = sorted(draw(st.lists(st.integers(0, 3000), min_size=1, max_size=12)))
+    sizes = st.tuples(st.integers(1, 90), st.integers(1, 12))
+    requests = [Request(index, at, *draw(sizes)) for index, at in enumerate(arrivals)]
+    ahead = draw(st.booleans())
+    bubbles = serve(
+        requests,
+        draw(st.lists(st.integers(1, 40), min_size=stages, max_size=stages)),
+        hop=(draw(st.integers(0, 30)), draw(st.integers(0, 30))),
+        blocks=draw(st.integers(10, 40)),
+        blocking=draw(st.booleans()),
+        overhead=EngineOverhead(schedule_ns=draw(st.integers(0, 9)), update_ns=draw(st.integers(0, 9))),
+        max_num_seqs=draw(st.integers(1, 8)),
+        max_num_batched_tokens=draw(st.integers(8, 128)),
+        max_in_flight=stages + ahead,
+        async_scheduling=ahead,
+        v2_model_runner=ahead and stages > 1,
+        engine_idle_sleep_ns=draw(st.sampled_from([0, 25])),
+    )
+    assert (bubbles.ns[0] >= 0).all()
