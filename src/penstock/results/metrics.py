@@ -25,6 +25,8 @@ import numpy.typing as npt
 from penstock.results.records import REQUEST_COLUMNS, Int64Array, RunRecord
 from penstock.units import NS_PER_S
 
+_SUMMED_AT_ONCE = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
@@ -125,7 +127,8 @@ def distribution(values: Int64Array) -> Distribution | None:
 def weighted_distribution(values: Int64Array, weights: Int64Array) -> Distribution | None:
     """Of the multiset in which ``values[i]`` stands ``weights[i]`` times; any order, repeats allowed."""
     kept = weights > 0
-    values, weights = values[kept], weights[kept]
+    if not kept.all():
+        values, weights = values[kept], weights[kept]
     if not len(values):
         return None
     p50, p90, p95, p99 = weighted_percentiles(values, weights, (50, 90, 95, 99))
@@ -152,7 +155,10 @@ def weighted_percentiles(
     """
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    last_place = np.cumsum(weights[order]) - 1  # in the expanded, sorted multiset
+    last_place = weights[order]
+    del order  # as long as the run had turns
+    np.cumsum(last_place, out=last_place)
+    last_place -= 1  # in the expanded, sorted multiset
     count = int(last_place[-1]) + 1
     result: list[float] = []
     for percent in percents:
@@ -167,10 +173,16 @@ def weighted_percentiles(
 
 def exact_sum(values: npt.NDArray[np.int64], weights: npt.NDArray[np.int64] | None = None) -> int:
     """The sum (weighted by counts) as a Python int: no overflow where 64 bits would not hold it."""
-    high, low = values >> 24, values & 0xFFFFFF
-    if weights is None:
-        return (int(high.sum()) << 24) + int(low.sum())
-    return (int(np.dot(high, weights)) << 24) + int(np.dot(low, weights))
+    total = 0
+    for first in range(0, len(values), _SUMMED_AT_ONCE):
+        part = values[first : first + _SUMMED_AT_ONCE]
+        high, low = part >> 24, part & 0xFFFFFF
+        if weights is None:
+            total += (int(high.sum()) << 24) + int(low.sum())
+        else:
+            counts = weights[first : first + _SUMMED_AT_ONCE]
+            total += (int(np.dot(high, counts)) << 24) + int(np.dot(low, counts))
+    return total
 
 
 def latency_metrics(table: RequestTable, token_gaps: tuple[Int64Array, Int64Array]) -> LatencyMetrics:

@@ -19,12 +19,12 @@ from penstock.results.bubbles import Bubbles
 from penstock.results.metrics import RequestTable
 from penstock.results.records import (
     TURN_COLUMNS,
-    Cause,
     Int64Array,
     RunRecord,
     TurnChunk,
 )
 from penstock.results.summary import RunSummary, build_summary
+from penstock.results.turn_frames import no_turns, stages_frame, steps_frame, write_turns
 
 if TYPE_CHECKING:
     import polars as pl
@@ -179,8 +179,8 @@ class SimulationResult:
         """
         import polars as pl
 
-        frames = [_steps_frame(chunk) for chunk in self._kept_turns().turns()]
-        return pl.concat(frames) if frames else _steps_frame(_no_turns())
+        frames = [steps_frame(chunk) for chunk in self._kept_turns().turns()]
+        return pl.concat(frames) if frames else steps_frame(no_turns())
 
     @cached_property
     def stages(self) -> pl.DataFrame:
@@ -195,8 +195,8 @@ class SimulationResult:
         turns = self._kept_turns()
         if not turns.stages:
             raise LookupError("the stages' times were not kept: run with record='stages'")
-        frames = [_stages_frame(chunk) for chunk in turns.turns()]
-        return pl.concat(frames) if frames else _stages_frame(_no_turns())
+        frames = [stages_frame(chunk) for chunk in turns.turns()]
+        return pl.concat(frames) if frames else stages_frame(no_turns())
 
     def bubbles(self) -> pl.DataFrame:
         """A row per stage: ``instance``, ``stage``, ``window_ns``, ``busy_ns``, and ``<cause>_ns`` for each
@@ -288,10 +288,11 @@ class SimulationResult:
 
     def _write_tables(self, directory: Path) -> None:
         self.requests.write_parquet(directory / "requests.parquet")
-        if self._turns is not None:
-            self.steps.write_parquet(directory / "steps.parquet")
-            if self._turns.stages:
-                self.stages.write_parquet(directory / "stages.parquet")
+        turns = self._turns
+        if turns is not None:
+            write_turns(directory / "steps.parquet", steps_frame, turns.turns)
+            if turns.stages:
+                write_turns(directory / "stages.parquet", stages_frame, turns.turns)
         if self._bubbles is not None:
             self.bubbles().write_parquet(directory / "bubbles.parquet")
 
@@ -299,10 +300,6 @@ class SimulationResult:
         if self._turns is None:
             raise LookupError("the turns were not kept: run with record='steps' or 'stages'")
         return self._turns
-
-
-def _no_turns() -> TurnChunk:
-    return TurnChunk(0, 1, 0, np.zeros((0, len(TURN_COLUMNS) + 3), dtype=np.int64))
 
 
 def _requests_frame(record: RunRecord) -> pl.DataFrame:
@@ -351,38 +348,3 @@ def _rejections_columns(record: RunRecord) -> dict[str, Sequence[int] | Sequence
         "arrival_ns": [one.arrival_ns for one in rejections],
         "reason": [one.reason for one in rejections],
     }
-
-
-def _steps_frame(chunk: TurnChunk) -> pl.DataFrame:
-    """Steps with tokens of a chunk."""
-    import polars as pl
-
-    visits = chunk.column("tokens") > 0
-    rows = chunk.values[visits]
-    turn = chunk.first_turn + np.flatnonzero(visits)
-    columns = {name: rows[:, place] for place, name in enumerate(TURN_COLUMNS)}
-    causes = {cause.value: cause.name.lower() for cause in Cause}
-    by_name = pl.col("cause_after").replace_strict(causes, return_dtype=pl.Enum(list(causes.values())))
-    return pl.DataFrame(
-        {"instance": np.full(len(rows), chunk.instance, dtype=np.int64), "turn": turn} | columns
-    ).with_columns(by_name)
-
-
-def _stages_frame(chunk: TurnChunk) -> pl.DataFrame:
-    """Steps with tokens of a chunk, stage by stage of each step."""
-    import polars as pl
-
-    visits = chunk.column("tokens") > 0
-    pp_size = chunk.pp_size
-    times = chunk.values[visits, len(TURN_COLUMNS) :].reshape(-1, 3)
-    turn = chunk.first_turn + np.flatnonzero(visits)
-    return pl.DataFrame(
-        {
-            "instance": np.full(len(times), chunk.instance, dtype=np.int64),
-            "turn": np.repeat(turn, pp_size),
-            "stage": np.tile(np.arange(pp_size, dtype=np.int64), len(turn)),
-            "arrive_ns": times[:, 0],
-            "start_ns": times[:, 1],
-            "end_ns": times[:, 2],
-        }
-    )
