@@ -1,5 +1,11 @@
 """Units of time and memory. Time is integer nanoseconds everywhere, memory integer bytes."""
 
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+"""Nanoseconds, bytes and counts in columns."""
+
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000

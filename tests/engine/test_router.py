@@ -102,7 +102,10 @@ def test_two_choices_avoid_the_most_loaded_and_use_the_others() -> None:
 
 
 def test_least_tokens_counts_tokens_and_not_requests() -> None:
-    fleet, router = fleet_of(Stub(1, 0, 8, 900), Stub(5, 2, 8, 300), Stub(0, 0, 8, 400)), make_router("LOT", 0)
+    fleet, router = (
+        fleet_of(Stub(1, 0, 8, 900), Stub(5, 2, 8, 300), Stub(0, 0, 8, 400)),
+        make_router("LOT", 0),
+    )
     assert router.route(request(), fleet)[0] == 1
 
 

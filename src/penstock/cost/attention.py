@@ -103,6 +103,33 @@ class AttentionLookup:
             time += alpha * (intercepts[k] + slopes[k] * longest - time)
         return time
 
+    def decode_turns_ns(
+        self, decodes: int, total: int, shortest: int, longest: int, turns: int
+    ) -> FloatArray | None:
+        """``decode_ns`` of the same decodes in ``turns`` consecutive steps, bit for bit, shape (turns,).
+
+        Each context grows by one token a step. None where a lookup leaves the measured range.
+        """
+        limit = self._limits[3]
+        if longest + turns > limit or decodes > self._limits[1]:
+            return None
+        row = self._rows[decodes] if decodes < len(self._rows) else None
+        intercepts, slopes, alphas = row if row is not None else self._compile_row(decodes)
+        lines = np.array([intercepts, slopes])
+        segment = np.frombuffer(self._segment, dtype=np.uint8)
+        step = np.arange(turns)
+        means = (total + decodes * step) / decodes
+        low, slope = lines[:, segment[means.astype(np.int64)]]
+        time = low + slope * means
+        if alphas is not None and longest > shortest:
+            longest_now = longest + step
+            rates = (means - (shortest + step)) / (longest - shortest)
+            bins = np.searchsorted(self._rate_edges, rates) * (len(self._longest_edges) + 1)
+            bins += np.searchsorted(self._longest_edges, longest_now)
+            low, slope = lines[:, segment[longest_now]]
+            time += np.array(alphas)[bins] * (low + slope * longest_now - time)
+        return time
+
     def mixed_ns(
         self, chunk: int, history: int, decodes: int, total: int, shortest: int, longest: int
     ) -> float:

@@ -121,6 +121,26 @@ class TabulatedStageCost:
             times[-1] += head[sampled]
         return times
 
+    def decode_turns_ns(
+        self, decodes: int, context: int, min_context: int, max_context: int, turns: int
+    ) -> Int64Array | None:
+        """``stage_ns`` of the same decodes in ``turns`` consecutive steps, shape (stages, turns), each context
+        one token longer than in the step before. None where a lookup leaves the measured range."""
+        if decodes > self._dense_limit or decodes > self._head_limit:
+            return None
+        attention = self._attention.decode_turns_ns(decodes, context, min_context, max_context, turns)
+        if attention is None:
+            return None
+        rounded = (attention + 0.5).astype(np.int64)
+        fixed = self.stage_ns(0, 0, decodes, context, min_context, max_context, decodes)
+        per_layer = int(rounded[0])
+        return np.array(
+            [
+                time + layers * (rounded - per_layer)
+                for time, (_, layers) in zip(fixed, self._stages, strict=True)
+            ]
+        )
+
     def notes(self) -> tuple[str, ...]:
         """Lookups outside the measured range so far: one sentence per axis."""
         found = {**self._outside, **self._attention.outside}

@@ -52,7 +52,11 @@ class Instance:
 
     Events before a limit are processed by :meth:`run_until`; between calls the instance is in the state that
     an observer at that time would see. ``on_finish`` is called with each finished request and the time.
+    ``outstanding_tokens`` counts input and output tokens of all requests sent here and not finished;
+    ``watchdog_turns`` is how many turns in a row may be empty while requests wait and nothing is in flight.
     """
+
+    stretches = False
 
     def __init__(
         self,
@@ -160,6 +164,8 @@ class Instance:
                 if finished and self.stops_on_finish:
                     self.next_ns = self.now_ns
                     return
+                if self.stretches:
+                    self._between_turns(limit_ns)
             now = self.now_ns
             if now >= limit_ns:
                 self.next_ns = now
@@ -180,6 +186,9 @@ class Instance:
                 self._scheduled_nothing = False
             self.turns += 1
             self._blocked_on = queue.popleft()
+
+    def _between_turns(self, limit_ns: int) -> None:
+        """A chance to take turns in another way; called where ``stretches`` is set."""
 
     def _take_in(self, now: int) -> int:
         """Drain the input queue; returns the earliest arrival among what was drained."""

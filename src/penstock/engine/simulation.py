@@ -17,6 +17,7 @@ from penstock.engine.contended import ContendedInstance
 from penstock.engine.fleet import watch
 from penstock.engine.instance import Instance
 from penstock.engine.router import Router, make_router
+from penstock.engine.stretch import StretchingInstance
 from penstock.errors import Problem, UserError
 from penstock.pipeline.contended import ContendedPipeline, SharedLink
 from penstock.pipeline.pipeline import Pipeline
@@ -109,7 +110,9 @@ class Simulation:
         spec, cost = built.spec, built.cost
         names = [hop.shared_link for hop in cost.hops]
         if not any(names):
-            return Instance, Pipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends)
+            alone = spec.scheduler.max_in_flight == 1 and hasattr(cost.stage, "decode_turns_ns")
+            kind = StretchingInstance if alone and not spec.scheduler.async_scheduling else Instance
+            return kind, Pipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends)
         for option in ("blocking_sends", "async_scheduling"):
             if getattr(spec, option, False) or getattr(spec.scheduler, option, False):
                 where = f"{spec.where}.{option}" if spec.where else option

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 class Cohort:
     """State that all members share. ``step`` is the step that computes them now, or None: they are ready.
 
-    ``last_order`` bounds the members' admission numbers from above. ``last_ns`` is when the latest token
-    came; the members in ``irregular`` had theirs at another time (``last_token_ns``), as they joined between
-    two tokens. ``due`` holds the members whose blocks are cached, by the turn, modulo the block size, in
-    which one fills up.
+    ``next_finish`` is no later than the next turn in ``finish_at``. ``last_order`` bounds the members'
+    admission numbers from above. ``last_ns`` is when the latest token came; the members in ``irregular`` had
+    theirs at another time (``last_token_ns``), as they joined between two tokens. ``due`` holds the members whose
+    blocks are cached, by the turn, modulo the block size, in which one fills up.
     """
 
     __slots__ = (
@@ -44,6 +44,7 @@ class Cohort:
         "last_order",
         "members",
         "needs",
+        "next_finish",
         "offset_sum",
         "offsets",
         "size",
@@ -64,6 +65,7 @@ class Cohort:
         self.offsets: list[int] = []
         self.needs = [0] * block_size
         self.finish_at: dict[int, list[RequestState]] = {}
+        self.next_finish = 0
         self.due: dict[int, dict[RequestState, None]] = {}
         self.irregular: dict[RequestState, None] = {}
         self.last_order = -1
@@ -84,6 +86,8 @@ class Cohort:
         self.needs[(1 - offset) % self.block_size] += 1
         finish = state.final_tokens - offset
         bucket = self.finish_at.get(finish)
+        if finish < self.next_finish:
+            self.next_finish = finish
         if bucket is None:
             self.finish_at[finish] = [state]
         else:
@@ -92,6 +96,12 @@ class Cohort:
             self.due.setdefault(-offset % self.block_size, {})[state] = None
         if state.order > self.last_order:
             self.last_order = state.order
+
+    def turns_alike(self) -> int:
+        """For how many turns nobody finishes."""
+        if self.next_finish <= self.turn:
+            self.next_finish = min(self.finish_at, default=self.turn)
+        return self.next_finish - self.turn - 1
 
     def leave(self, state: RequestState) -> None:
         """Let a member go; ``state.num_tokens`` and its token times are brought up to date."""

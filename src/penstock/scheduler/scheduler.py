@@ -16,12 +16,15 @@ from array import array
 from collections import deque
 from operator import attrgetter
 
+import numpy as np
+
 from penstock.scheduler.cohort import Cohort
 from penstock.scheduler.kv_cache import CachedBlock, KVCache
 from penstock.scheduler.policies.limits import Policy, StepLimits
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import Step
 from penstock.spec.options import SchedulerOptions
+from penstock.units import Int64Array
 
 by_order = attrgetter("order")
 
@@ -222,6 +225,7 @@ class Scheduler:
             self.ready = cohort if left else None
             return
         self.ready = None
+        # Chunks of one token have been counted as decodes already; add_members() starts from nothing.
         chunk_decodes = step.decodes, step.decode_context, step.min_context, step.max_context
         if left:
             other = self._new_cohort()
@@ -307,7 +311,9 @@ class Scheduler:
                 self.out_of_budget = True
                 break
             new = min(new, room)
-            claim = kv.blocks_for(state.num_tokens if options.reserve_full_isl else computed + new) - len(hits)
+            claim = kv.blocks_for(state.num_tokens if options.reserve_full_isl else computed + new) - len(
+                hits
+            )
             if hits:
                 claim += kv.count_unused(hits)
             if self.watermark_blocks and self.running:
@@ -436,6 +442,43 @@ class Scheduler:
             finished.sort(key=by_order)
             self._finish(finished)
         return finished
+
+    # --- stretches ------------------------------------------------------------------------------------------
+
+    def turns_alike(self) -> int:
+        """For how many turns from now, one step in flight at a time, all requests decode in lock-step and no
+        other joins or finishes. 0 where it takes a closer look."""
+        cohort = self.ready
+        if cohort is None or self.waiting or self.partials or cohort.due or cohort.irregular:
+            return 0
+        if self.exact_only or self.policy is not None or cohort.size > self._max_tokens:
+            return 0
+        return cohort.turns_alike()
+
+    def take_alike(self, updates_ns: Int64Array) -> Int64Array:
+        """Take turns that :meth:`turns_alike` foresaw, as many as blocks last; returns the new blocks of each.
+
+        ``updates_ns`` are their completions.
+        """
+        cohort = self.ready
+        assert cohort is not None
+        size = cohort.size
+        phases = (cohort.turn + np.arange(len(updates_ns))) % cohort.block_size
+        needs = np.array(cohort.needs)[phases]
+        needs = needs[np.cumsum(needs) <= self.kv.free]
+        turns = len(needs)
+        if turns:
+            updates_ns = updates_ns[:turns]
+            gaps = np.full((turns, 2), size, dtype=np.int64)
+            gaps[:, 0] = np.diff(updates_ns, prepend=cohort.last_ns)
+            self.token_gaps.frombytes(gaps.tobytes())
+            if self.keep_token_times:
+                cohort.times.frombytes(np.ascontiguousarray(updates_ns).tobytes())
+            cohort.turn += turns
+            cohort.last_ns = int(updates_ns[-1])
+            self.kv.take(int(needs.sum()))
+            self.cohort_turns += turns
+        return needs
 
     def _deliver(self, state: RequestState, now: int, *, gap_is_logged: bool) -> None:
         """One token for a request outside of cohorts."""
