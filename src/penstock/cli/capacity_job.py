@@ -112,6 +112,11 @@ def _report(found: Capacity, rig: Rig, slo: Slo, question: CapacityQuestion) -> 
                 f"{worst.name}: {value} at {broke.rate_per_s:.4g} requests/s, limit {shown_ns(worst.limit_ns)}",
             ],
         ]
+        if found.rate_per_s > found.saturated_per_s:
+            text = (
+                f"no more than {found.saturated_per_s:.4g} requests/s can last: serve more requests to see it"
+            )
+            rows.append(["note", text])
         if found.bottleneck is not None:
             rows.append(["because of", f"{found.bottleneck.cause}: {found.bottleneck.text}"])
     rows.append(["effort", f"{len(found.trials)} runs"])
@@ -167,6 +172,7 @@ def _as_json(found: Capacity, rig: Rig, slo: Slo, curve: list[Trial]) -> dict[st
         "high_per_s": high,
         "every_seed_per_s": found.every_seed_per_s,
         "goodput_per_s": found.goodput_per_s,
+        "saturated_per_s": found.saturated_per_s,
         "gpus": rig.gpus,
         "bottleneck": None if found.bottleneck is None else found.bottleneck.to_json(),
         "trials": [trial.to_json() for trial in found.trials],

@@ -8,9 +8,9 @@ well, and where one breaks the search goes on below it. Each seed is a realisati
 separately, from the edge of the one before. Rates are rounded to four digits, and none is run twice for a seed.
 
 **Confidence.** A seed's edge lies between the lowest rate that broke and the highest below it, which held. The
-capacity is the mean over seeds of the latter; its 95% interval runs from that mean less t x standard error to the mean of
-the former plus t x standard error (Student's t, seeds - 1 degrees of freedom). With one seed it is the edge's own
-interval, and says nothing about other realisations.
+capacity is the mean over seeds of the latter; its 95% interval runs from that mean less t x standard error to the
+mean of the former plus t x standard error (Student's t, seeds - 1 degrees of freedom). With one seed it is the
+edge's own interval, and says nothing about other realisations.
 """
 
 from __future__ import annotations
@@ -59,12 +59,15 @@ class Edge:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """``edges`` has one entry per seed. Where it is empty the SLO holds at every rate, with all requests at once
-    even, and ``rate_per_s`` is the throughput then: a longer workload is needed to find an edge."""
+    even, and ``rate_per_s`` is the throughput then: a longer workload is needed to find an edge.
+    ``saturated_per_s`` is that throughput in any case, and no rate above it can last: a capacity above it says that
+    the workload is over before its queues have grown."""
 
     rate_per_s: float
     low_per_s: float
     high_per_s: float
     goodput_per_s: float
+    saturated_per_s: float
     edges: tuple[Edge, ...]
     trials: tuple[Trial, ...]
     bottleneck: Bottleneck | None = None
@@ -116,14 +119,12 @@ def find_capacity(rig: Rig, options: CapacityOptions, *, explain: bool = True) -
         trials.append(trial)
         return trial
 
-    guess = options.guess_per_s
-    if guess is None:
-        at_once = attempt(math.inf, 0)
-        if at_once.holds:
-            return _without_edge(at_once, trials)
-        guess = at_once.requests_per_s / _FIRST_STEP
-        if not guess:
-            raise HopelessError(f"{rig.slo}: every request is rejected", trials)
+    at_once = attempt(math.inf, 0)
+    if at_once.holds:
+        return _without_edge(at_once, trials)
+    if not at_once.requests_per_s:
+        raise HopelessError(f"{rig.slo}: every request is rejected", trials)
+    guess = options.guess_per_s or at_once.requests_per_s / _FIRST_STEP
     step = _FIRST_STEP
     edges: list[Edge] = []
     for seed in range(options.seeds):
@@ -135,9 +136,9 @@ def find_capacity(rig: Rig, options: CapacityOptions, *, explain: bool = True) -
         guess = _rate(edge.held)
         step = 1 + 2 * options.tolerance
     if not edges:
-        return _without_edge(attempt(math.inf, 0), trials)
+        return _without_edge(at_once, trials)
     bottleneck = rig.explain(edges[0].broke.rate_per_s, 0) if explain else None
-    return _capacity(edges, trials, bottleneck)
+    return _capacity(edges, trials, at_once.requests_per_s, bottleneck)
 
 
 def _without_edge(at_once: Trial, trials: Sequence[Trial]) -> Capacity:
@@ -147,6 +148,7 @@ def _without_edge(at_once: Trial, trials: Sequence[Trial]) -> Capacity:
         low_per_s=rate,
         high_per_s=math.inf,
         goodput_per_s=rate * at_once.attained,
+        saturated_per_s=rate,
         edges=(),
         trials=tuple(trials),
     )
@@ -210,7 +212,9 @@ def _hopeless(trial: Trial, slo: Slo) -> str:
     return text
 
 
-def _capacity(edges: Sequence[Edge], trials: Sequence[Trial], bottleneck: Bottleneck | None) -> Capacity:
+def _capacity(
+    edges: Sequence[Edge], trials: Sequence[Trial], saturated_per_s: float, bottleneck: Bottleneck | None
+) -> Capacity:
     held = [edge.held.rate_per_s or 0.0 for edge in edges]
     broke = [edge.broke.rate_per_s or 0.0 for edge in edges]
     mean = sum(held) / len(held)
@@ -224,6 +228,7 @@ def _capacity(edges: Sequence[Edge], trials: Sequence[Trial], bottleneck: Bottle
         low_per_s=max(mean - spread, 0.0),
         high_per_s=sum(broke) / len(broke) + spread,
         goodput_per_s=sum(good) / len(good),
+        saturated_per_s=saturated_per_s,
         edges=tuple(edges),
         trials=tuple(trials),
         bottleneck=bottleneck,

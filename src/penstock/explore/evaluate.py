@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -109,6 +110,7 @@ class Evaluator:
             low_per_s=at_rate,
             high_per_s=at_rate,
             goodput_per_s=at_rate * attained,
+            saturated_per_s=math.inf,
             edges=(),
             trials=tuple(trials),
             bottleneck=rig.explain(trials[0].rate_per_s, 0),
@@ -124,7 +126,8 @@ class Evaluator:
         self, job: PointJob, rig: Rig, found: Capacity, shown: Trial, *, unbounded: bool | None = None
     ) -> PointResult:
         answers = self.load.workload.total_output_tokens / len(self.load.workload)
-        tokens_per_s = found.rate_per_s * answers * (len(self.load.workload) / len(rig.demand))
+        lasting = min(1.0, found.saturated_per_s / found.rate_per_s)
+        tokens_per_s = lasting * found.rate_per_s * answers * (len(self.load.workload) / len(rig.demand))
         usd = self.prices.get(job.point.hardware)
         bottleneck = found.bottleneck
         open_end = not found.edges if unbounded is None else unbounded
@@ -137,7 +140,8 @@ class Evaluator:
             low_per_s=found.low_per_s,
             high_per_s=None if open_end else found.high_per_s,
             unbounded=open_end,
-            goodput_per_s=found.goodput_per_s,
+            goodput_per_s=lasting * found.goodput_per_s,
+            saturated_per_s=_finite(found.saturated_per_s),
             generated_tokens_per_s=tokens_per_s,
             usd_per_million_tokens=None
             if usd is None or not tokens_per_s
@@ -203,6 +207,10 @@ def _missed(trial: Trial, load: LoadPlan) -> str:
     value = trial.statistics_ns[bounds[0].name]
     shown = "never" if value is None else shown_ns(value)
     return f"{bounds[0].name} is {shown}, the limit {shown_ns(bounds[0].limit_ns)}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _excess(trial: Trial) -> float:

@@ -70,6 +70,7 @@ def _row(result: PointResult, on_front: bool) -> dict[str, Any]:
         "rate_per_s": result.rate_per_s,
         "low_per_s": result.low_per_s,
         "high_per_s": result.high_per_s,
+        "saturated_per_s": result.saturated_per_s,
         "goodput_per_s": result.goodput_per_s,
         "goodput_per_gpu": result.goodput_per_gpu,
         "generated_tokens_per_s": result.generated_tokens_per_s,
@@ -99,7 +100,9 @@ def _write_tables(rows: list[dict[str, Any]], csv: Path, parquet: Path) -> None:
 
 
 def _is_figure(name: str) -> bool:
-    return name.startswith(("rate", "low", "high", "goodput", "generated", "usd", "ttft", "tpot"))
+    return name.startswith(
+        ("rate", "low", "high", "saturated", "goodput", "generated", "usd", "ttft", "tpot")
+    )
 
 
 def _write_config(outcome: StudyOutcome, result: PointResult, path: Path) -> None:
@@ -143,10 +146,21 @@ def _counts(outcome: StudyOutcome) -> str:
     named = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     lines = [f"{len(outcome.results)} points ({outcome.method}): {named}; {runs} runs"]
     lines += [f"  cannot run: {line}" for line in outcome.pruned.lines()]
+    short = sum(1 for result in outcome.results if _too_short(result))
+    if short:
+        lines.append(
+            f"  note: {short} points hold the SLO at rates that cannot last (goodput and costs are of those that "
+            "can): the workload is too short for their queues to grow"
+        )
     for status in ("failed", "infeasible", "hopeless", "misses"):
         reasons = Counter(r.reason for r in outcome.results if r.status == status)
         lines += [f"  {status}: {count} x {reason}" for reason, count in reasons.most_common(3)]
     return "\n".join(lines)
+
+
+def _too_short(result: PointResult) -> bool:
+    rate, lasting = result.rate_per_s, result.saturated_per_s
+    return result.unbounded or (rate is not None and lasting is not None and rate > lasting)
 
 
 def _front_table(outcome: StudyOutcome) -> str:

@@ -22,7 +22,8 @@ class PointResult:
     """``status``: ``ok``; ``misses`` the SLO at the given rate; ``hopeless`` at every rate; ``infeasible`` by the
     engine's rules; ``failed`` with an error of its own; ``stopped`` after the pilot. ``reason`` says why it is not
     ok. ``rate_per_s`` is the capacity (with its interval) or the given rate, and the statistics are those of the
-    highest rate that held.
+    highest rate that held. Goodput, tokens and their price are those of a load that can last: of the capacity, but of
+    at most ``saturated_per_s``, the throughput with all requests at once.
     """
 
     key: str
@@ -34,6 +35,7 @@ class PointResult:
     low_per_s: float | None = None
     high_per_s: float | None = None
     unbounded: bool = False
+    saturated_per_s: float | None = None
     goodput_per_s: float | None = None
     generated_tokens_per_s: float | None = None
     usd_per_million_tokens: float | None = None

@@ -92,7 +92,7 @@ def _plain(point: Point) -> Point:
 
 
 class Feasibility:
-    """Whether points can run at a site: layout, the loader's rules, memory. Nothing is compiled for it."""
+    """Whether points can run at a site: the loader's rules, layout, memory. Nothing is compiled for it."""
 
     def __init__(self, site: Site, profile_root: str | None) -> None:
         self._site = site
@@ -104,15 +104,15 @@ class Feasibility:
 
     def why_not(self, point: Point) -> Infeasible | None:
         """None if the point can run."""
-        layout = misplaced(point, self._site)
-        if layout is not None:
-            return Infeasible("nodes", layout)
         alone = replace(point, replicas=1)
         try:
             cluster = load_cluster(cluster_config(alone, self._site), profile_root=self._profile_root)
         except UserError as error:
             problem = error.problems[0]
             return Infeasible(problem.where.rpartition(".")[2], problem.message)
+        layout = misplaced(point, self._site)
+        if layout is not None:
+            return Infeasible("nodes", layout)
         instance = cluster.instances[0]
         layers = instance.layer_partition
         if not isinstance(layers, tuple):
