@@ -132,7 +132,7 @@ class TestInChromium:
         chromium.open(tmp_path / "report.html", height=6000)
         yield
         assert chromium.problems == []
-        assert [url.partition(":")[0] for url in chromium.requests] == ["file"]
+        assert {url.partition(":")[0] for url in chromium.requests} == {"file"}
 
     def shown(self, chromium: Browser) -> Any:
         return chromium.evaluate("[gantt.from, gantt.to]")
@@ -184,3 +184,19 @@ class TestInChromium:
         before = background()
         chromium.evaluate("document.getElementById('theme').click()")
         assert background() != before
+
+    def test_a_run_of_a_hundred_thousand_steps_opens(
+        self, chromium: Browser, repository: Path, tmp_path: Path
+    ) -> None:
+        lines = (
+            json.dumps({"input_toks": 20, "output_toks": 50, "arrival_time_ns": place * 100_000_000})
+            for place in range(4200)
+        )
+        (tmp_path / "long.jsonl").write_text("\n".join(lines) + "\n")
+        cluster = repository / "configs/cluster/single_node_pp4_instance.json"
+        long = simulate(str(cluster), str(tmp_path / "long.jsonl"), keep_token_times=False)
+        assert long.summary.engine.iterations >= 100_000
+        write_report(long, tmp_path / "long.html")
+        assert (tmp_path / "long.html").stat().st_size < 20_000_000
+        chromium.open(tmp_path / "long.html")
+        assert chromium.evaluate("gantt.steps.count") == long.summary.engine.iterations
