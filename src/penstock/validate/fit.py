@@ -171,15 +171,16 @@ def _hop_ns(run: RealRun, steps: Sequence[Row]) -> int:
 
 def _overhead(run: RealRun, steps: Sequence[Row]) -> EngineOverhead:
     # The way to the first stage shows only where that stage had nothing else to do.
+    chosen = {row["t_schedule_ns"] for row in steps}
     to_first = [
         row["stages"][0]["start_ns"] - row["t_schedule_ns"] - row["schedule_cpu_ns"]
         for before, row in pairwise(run.iterations)
-        if row["scheduled"] and _worker_free_ns(before) < row["t_schedule_ns"]
+        if row["t_schedule_ns"] in chosen and _worker_free_ns(before) < row["t_schedule_ns"]
     ]
     from_last = [row["t_update_ns"] - _worker_free_ns(row, -1) for row in steps]
     return EngineOverhead(
         schedule_ns=_median([row["schedule_cpu_ns"] for row in steps]),
-        update_ns=_update_ns(run),
+        update_ns=_update_ns(run, {row["t_update_ns"] for row in steps}),
         ipc_to_first_stage_ns=_median(to_first),
         ipc_from_last_stage_ns=_median(from_last),
         source="medians of the measured run",
@@ -191,8 +192,9 @@ def _worker_free_ns(row: Row, stage: int = 0) -> int:
     return times["sample_end_ns"] or times["end_ns"]
 
 
-def _update_ns(run: RealRun) -> int:
-    """From the start of an update to the next schedule(), where no idle sleep came between."""
+def _update_ns(run: RealRun, chosen: set[int]) -> int:
+    """From the start of an update (one of those ``chosen``) to the next schedule(), where no idle sleep came
+    between."""
     events = sorted(
         [(row["t_schedule_ns"], "schedule", bool(row["scheduled"])) for row in run.iterations]
         + [(row["t_update_ns"], "update", True) for row in run.iterations if row["t_update_ns"]]
@@ -202,7 +204,7 @@ def _update_ns(run: RealRun) -> int:
     for (at, kind, worked), (then, next_kind, _) in pairwise(events):
         if kind == "schedule":
             slept = not worked
-        elif next_kind == "schedule" and not slept:
+        elif next_kind == "schedule" and not slept and at in chosen:
             gaps.append(then - at)
     return _median(gaps)
 
