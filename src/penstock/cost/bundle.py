@@ -26,7 +26,7 @@ from penstock.errors import Problem, UserError
 
 _ATTENTION_HEADER = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us"
 _OPTIONAL_LAYERS = frozenset(
-    {"qk_norm", "gate_up_proj", "act_fn", "down_proj", "embedding", "final_layernorm"}
+    {"qk_norm", "gate_up_proj", "act_fn", "down_proj", "embedding", "final_layernorm", "sampler"}
 )
 
 
@@ -66,7 +66,7 @@ def read_bundle(address: BundleAddress, *, hardware: str, model: str) -> KernelT
     missing += [
         Problem(str(folder / "per_sequence.csv"), f"no rows for layer '{layer}'")
         for layer in PER_SEQUENCE_LAYERS
-        if layer not in per_sequence
+        if layer not in per_sequence and layer not in _OPTIONAL_LAYERS
     ]
     if missing:
         raise UserError(missing)
@@ -133,10 +133,12 @@ def attention_grid(rows: FloatArray) -> AttentionGrid:
 
     The measured points form slices (chunk, decodes, prefill context) of their own decode contexts. Each is
     brought to the union of all axes, inner axis first, linearly; beyond a slice's last point its top two
-    points extrapolate; where a slice is missing altogether, the nearest stands in.
+    points extrapolate; where a slice is missing altogether, the nearest stands in. Chunks that were never
+    measured beside decodes are added to them, less the launch they share.
     """
     order = np.lexsort((rows[:, 3], rows[:, 1], rows[:, 2], rows[:, 0]))
     rows = rows[order]
+    rows = rows[np.any(np.diff(rows[:, :4], axis=0, prepend=np.nan) != 0, axis=1)]
     chunks = np.unique(np.append(rows[:, 0], 0.0))
     decodes = np.unique(np.append(rows[:, 2], 0.0))
     prefill_contexts = np.unique(np.append(rows[:, 1], 0.0))
@@ -151,6 +153,7 @@ def attention_grid(rows: FloatArray) -> AttentionGrid:
         j = int(np.searchsorted(decodes, block[0, 2]))
         us[i, j] = _slice(block, prefill_contexts, decode_contexts)
     _fill_missing_decodes(us, decodes)
+    add_unmeasured_mixes(us)
     for i in np.flatnonzero(np.isnan(us).any(axis=(1, 2, 3))):
         _fill_missing_chunk(us, chunks, int(i))
     return AttentionGrid(chunks, decodes, prefill_contexts, decode_contexts, np.maximum(us, 0.0))
@@ -183,6 +186,13 @@ def _fill_missing_decodes(us: FloatArray, decodes: FloatArray) -> None:
         missing = ~known & (decodes > 0)
         if positive.any() and missing.any():
             us[i, missing] = interpolate(decodes[missing], decodes[positive], us[i, positive])
+
+
+def add_unmeasured_mixes(us: FloatArray) -> None:
+    """Where chunks and decodes were measured apart only, fill ``us[1:, 1:]`` with their sum less a launch."""
+    if np.isnan(us[0, 1:]).any() or not np.isnan(us[1:, 1:]).all() or np.isnan(us[1:, 0]).any():
+        return
+    us[1:, 1:] = us[1:, :1] + us[:1, 1:, :1] - float(us[0, 1:].min())
 
 
 def _fill_missing_chunk(us: FloatArray, chunks: FloatArray, i: int) -> None:

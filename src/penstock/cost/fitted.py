@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from penstock.cost.bundle import add_unmeasured_mixes
 from penstock.cost.tables import AttentionGrid, Curve, FloatArray, KernelTables, SkewTable
 from penstock.errors import Problem, UserError
 
@@ -123,14 +124,17 @@ def attention_from_fit(part: Mapping[str, Any]) -> AttentionGrid:
     decodes = np.concatenate([[0.0], _octaves(1.0, top["decodes"])])
     history = np.concatenate([[0.0], _octaves(64.0, top["history"])])
     context = _octaves(16.0, top["context"])
-    us = np.empty((len(chunks), len(decodes), len(history), len(context)))
+    us = np.full((len(chunks), len(decodes), len(history), len(context)), np.nan)
     zero = np.zeros(1)
     alone = regime_us(part["decode"], zero, decodes[1:], zero, context)
     us[0, 1:] = alone[0]
     only = regime_us(part["prefill"], chunks[1:], zero, history, np.ones(1))
     us[1:, 0] = only[:, 0]
     us[0, 0] = us[1, 0]
-    us[1:, 1:] = regime_us(part["mixed"], chunks[1:], decodes[1:], history, context)
+    if "mixed" in part:
+        us[1:, 1:] = regime_us(part["mixed"], chunks[1:], decodes[1:], history, context)
+    else:
+        add_unmeasured_mixes(us)
     return AttentionGrid(chunks, decodes, history, context, us)
 
 

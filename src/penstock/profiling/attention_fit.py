@@ -16,8 +16,13 @@ BoolArray = npt.NDArray[np.bool_]
 AXES = ("chunk", "history", "decodes", "context")
 """Columns of the measured points, in the order of ``attention.csv``."""
 
-_RANKS = {"decode": 4, "prefill": 2, "mixed": 12}
-_KNOTS_PER_OCTAVE = {("prefill", "chunk"): 2.0, ("mixed", "history"): 0.75}
+_RANKS = {"decode": 4, "decode apart": 4, "prefill": 2, "mixed": 12}
+_KNOTS_PER_OCTAVE = {
+    ("prefill", "chunk"): 2.0,
+    ("mixed", "history"): 0.75,
+    ("decode apart", "decodes"): 2.0,
+    ("decode apart", "context"): 2.0,
+}
 _USUAL_HISTORY, _USUAL_CONTEXT, _USUAL_WEIGHT = 2048.0, (256.0, 4096.0), 3.0
 _ITERATIONS = 25
 _RIDGE = 1e-4
@@ -25,10 +30,13 @@ _SEED = 7
 
 
 def fit_attention(rows: FloatArray) -> dict[str, Any]:
-    """Coefficients of all three regimes from measured points (n, 5), for ``cost.fitted``."""
+    """Coefficients of each regime that was measured, from points (n, 5), for ``cost.fitted``."""
     parts: dict[str, Any] = {}
-    for name, chosen in regimes(rows).items():
-        parts[name] = _fit_regime(name, rows[chosen])
+    masks = regimes(rows)
+    for name, chosen in masks.items():
+        if chosen.any():
+            apart = name == "decode" and not masks["mixed"].any()
+            parts[name] = _fit_regime("decode apart" if apart else name, rows[chosen])
     parts["measured_up_to"] = {axis: float(rows[:, i].max()) for i, axis in enumerate(AXES)}
     return parts
 

@@ -136,7 +136,7 @@ def _attention_errors(tp_size: int, rows: FloatArray, attention: Mapping[str, An
     kept = random.random(len(rows)) >= _HOLD_OUT
     second = fit_attention(rows[kept])
     lines: list[ErrorLine] = []
-    masks = regimes(rows)
+    masks = {name: mask for name, mask in regimes(rows).items() if mask.any()}
     fitted, tried = np.zeros(len(rows)), np.zeros(len(rows))
     for name, mask in masks.items():
         fitted[mask] = predict(attention[name], rows[mask])
@@ -220,3 +220,17 @@ def write_fit(result: FitResult, path: Path) -> None:
         beside.replace(path)
     except OSError as error:
         raise UserError([Problem(str(path), f"cannot be written: {error}")]) from error
+
+
+def fit_report(result: FitResult) -> str:
+    """Errors by kernel and tp degree, and the size of the fit."""
+    lines = [f"{'tp':>3} {'kernel':<20}{'points':>7}{'p50':>8}{'p90':>8}{'max':>8}   held out p50, p90"]
+    for line in result.errors:
+        held = ""
+        if line.held_out_p50 is not None and line.held_out_p90 is not None:
+            held = f"   {line.held_out_p50:.1%}, {line.held_out_p90:.1%}"
+        lines.append(
+            f"{line.tp_size:>3} {line.kernel:<20}{line.points:>7}"
+            f"{line.p50:>8.1%}{line.p90:>8.1%}{line.largest:>8.1%}{held}"
+        )
+    return "\n".join([*lines, f"{result.coefficients} coefficients"])

@@ -1,0 +1,58 @@
+"""``penstock profile``: fit, import and measure kernel profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Fit, import or measure kernel profiles.", no_args_is_help=True)
+
+_Bundle = Annotated[Path, typer.Argument(help="A bundle: <root>/<hardware>/<model>/<variant>.")]
+
+
+@app.command("fit")
+def fit_command(
+    bundle: _Bundle,
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Write the fit here (JSON).")],
+    source: Annotated[
+        str | None, typer.Option(help="Where the measurements come from, for the record.")
+    ] = None,
+    hardware: Annotated[str | None, typer.Option(help="Label; default from the path or meta.yaml.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model; default from the path or meta.yaml.")] = None,
+) -> None:
+    """Fit a compact model to a measured bundle and print its errors by kernel."""
+    from penstock.profiling.fit import fit_bundle, fit_report, write_fit
+    from penstock.profiling.meta import bundle_identity
+
+    identity = bundle_identity(bundle, hardware=hardware, model=model)
+    result = fit_bundle(
+        bundle,
+        hardware=identity.hardware,
+        model=identity.model,
+        variant=identity.variant,
+        source=source or f"the profile {bundle}",
+    )
+    write_fit(result, output)
+    typer.echo(fit_report(result))
+    typer.echo(f"wrote {output}", err=True)
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[
+        Path, typer.Argument(help="LLMServingSim's old layout (with tp<N>/layers.csv), or Vidur's mlp.csv.")
+    ],
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Profile root to write the bundle under.")],
+    hardware: Annotated[str, typer.Option(help="Hardware label.")],
+    model: Annotated[str, typer.Option(help="Model name.")],
+) -> None:
+    """Write a profile of another layout as a bundle."""
+    from penstock.profiling.imports import import_profile
+
+    directory, note = import_profile(source, output, hardware=hardware, model=model)
+    typer.echo(f"wrote {directory}")
+    typer.echo(note)
