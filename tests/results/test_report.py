@@ -85,12 +85,29 @@ def test_the_page_is_one_file_without_links(result: SimulationResult, tmp_path: 
     assert json.loads(embedded[1])["runs"][0]["summary"]["requests"]["finished"] == 100
 
 
-def test_a_run_that_kept_only_requests_has_a_page_too(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("record", "has_steps"), [("requests", False), ("steps", True)])
+def test_a_run_that_kept_less_has_a_page_with_less(
+    repository: Path, tmp_path: Path, record: str, has_steps: bool
+) -> None:
     cluster = repository / "configs/cluster/single_node_pp4_instance.json"
     dataset = repository / "workloads/example_trace.jsonl"
-    bare = simulate(str(cluster), str(dataset), record="requests")
+    bare = simulate(str(cluster), str(dataset), record=record)
     write_report(bare, tmp_path / "r.html")
-    assert (tmp_path / "r.html").stat().st_size > 0
+    data = page_data(view_of(bare))
+    assert data["gantt"] == []
+    assert bool(data["over_time"]) is has_steps
+    assert data["instances"][0]["verdict"]
+
+
+def test_a_run_in_which_nothing_finishes_has_a_page_too(repository: Path, tmp_path: Path) -> None:
+    cluster = repository / "configs/cluster/single_node_pp4_instance.json"
+    request = {"input_toks": 5_000_000, "output_toks": 5, "arrival_time_ns": 0}
+    (tmp_path / "requests.jsonl").write_text(json.dumps(request) + "\n")
+    nothing = simulate(str(cluster), str(tmp_path / "requests.jsonl"))
+    write_report(nothing, tmp_path / "r.html")
+    data = page_data(view_of(nothing))
+    assert data["instances"][0]["verdict"] == ["No request finished."]
+    assert len(data["rejections"]) == 1
 
 
 def test_equal_runs_give_equal_pages(result: SimulationResult, tmp_path: Path) -> None:

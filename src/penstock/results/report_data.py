@@ -60,8 +60,7 @@ def view_of(result: SimulationResult, name: str = "run") -> RunView:
     document = json.loads(json.dumps(result.summary_json()))
     finished = result.requests.filter(status="finished")
     columns = [f"{column}_ns" for column in (*_LATENCIES.values(), "arrival", "finish")]
-    has_turns = result.keeps_stages
-    chunks = list(result.turns()) if has_turns else []
+    chunks = list(result.turns()) if result.keeps_turns else []
     memory = [
         [
             [("weights", stage.weights_bytes)]
@@ -85,7 +84,7 @@ def view_of(result: SimulationResult, name: str = "run") -> RunView:
         requests={column: finished[column].to_numpy() for column in columns},
         steps=_steps_of(chunks),
         memory=memory,
-        gantt=_gantt(result, chunks) if has_turns else (),
+        gantt=_gantt(result, chunks) if result.keeps_stages else (),
     )
 
 
@@ -149,7 +148,7 @@ def page_data(view: RunView) -> dict[str, Any]:
             {
                 "title": title,
                 "model": f"{instance['model']}, tp {instance['tp_size']} x pp {instance['pp_size']}",
-                "verdict": verdict(causes) if causes else [],
+                "verdict": verdict(causes) if causes else ["No request finished."],
                 "stages": instance["stages"],
                 "causes": causes,
                 "memory": view.memory[place],

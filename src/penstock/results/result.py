@@ -148,6 +148,11 @@ class SimulationResult:
         return self._kept_turns().turns()
 
     @property
+    def keeps_turns(self) -> bool:
+        """Whether :meth:`turns` and :attr:`steps` are there."""
+        return self._turns is not None
+
+    @property
     def keeps_stages(self) -> bool:
         """Whether the stages' times were kept: :meth:`turns` and :attr:`stages` have them."""
         return self._turns is not None and self._turns.stages

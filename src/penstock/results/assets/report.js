@@ -28,7 +28,10 @@ function layout(x, y, more = {}) {
 // A chart is redrawn when the theme changes; the keyboard moves its horizontal axis.
 function chart(id, traces, makeLayout) {
   const place = document.getElementById(id);
-  if (!place) return;
+  if (!traces().some((trace) => trace.x.length)) {
+    place.closest(".card").hidden = true;
+    return;
+  }
   const draw = () => Plotly.react(place, traces(), makeLayout(), { responsive: true, displaylogo: false, displayModeBar: false });
   // Drawn when it comes near the view: a long page opens at once.
   new IntersectionObserver((seen, observer) => {
