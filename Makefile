@@ -37,6 +37,7 @@ fmt: $(INSTALLED_DEV)
 	$(BIN)/ruff format
 
 fuzz: $(INSTALLED_DEV)
+	PYTHONPATH=tests $(BIN)/python -m reference.fuzz 2000
 	$(BIN)/pytest -n auto -m "not browser" --hypothesis-profile=fuzz
 
 bench: $(INSTALLED_DEV)

@@ -18,6 +18,8 @@ from penstock.spec.options import SchedulerOptions
 class AsyncScheduler(Scheduler):
     """With the V2 model runner a decode is eligible again ``pp_size`` calls of schedule() after its last."""
 
+    lockstep = False
+
     def __init__(
         self,
         options: SchedulerOptions,

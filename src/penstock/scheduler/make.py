@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from penstock.errors import Problem, UserError
 from penstock.scheduler.async_scheduler import AsyncScheduler
+from penstock.scheduler.policies.limits import Policy
 from penstock.scheduler.policies.make import PrefillTime, make_policy
 from penstock.scheduler.scheduler import Scheduler
 from penstock.spec.options import SchedulerOptions
+
+
+def check_policy(options: SchedulerOptions, pp_size: int) -> None:
+    """Make the policy, for its mistakes.
+
+    Raises:
+        UserError: as :func:`make_scheduler`.
+    """
+    _policy(options, pp_size, None)
+
+
+def _policy(options: SchedulerOptions, pp_size: int, prefill_ns: PrefillTime | None) -> Policy | None:
+    policy = make_policy(options.policy, pp_size, prefill_ns or (lambda tokens, context: tokens))
+    if policy is not None and options.async_scheduling:
+        message = "does not go with async scheduling, which takes everything that is eligible"
+        raise UserError([Problem(f"policy '{options.policy}'", message)])
+    return policy
 
 
 def make_scheduler(
@@ -25,11 +43,8 @@ def make_scheduler(
     Raises:
         UserError: no such policy, or one beside async scheduling, which has its own way of filling steps.
     """
-    policy = make_policy(options.policy, pp_size, prefill_ns or (lambda tokens, context: tokens))
+    policy = _policy(options, pp_size, prefill_ns)
     if options.async_scheduling:
-        if policy is not None:
-            message = "does not go with async scheduling, which takes everything that is eligible"
-            raise UserError([Problem(f"policy '{options.policy}'", message)])
         return AsyncScheduler(options, num_gpu_blocks, pp_size, keep_token_times=keep_token_times)
     return Scheduler(
         options, num_gpu_blocks, policy=policy, keep_token_times=keep_token_times, exact_only=exact_only

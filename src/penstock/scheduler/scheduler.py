@@ -38,6 +38,9 @@ class Scheduler:
     ``max_num_seqs`` kept a waiting request out. ``exact_only`` decides every turn request by request.
     """
 
+    lockstep = True
+    """Whether decodes are kept in cohorts."""
+
     def __init__(
         self,
         options: SchedulerOptions,
@@ -142,7 +145,7 @@ class Scheduler:
                 self.out_of_capacity = True
         if budget == 0:
             self.out_of_budget = True
-        if step.sampled:
+        if step.sampled and self.lockstep:
             cohort = step.cohort
             if cohort is None:
                 cohort = step.cohort = self._new_cohort()
