@@ -184,7 +184,7 @@ class PerfettoTrace:
 
     def _step(self, chunk: TurnChunk, row: int, number: int, values: dict[str, int]) -> None:
         """The slices of a step on all stages and links, and the arrows between them."""
-        args = f'"args":{json.dumps({"step": number, "turn": chunk.first_turn + row} | values)}'
+        args = f'"args":{_numbers({"step": number, "turn": chunk.first_turn + row} | values)}'
         prefill = f"{values['prefill_tokens']}p " if values["prefills"] else ""
         name = f"{prefill}{values['decodes']}d" if values["decodes"] else prefill.strip()
         instance = chunk.instance
@@ -254,7 +254,7 @@ class PerfettoTrace:
 
     def _counter(self, process: int, name: str, at_ns: int, values: dict[str, int]) -> None:
         self._write(
-            f'{{"ph":"C","pid":{process},"ts":{_us(at_ns)},"name":"{name}","args":{json.dumps(values)}}}'
+            f'{{"ph":"C","pid":{process},"ts":{_us(at_ns)},"name":"{name}","args":{_numbers(values)}}}'
         )
 
     def _write(self, event: str) -> None:
@@ -266,6 +266,11 @@ class PerfettoTrace:
     def _touches(self, begin: Int64Array, end: Int64Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         chosen = end >= self._begin_ns
         return chosen if self._end_ns is None else chosen & (begin < self._end_ns)
+
+
+def _numbers(values: dict[str, int]) -> str:
+    """JSON; these are most of a trace, and its own encoder takes three times as long."""
+    return "{" + ",".join([f'"{name}":{value}' for name, value in values.items()]) + "}"
 
 
 def _stage_track(stage: int) -> int:
