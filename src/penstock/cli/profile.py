@@ -56,3 +56,22 @@ def import_command(
     directory, note = import_profile(source, output, hardware=hardware, model=model)
     typer.echo(f"wrote {directory}")
     typer.echo(note)
+
+
+@app.command("calibrate")
+def calibrate_command(
+    llmservingsim: Annotated[Path, typer.Argument(help="LLMServingSim's data: perf/ and perf_v0/.")],
+    *,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the curves here (JSON).")
+    ] = None,
+    vidur: Annotated[Path | None, typer.Option(help="Vidur's data: compute/.")] = None,
+) -> None:
+    """Fit the roofline's efficiency curves and print the error on what is left out."""
+    from penstock.profiling.calibration_run import run_calibration, transfer_report, write_calibration
+
+    data, lines = run_calibration(llmservingsim, vidur)
+    if output is not None:
+        write_calibration(data, output)
+        typer.echo(f"wrote {output}", err=True)
+    typer.echo(transfer_report(lines))

@@ -1,45 +1,36 @@
-"""Kernel times from a data sheet: work over peak rate x efficiency, plus a launch.
+"""Kernel times from a data sheet, held to what measured profiles reach of theirs.
 
-The efficiencies are calibrated constants, fitted over the measured profiles at hand; what they are worth on
-hardware and models that were not measured stands in ``docs/costs.md``.
+What the transfer to hardware and models that were not measured is worth stands in the calibration, is printed
+with every use, and tabulated in ``docs/costs.md``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from penstock.cost.efficiency import (
+    Efficiency,
+    Rates,
+    decode_roofline,
+    gemm_roofline,
+    mixed_terms,
+    packaged_efficiency,
+    prefill_roofline,
+    stream_roofline,
+)
 from penstock.cost.kernels import AttentionShape, Gemm, Stream, kernel_set
 from penstock.cost.tables import AttentionGrid, Curve, FloatArray, KernelTables
 from penstock.spec.hardware import HardwareSpec
 from penstock.spec.model import ModelSpec
 
-_KV_GRID = np.array([16.0 * 2**k for k in range(14)])
-_HISTORY_GRID = np.concatenate([[0.0], _KV_GRID])
-_DECODE_GRID = np.concatenate([[0.0], 2.0 ** np.arange(11)])
+_CONTEXTS = np.array([16.0 * 2 ** (k / 2) for k in range(27)]).round()
+_HISTORIES = np.concatenate([[0.0], 64.0 * 2.0 ** np.arange(12)])
+_DECODES = np.unique(np.concatenate([[0.0], np.round(2.0 ** (np.arange(21) / 2))]))
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Fractions of peak reached by large kernels, and the microseconds that the smallest one takes."""
-
-    gemm_compute: float = 0.82
-    gemm_memory: float = 0.85
-    gemm_launch_us: float = 3.0
-    stream_memory: float = 0.75
-    stream_launch_us: float = 2.5
-    attention_compute: float = 0.45
-    attention_memory: float = 0.80
-    attention_launch_us: float = 9.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What the chip can do at most, per microsecond."""
-
-    flops_per_us: float
-    bytes_per_us: float
+def hardware_rates(hardware: HardwareSpec, dtype: str) -> Rates:
+    """Peak rates of a chip for matrices of ``dtype``."""
+    return Rates(hardware.peak_flops_per_s(dtype) / 1e6, hardware.memory_bytes_per_s / 1e6)
 
 
 def roofline_tables(
@@ -51,19 +42,19 @@ def roofline_tables(
     max_tokens: int,
 ) -> KernelTables:
     """Tables for a model on catalogued hardware; ``dtypes`` = (weights, KV cache)."""
-    calibration = Calibration()
-    rates = Rates(hardware.peak_flops_per_s(dtypes[0]) / 1e6, hardware.memory_bytes_per_s / 1e6)
-    wide = Rates(hardware.peak_flops_per_s("bfloat16") / 1e6, rates.bytes_per_us)
+    efficiency = packaged_efficiency()
+    rates = hardware_rates(hardware, dtypes[0])
+    wide = hardware_rates(hardware, "float32" if dtypes[0] == "float32" else "bfloat16")
     kernels = kernel_set(model, tp_size, *dtypes)
-    tokens = _token_grid(max_tokens)
-    sequences = np.unique(np.concatenate([[1.0], _token_grid(512)]))
+    tokens = token_grid(max_tokens)
+    sequences = token_grid(512)
     dense = {
-        name: Curve(tokens, gemm_us(gemm, tokens, rates, calibration))
+        name: Curve(tokens, gemm_us(gemm, tokens, rates, efficiency))
         for name, gemm in kernels.gemms.items()
         if name != "lm_head"
     }
     dense |= {
-        name: Curve(tokens, stream_us(stream, tokens, rates, calibration))
+        name: Curve(tokens, stream_us(stream, "stream", tokens, (rates, efficiency)))
         for name, stream in kernels.streams.items()
         if name != "sampler"
     }
@@ -73,59 +64,80 @@ def roofline_tables(
         tp_size=tp_size,
         dense=dense,
         per_sequence={
-            "lm_head": Curve(sequences, gemm_us(kernels.gemms["lm_head"], sequences, wide, calibration)),
-            "sampler": Curve(sequences, stream_us(kernels.streams["sampler"], sequences, rates, calibration)),
-        },
-        attention=attention_us(kernels.attention, wide, calibration, max_tokens),
-        basis=(
-            (
-                f"compute: no profile of {model.name} on {hardware.label}: roofline from its data sheet "
-                f"({hardware.source}), an estimate"
+            "lm_head": Curve(sequences, gemm_us(kernels.gemms["lm_head"], sequences, wide, efficiency)),
+            "sampler": Curve(
+                sequences, stream_us(kernels.streams["sampler"], "sampler", sequences, (rates, efficiency))
             ),
-        ),
+        },
+        attention=attention_grid_us(kernels.attention, wide, efficiency, max_tokens),
+        basis=(_basis(hardware, model, efficiency),),
     )
 
 
-def gemm_us(gemm: Gemm, tokens: FloatArray, rates: Rates, calibration: Calibration) -> FloatArray:
-    """The larger of arithmetic and traffic, plus a launch; tokens rounded up to tiles of 16 (64 from 64 on)."""
-    tile = np.where(tokens > 64, 64.0, 16.0)
-    rows = np.ceil(tokens / tile) * tile
-    compute = 2.0 * rows * gemm.inner * gemm.outer / (rates.flops_per_us * calibration.gemm_compute)
-    moved = gemm.inner * gemm.outer * gemm.weight_bytes
-    traffic = moved + tokens * (gemm.inner + gemm.outer) * gemm.activation_bytes
-    memory = traffic / (rates.bytes_per_us * calibration.gemm_memory)
-    return np.maximum(compute, memory) + calibration.gemm_launch_us
+def _basis(hardware: HardwareSpec, model: ModelSpec, efficiency: Efficiency) -> str:
+    errors = efficiency.errors["hardware"]
+    told = ", ".join(f"{family} {p50:.0%} / {p90:.0%}" for family, (p50, p90) in errors.items())
+    return (
+        f"compute: no profile of {model.name} on {hardware.label}: an estimate, the roofline of its data sheet "
+        f"({hardware.source}) calibrated on {efficiency.source}; left out of the calibration, a measured chip "
+        f"was missed by (p50 / p90) {told}"
+    )
 
 
-def stream_us(stream: Stream, items: FloatArray, rates: Rates, calibration: Calibration) -> FloatArray:
-    """Bytes over bandwidth, plus a launch."""
-    rate = rates.bytes_per_us * calibration.stream_memory
-    return items * stream.bytes_per_item / rate + calibration.stream_launch_us
+def gemm_us(gemm: Gemm, tokens: FloatArray, rates: Rates, efficiency: Efficiency) -> FloatArray:
+    """A matrix multiplication at ``tokens`` rows."""
+    roof, terms = gemm_roofline(gemm, tokens, rates)
+    return roof * efficiency.factor("gemm", terms)
 
 
-def attention_us(
-    shape: AttentionShape, rates: Rates, calibration: Calibration, max_tokens: int
+def stream_us(stream: Stream, family: str, items: FloatArray, chip: tuple[Rates, Efficiency]) -> FloatArray:
+    """A memory-bound kernel over ``items`` tokens or sequences."""
+    rates, efficiency = chip
+    roof, terms = stream_roofline(items * stream.bytes_per_item, rates)
+    return roof * efficiency.factor(family, terms)
+
+
+def decode_us(
+    shape: AttentionShape, decodes: FloatArray, context: FloatArray, chip: tuple[Rates, Efficiency]
+) -> FloatArray:
+    """Attention of decodes alone."""
+    roof, terms = decode_roofline(shape, decodes, context, chip[0])
+    return roof * chip[1].factor("decode", terms)
+
+
+def prefill_us(
+    shape: AttentionShape, chunk: FloatArray, history: FloatArray, chip: tuple[Rates, Efficiency]
+) -> FloatArray:
+    """Attention of chunks alone."""
+    roof, terms = prefill_roofline(shape, chunk, history, chip[0])
+    return roof * chip[1].factor("prefill", terms)
+
+
+def attention_grid_us(
+    shape: AttentionShape, rates: Rates, efficiency: Efficiency, max_tokens: int
 ) -> AttentionGrid:
-    """KV bytes over bandwidth for the decodes, arithmetic for the chunks, plus a launch."""
-    chunks = np.concatenate([[0.0], _token_grid(max_tokens)[3:]])
-    chunk = chunks[:, None, None, None]
-    decodes = _DECODE_GRID[None, :, None, None]
-    history = _HISTORY_GRID[None, None, :, None]
-    context = _KV_GRID[None, None, None, :]
-    kv_rate = rates.bytes_per_us * calibration.attention_memory
-    pairs = chunk * (history + (chunk + 1) / 2)
-    flops = 4.0 * shape.heads * shape.head_dim * pairs
-    prefill = np.maximum(
-        flops / (rates.flops_per_us * calibration.attention_compute),
-        np.where(chunk > 0, (history + chunk) * shape.kv_bytes_per_token / kv_rate, 0.0),
+    """Attention of one layer over a grid that reaches 1024 decodes and 128K tokens of context."""
+    chunks = np.concatenate([[0.0], token_grid(max_tokens)[4::4]])
+    chip = (rates, efficiency)
+    us = np.empty((len(chunks), len(_DECODES), len(_HISTORIES), len(_CONTEXTS)))
+    decode = decode_us(shape, _DECODES[1:, None], _CONTEXTS[None, :], chip)[None, :, None, :]
+    prefill = prefill_us(shape, chunks[1:, None], _HISTORIES[None, :], chip)[:, None, :, None]
+    us[0, 1:] = decode[0]
+    us[1:, 0] = prefill[:, 0]
+    us[0, 0] = us[1, 0]
+    terms = mixed_terms(
+        prefill,
+        decode,
+        _DECODES[None, 1:, None, None],
+        _CONTEXTS[None, None, None, :],
+        chunks[1:, None, None, None],
     )
-    decode = decodes * (context + 1) * shape.kv_bytes_per_token / kv_rate
-    us = prefill + decode + calibration.attention_launch_us
-    return AttentionGrid(chunks, _DECODE_GRID, _HISTORY_GRID, _KV_GRID, us)
+    us[1:, 1:] = (prefill + decode) * efficiency.factor("mixed", terms)
+    return AttentionGrid(chunks, _DECODES, _HISTORIES, _CONTEXTS, us)
 
 
-def _token_grid(max_tokens: int) -> FloatArray:
-    """1, 2, 4, ... 16, then eight points an octave up to at least ``max_tokens``."""
+def token_grid(max_tokens: int) -> FloatArray:
+    """1, 2, 4, 8, then eight points an octave from 16 up to at least ``max_tokens``."""
     octaves = max(int(np.ceil(np.log2(max(max_tokens, 32) / 16))), 1)
     fine = np.round(16 * 2 ** (np.arange(8 * octaves + 1) / 8))
     return np.unique(np.concatenate([[1.0, 2.0, 4.0, 8.0], fine]))
