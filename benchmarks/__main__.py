@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.cases import GROUPS
 from benchmarks.inputs import REPOSITORY, cost_basis, profile_root
-from benchmarks.report import render, update_docs
+from benchmarks.report import MEASURED, PROFILED, render, update_docs
 
 OUTPUT = REPOSITORY / "outputs" / "bench.json"
 DOCS = REPOSITORY / "docs" / "performance.md"
@@ -25,7 +25,7 @@ def main() -> None:
     if arguments.line_profile:
         from benchmarks.lines import profile
 
-        print(profile())
+        _show(PROFILED, profile(), update=arguments.update_docs)
         return
     if arguments.from_json:
         report = json.loads(output.read_text(encoding="utf-8"))
@@ -34,10 +34,13 @@ def main() -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         print(f"wrote {output}", file=sys.stderr)
-    text = render(report)
+    _show(MEASURED, render(report), update=arguments.update_docs)
+
+
+def _show(part: str, text: str, *, update: bool) -> None:
     print(text)
-    if arguments.update_docs:
-        update_docs(DOCS, text)
+    if update:
+        update_docs(DOCS, part, text)
         print(f"updated {DOCS}", file=sys.stderr)
 
 

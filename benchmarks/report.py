@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from benchmarks.targets import ratio, targets
 
 Row = Mapping[str, Any]
-BEGIN = "<!-- measured: written by `python -m benchmarks --update-docs` -->"
-END = "<!-- end of measured -->"
+
+MEASURED = "measured"
+PROFILED = "profiled"
+"""Names of the two parts of ``docs/performance.md`` that are written by a command."""
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -37,17 +40,19 @@ def render(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def update_docs(path: Path, text: str) -> None:
-    """Replace what stands between the two markers.
+def update_docs(path: Path, part: str, text: str) -> None:
+    """Replace what stands between ``<!-- begin: part ... -->`` and ``<!-- end: part -->``.
 
     Raises:
         ValueError: the markers are missing.
     """
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{path} lacks the markers {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+    pattern = re.compile(rf"(<!-- begin: {part}\b[^>]*-->).*?(<!-- end: {part} -->)", re.DOTALL)
+    updated, count = pattern.subn(
+        lambda found: f"{found[1]}\n\n{text.strip()}\n\n{found[2]}", path.read_text(encoding="utf-8")
+    )
+    if count != 1:
+        raise ValueError(f"{path} lacks the markers of '{part}'")
+    path.write_text(updated, encoding="utf-8")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
