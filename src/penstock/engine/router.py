@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
 import random
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -183,25 +185,74 @@ ROUTERS: dict[str, Callable[..., Router]] = {
 }
 
 
-def make_router(name: str, seed: int) -> Router:
-    """A router by its name (in any case), its entry point, or as ``module:Class``.
+class CheckedRouter:
+    """A user's router whose mistakes are told as such, before they reach the engine."""
+
+    def __init__(self, router: Router, name: str, where: str) -> None:
+        self.router = router
+        self._name = name
+        self._where = where
+
+    def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
+        """See :class:`Router`.
+
+        Raises:
+            UserError: it raised, or returned something else than the index of an instance and a reason.
+        """
+        try:
+            answer: Any = self.router.route(request, instances)
+        except Exception as error:  # whatever the user's class raises is the user's to mend
+            raise self._problem(
+                request, f"raised {type(error).__name__}: {error}{_line_of(error)}"
+            ) from error
+        try:
+            index, reason = answer
+            chosen = operator.index(index)
+        except (TypeError, ValueError):
+            expected = "expected an instance's index and a reason"
+            raise self._problem(request, f"returned {_short(answer)}, {expected}") from None
+        if isinstance(index, bool) or not 0 <= chosen < len(instances):
+            raise self._problem(request, f"chose instance {index} of {len(instances)} (from 0)")
+        return chosen, str(reason)
+
+    def _problem(self, request: Request, message: str) -> UserError:
+        return UserError(
+            [Problem(self._where, f"{self._name}, asked for request {request.index}, {message}")]
+        )
+
+
+def _line_of(error: Exception) -> str:
+    """Where in the user's file it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def make_router(name: str, seed: int, where: str = "--router") -> Router:
+    """A router by its name (in any case), its entry point, or as ``module:Class``; ``where`` names the option.
 
     Raises:
         UserError: no such router, or the class cannot be imported or made.
     """
     factory = ROUTERS.get(name.upper())
+    own = factory is None
     try:
         if factory is None:
-            factory = _imported(name) if ":" in name else _entry_point(name)
+            factory = _imported(name) if ":" in name else _entry_point(name, where)
         takes_seed = "seed" in inspect.signature(factory).parameters
         router: Any = factory(seed=seed) if takes_seed else factory()
     except UserError:
         raise
     except Exception as error:  # whatever the user's module raises is the user's to mend
-        raise UserError([Problem("--router", f"cannot make {name}: {error}")]) from error
+        message = f"cannot make {name}: {type(error).__name__}: {error}"
+        raise UserError([Problem(where, message)]) from error
     if not callable(getattr(router, "route", None)):
-        raise UserError([Problem("--router", f"{name} has no method route(request, instances)")])
-    return router
+        raise UserError([Problem(where, f"{name} has no method route(request, instances)")])
+    return CheckedRouter(router, name, where) if own else router
 
 
 def _imported(name: str) -> Callable[..., Any]:
@@ -209,7 +260,7 @@ def _imported(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module_name), class_name)
 
 
-def _entry_point(name: str) -> Callable[..., Any]:
+def _entry_point(name: str, where: str) -> Callable[..., Any]:
     from importlib.metadata import entry_points
 
     found = entry_points(group=ENTRY_POINT_GROUP)
@@ -218,4 +269,4 @@ def _entry_point(name: str) -> Callable[..., Any]:
             return entry.load()
     known = [*ROUTERS, *(entry.name for entry in found)]
     hint = nearest(name.upper(), known)
-    raise UserError([Problem("--router", f"no router '{name}' ({', '.join(known)} or module:Class){hint}")])
+    raise UserError([Problem(where, f"no router '{name}' ({', '.join(known)} or module:Class){hint}")])

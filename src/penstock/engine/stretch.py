@@ -15,6 +15,7 @@ import numpy as np
 
 from penstock.engine.instance import CHUNK_TURNS, DONE_COLUMN, Instance
 from penstock.results.records import TURN_COLUMNS, Cause, Int64Array
+from penstock.scheduler.stretch import take_alike, turns_alike
 
 SHORTEST = 24
 LONGEST = 1024
@@ -33,7 +34,7 @@ class StretchingInstance(Instance):
         scheduler = self.scheduler
         if self.inbox:
             return
-        most = scheduler.turns_alike()
+        most = turns_alike(scheduler)
         if most < SHORTEST:
             return
         now = self.now_ns
@@ -56,7 +57,7 @@ class StretchingInstance(Instance):
         taken = int(np.searchsorted(rows[:, DONE_COLUMN], limit_ns))
         if taken < SHORTEST:
             return
-        needs = scheduler.take_alike(rows[:taken, DONE_COLUMN])
+        needs = take_alike(scheduler, rows[:taken, DONE_COLUMN])
         rows = rows[: len(needs)]
         if not len(rows):
             return

@@ -16,15 +16,13 @@ from array import array
 from collections import deque
 from operator import attrgetter
 
-import numpy as np
-
 from penstock.scheduler.cohort import Cohort
 from penstock.scheduler.kv_cache import CachedBlock, KVCache
 from penstock.scheduler.policies.limits import Policy, StepLimits
+from penstock.scheduler.policies.view import PolicyView
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import Step
 from penstock.spec.options import SchedulerOptions
-from penstock.units import Int64Array
 
 by_order = attrgetter("order")
 
@@ -74,6 +72,7 @@ class Scheduler:
         self._max_seqs = options.max_num_seqs
         self._threshold = options.long_prefill_token_threshold
         self._limits: StepLimits | None = None
+        self._view = PolicyView(self)
 
     def add(self, state: RequestState) -> None:
         """Queue a request behind all waiting ones."""
@@ -92,36 +91,6 @@ class Scheduler:
         """Whether the last schedule() left something that the next one could take at once."""
         return self.ready is not None or bool(self.partials) or (self.out_of_budget and bool(self.waiting))
 
-    # --- what a policy may see --------------------------------------------------------------------------------
-
-    @property
-    def num_running(self) -> int:
-        """Requests admitted and not finished."""
-        return len(self.running)
-
-    @property
-    def num_decoding(self) -> int:
-        """Those of them whose prompt is wholly scheduled."""
-        return len(self.running) - len(self.partials)
-
-    @property
-    def free_block_ratio(self) -> float:
-        """Free KV blocks over all usable ones."""
-        return self.kv.free / self.kv.usable
-
-    def prompt_tokens_left(self, enough: int) -> int:
-        """Prompt tokens not scheduled yet, of running and waiting requests; counting stops at ``enough``."""
-        left = sum(state.num_tokens - state.num_computed for state in self.partials)
-        for state in self.waiting:
-            if left >= enough:
-                break
-            left += state.num_tokens
-        return min(left, enough)
-
-    def num_running_in(self, slot: int) -> int:
-        """Running requests that belong to a slot."""
-        return sum(state.slot == slot for state in self.running)
-
     # --- schedule ---------------------------------------------------------------------------------------------
 
     def schedule(self, now: int) -> Step:
@@ -134,7 +103,7 @@ class Scheduler:
         self.finished_unreported = False
         self.out_of_budget = self.out_of_capacity = False
         if self.policy is not None:
-            self._limits = self.policy.limits(self)
+            self._limits = self.policy.limits(self._view)
         budget = self._schedule_running(step, budget, threshold)
         if step.preempted:
             self.out_of_capacity = True
@@ -445,43 +414,6 @@ class Scheduler:
             finished.sort(key=by_order)
             self._finish(finished)
         return finished
-
-    # --- stretches ------------------------------------------------------------------------------------------
-
-    def turns_alike(self) -> int:
-        """For how many turns from now, one step in flight at a time, all requests decode in lock-step and no
-        other joins or finishes. 0 where it takes a closer look."""
-        cohort = self.ready
-        if cohort is None or self.waiting or self.partials or cohort.due or cohort.irregular:
-            return 0
-        if self.exact_only or self.policy is not None or cohort.size > self._max_tokens:
-            return 0
-        return cohort.turns_alike()
-
-    def take_alike(self, updates_ns: Int64Array) -> Int64Array:
-        """Take turns that :meth:`turns_alike` foresaw, as many as blocks last; returns the new blocks of each.
-
-        ``updates_ns`` are their completions.
-        """
-        cohort = self.ready
-        assert cohort is not None
-        size = cohort.size
-        phases = (cohort.turn + np.arange(len(updates_ns))) % cohort.block_size
-        needs = np.array(cohort.needs)[phases]
-        needs = needs[np.cumsum(needs) <= self.kv.free]
-        turns = len(needs)
-        if turns:
-            updates_ns = updates_ns[:turns]
-            gaps = np.full((turns, 2), size, dtype=np.int64)
-            gaps[:, 0] = np.diff(updates_ns, prepend=cohort.last_ns)
-            self.token_gaps.frombytes(gaps.tobytes())
-            if self.keep_token_times:
-                cohort.times.frombytes(np.ascontiguousarray(updates_ns).tobytes())
-            cohort.turn += turns
-            cohort.last_ns = int(updates_ns[-1])
-            self.kv.take(int(needs.sum()))
-            self.cohort_turns += turns
-        return needs
 
     def _deliver(self, state: RequestState, now: int, *, gap_is_logged: bool) -> None:
         """One token for a request outside of cohorts."""
