@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import numpy as np
@@ -44,7 +44,7 @@ def _slices(count: int) -> list[object]:
 
 
 @contextmanager
-def _peak(result: list[int]) -> Iterator[None]:
+def _peak(result: list[int]) -> Generator[None]:
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
     yield
