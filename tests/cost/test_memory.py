@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.cost.build import TINY, make_instance
+
+from penstock.cost.memory import CUDA_CONTEXT_BYTES, activation_peak_bytes, plan_memory
+from penstock.cost.weights import kv_bytes_per_token_layer, layer_weight_bytes, stage_weight_bytes
+from penstock.errors import UserError
+from penstock.units import GIB
+
+LAYER = (1024 * (16 + 8) * 64 + 1024 * 1024 + 3 * 1024 * 4096 + 2 * 1024) * 2
+TABLE = 32000 * 1024 * 2
+
+
+def test_weights_of_a_layer_by_hand() -> None:
+    assert layer_weight_bytes(TINY, 1, "bfloat16") == LAYER
+    linear = LAYER - 2 * 2 * 1024
+    assert layer_weight_bytes(TINY, 2, "bfloat16") == linear // 2 + 2 * 2 * 1024
+    assert layer_weight_bytes(TINY, 1, "fp8") == linear // 2 + 2 * 2 * 1024
+
+
+def test_kv_heads_are_replicated_beyond_their_number() -> None:
+    assert kv_bytes_per_token_layer(TINY, 1, "bfloat16", "auto") == 2 * 4 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY, 4, "bfloat16", "auto") == 2 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY, 8, "bfloat16", "auto") == 2 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY, 4, "bfloat16", "fp8") == 2 * 64
+    assert kv_bytes_per_token_layer(TINY, 4, "fp8", "auto") == 2 * 64 * 2
+
+
+def test_tied_embeddings_stand_on_both_ends_of_a_pipeline_and_once_without() -> None:
+    norm = 2 * 1024
+    tied = replace(TINY, tie_word_embeddings=True)
+    alone = {"layers": 4, "first": True, "last": True}
+    assert stage_weight_bytes(TINY, 1, "bfloat16", **alone) == 4 * LAYER + 2 * TABLE + norm
+    assert stage_weight_bytes(tied, 1, "bfloat16", **alone) == 4 * LAYER + TABLE + norm
+    first = stage_weight_bytes(tied, 1, "bfloat16", layers=2, first=True, last=False)
+    last = stage_weight_bytes(tied, 1, "bfloat16", layers=2, first=False, last=True)
+    assert (first, last) == (2 * LAYER + TABLE, 2 * LAYER + TABLE + norm)
+
+
+def test_blocks_are_the_minimum_over_stages_and_the_rest_is_stranded() -> None:
+    instance = make_instance()
+    plan = plan_memory(instance, (1, 3))
+    small = plan.stages[1]
+    usable = int(8 * GIB * 0.9)
+    reserved = CUDA_CONTEXT_BYTES + activation_peak_bytes(instance, 1, last=True)
+    per_block = 16 * 3 * 2 * 4 * 64 * 2
+    assert small.kv_blocks == (usable - small.weights_bytes - reserved) // per_block
+    assert plan.num_gpu_blocks == small.kv_blocks
+    assert small.stranded_bytes == 0
+    roomy = plan.stages[0]
+    assert roomy.stranded_bytes == (roomy.kv_blocks - plan.num_gpu_blocks) * roomy.kv_bytes_per_block > 0
+    assert [name for name, _ in small.reserves] == ["activation peak", "CUDA context", "CUDA graphs"]
+
+
+def test_measured_blocks_override() -> None:
+    plan = plan_memory(make_instance(num_gpu_blocks=77), (2, 2))
+    assert plan.num_gpu_blocks == 77
+    assert plan.basis == "num_gpu_blocks as given"
+
+
+def test_a_model_that_does_not_fit_is_refused_with_what_would() -> None:
+    instance = make_instance(memory_bytes=GIB, memory_utilization=0.7, pp_size=1)
+    with pytest.raises(UserError) as error:
+        plan_memory(instance, (4,))
+    text = str(error.value)
+    assert text.startswith(
+        "cluster.json: nodes[0].instances[0]: tiny/model in bfloat16 does not fit at tp 1 x pp 1"
+    )
+    assert "0.70 GiB usable (1 GiB x 0.7)" in text
+    assert "would fit: pp " in text or "would fit: tp " in text
+    for pp_size, layers in ((2, (2, 2)), (4, (1, 1, 1, 1))):
+        if f"pp {pp_size} at" in text:
+            assert plan_memory(replace(instance, pp_size=pp_size), layers).num_gpu_blocks >= 2
+
+
+def test_a_model_that_nothing_makes_fit_says_so() -> None:
+    with pytest.raises(UserError, match="no pp or tp alone would make it fit"):
+        plan_memory(make_instance(memory_bytes=GIB // 8), (2, 2))

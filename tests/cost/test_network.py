@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.cost.build import make_cluster, make_instance
+
+from penstock.cost.compile import compile_cost
+from penstock.cost.network import Link, inner_link, outer_link
+from penstock.spec.cluster import LinkSpec
+
+LINK = inner_link(LinkSpec(bandwidth_gb_per_s=(16.0,), latency_ns=(20000.0,)))
+
+
+def test_a_message_takes_latency_and_bytes_over_two_to_the_thirty() -> None:
+    # 16 GB/s are 17.179869184 bytes/ns: 64 tokens x 4096 x 2 bytes x 2 tensors = 1 MiB take 61035.15625 ns.
+    assert LINK.message_ns(1 << 20) == 20000 + 61035
+    assert LINK.messages_ns(np.array([0, 1 << 20])).tolist() == [20000, 81035]
+    assert LINK.occupancies_ns(np.array([0, 1 << 20])).tolist() == [0, 61035]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [
+        (1, 0),
+        (2, 2 * (20000 + 30517)),  # 2 steps of 524288 bytes: 30517.578 ns
+        (4, 6 * (20000 + 15258)),  # 6 steps of 262144 bytes: 15258.789 ns
+        (3, 4 * (20000 + 20345)),  # 4 steps of 349525 bytes: 20345.0 ns
+    ],
+)
+def test_ring_all_reduce_is_astra_sims(ranks: int, expected: int) -> None:
+    assert LINK.all_reduce_ns(1 << 20, ranks) == expected
+
+
+def test_ring_all_gather_has_half_the_steps() -> None:
+    assert LINK.all_gathers_ns(np.array([1 << 20]), 4).tolist() == [3 * (20000 + 15258)]
+    assert LINK.all_gathers_ns(np.array([1 << 20]), 1).tolist() == [0]
+
+
+def test_inner_and_outer_dimensions() -> None:
+    spec = LinkSpec(bandwidth_gb_per_s=(100.0, 10.0), latency_ns=(1000.0, 5000.0))
+    assert inner_link(spec).latency_ns == 1000
+    assert outer_link(spec).message_ns(0) == 5000
+    assert inner_link(spec).describe() == "100 GB/s, 1 us"
+
+
+def test_hop_is_cut_by_tp_and_gathered_at_the_receiver() -> None:
+    instance = make_instance(tp_size=2)
+    cost = compile_cost(instance, make_cluster(instance), (2, 2), None)
+    tensor = 64 * 1024 * 2
+    sent = LINK.message_ns(2 * tensor // 2)
+    gathered = 2 * LINK.message_ns(tensor // 2)
+    assert cost.hops[0].arrival_ns[64] == sent + gathered
+    assert cost.hops[0].occupancy_ns[64] == int(2 * tensor // 2 / LINK.bytes_per_ns)
+    assert len(cost.hops[0].arrival_ns) == 513
+
+
+def test_all_reduces_stand_in_every_layer() -> None:
+    instance = make_instance(tp_size=2)
+    slow = compile_cost(instance, make_cluster(instance), (1, 3), None).stage
+    free = compile_cost(instance, make_cluster(instance, (1e9,), (0.0,)), (1, 3), None).stage
+    step = (0, 0, 8, 800, 100, 100, 8)
+    more = [b - a for a, b in zip(free.stage_ns(*step), slow.stage_ns(*step), strict=True)]
+    each = 2 * LINK.all_reduce_ns(8 * 1024 * 2, 2)
+    assert more == [each, 3 * each]
+
+
+def test_placement_decides_which_dimension_a_hop_takes() -> None:
+    instance = make_instance(pp_size=4, placement_nodes=(0, 0, 1, 1))
+    cluster = make_cluster(instance, (100.0, 10.0), (1000.0, 5000.0))
+    cost = compile_cost(instance, cluster, (1, 1, 1, 1), None)
+    near, far = inner_link(cluster.link), outer_link(cluster.link)
+    size = 2 * 32 * 1024 * 2
+    assert [hop.arrival_ns[32] for hop in cost.hops] == [
+        near.message_ns(size),
+        far.message_ns(size),
+        near.message_ns(size),
+    ]
+    assert cost.token_return_ns[8] == far.message_ns(32)
+
+
+def test_tokens_return_at_once_without_a_pipeline() -> None:
+    instance = make_instance(pp_size=1)
+    cost = compile_cost(instance, make_cluster(instance), (4,), None)
+    assert set(cost.token_return_ns) == {0}
+    assert len(cost.token_return_ns) == 129
+    assert cost.hops == ()
+
+
+def test_a_link_describes_fractions() -> None:
+    assert Link(bytes_per_ns=1.073741824, latency_ns=500.0).describe() == "1 GB/s, 0.5 us"

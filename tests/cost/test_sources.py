@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.cost.build import TINY, write_bundle
+
+from penstock.cost.fitted import PACKAGED_FITS, fit_degrees, read_fit, tables_from_fit
+from penstock.cost.sources import CostQuestion, kernel_tables
+from penstock.errors import UserError
+from penstock.spec.model import ModelSpec
+
+LLAMA = ModelSpec(
+    name="meta-llama/Llama-3.1-8B",
+    num_layers=32,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    vocab_size=128256,
+    max_position_embeddings=131072,
+)
+
+
+def ask(
+    hardware: str = "H100", model: ModelSpec = TINY, tp_size: int = 1, dtype: str = "bfloat16"
+) -> CostQuestion:
+    return CostQuestion(
+        hardware=hardware, model=model, tp_size=tp_size, dtype=dtype, kv_cache_dtype="auto", max_tokens=512
+    )
+
+
+def test_a_measured_profile_comes_first(tmp_path: Path) -> None:
+    directory = write_bundle(tmp_path)
+    tables = kernel_tables(ask(), tmp_path)
+    assert tables.basis == (f"compute: measured profile {directory}, tp 1",)
+
+
+def test_float16_takes_a_bf16_profile_and_says_so(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    tables = kernel_tables(ask(dtype="float16"), tmp_path)
+    assert tables.basis[1] == "dtype float16: times of bf16, the bytes are the same"
+
+
+def test_another_tp_degree_is_derived_and_says_so(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    one, two = kernel_tables(ask(), tmp_path), kernel_tables(ask(tp_size=2), tmp_path)
+    assert two.tp_size == 2
+    assert two.basis[1].startswith("tp 2: not profiled, derived from tp 1")
+    assert two.dense["o_proj"].us[-1] < one.dense["o_proj"].us[-1]
+    assert two.dense["layernorm"].us.tolist() == one.dense["layernorm"].us.tolist()
+    assert two.attention.us.max() == pytest.approx(2.0 + (one.attention.us.max() - 2.0) / 2, rel=0.02)
+
+
+def test_the_packaged_fit_stands_in_without_a_profile() -> None:
+    tables = kernel_tables(ask("RTXPRO6000", LLAMA, 2), None)
+    assert tables.basis[0].startswith(
+        "compute: packaged fit RTXPRO6000--meta-llama--Llama-3.1-8B--bf16.json, tp 2"
+    )
+    assert tables.tp_size == 2
+
+
+def test_unprofiled_hardware_is_estimated_with_its_error() -> None:
+    tables = kernel_tables(ask("B200", LLAMA), None)
+    assert "no profile of meta-llama/Llama-3.1-8B on B200: an estimate" in tables.basis[0]
+    assert "gemm" in tables.basis[0]
+    weights = 2 * 3 * 4096 * 14336
+    at_peak_us = weights / 7700e9 * 1e6
+    mlp = tables.dense["gate_up_proj"].us[0] + tables.dense["down_proj"].us[0]
+    assert at_peak_us < mlp < 2 * at_peak_us + 20
+
+
+def test_hardware_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no profile for 'Abacus'"):
+        kernel_tables(ask("Abacus"), tmp_path)
+
+
+def test_a_missing_profile_root_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such directory"):
+        kernel_tables(ask(), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGED_FITS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_packaged_fit_is_usable_and_states_its_error(path: Path) -> None:
+    fit = read_fit(path)
+    assert "LLMServingSim" in fit["source"]
+    for degree in fit_degrees(fit):
+        tables = tables_from_fit(fit, degree)
+        assert np.isfinite(tables.attention.us).all()
+        assert (tables.attention.us > 0).all()
+        assert (tables.block_us(np.arange(1, 2049)) > 0).all()
+        assert fit["error"][f"tp{degree} attention"][0] < 0.03
+
+
+def test_a_file_that_is_no_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fit.json"
+    path.write_text('{"format": 99}', encoding="utf-8")
+    with pytest.raises(UserError, match="not a fit of format"):
+        read_fit(path)
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_fit(path)
