@@ -10,7 +10,7 @@ import pytest
 
 from explore.studies import write_study
 from penstock.errors import UserError
-from penstock.explore.point import Network, Point, Site, cluster_config, spans_nodes
+from penstock.explore.point import Network, Point, Site, cluster_config, settled, spans_nodes
 from penstock.explore.pool import InProcess
 from penstock.explore.space import Feasibility, Infeasible, Pruned, enumerate_points
 from penstock.explore.study import run_study
@@ -98,6 +98,14 @@ def test_a_network_between_nodes_matters_only_to_replicas_that_span_them(tmp_pat
     labels = [one.label for one in points]
     assert labels == ["H100, 4 x TP1, fast", "H100, 2 x PP2, fast", "H100, 2 x TP2, fast", *labels[3:]]
     assert labels[3:] == ["H100, TP2 PP2, slow", "H100, TP2 PP2, fast"]
+
+
+def test_a_network_inside_nodes_does_not_matter_to_a_ring_over_nodes() -> None:
+    site = replace(SITE, networks={**SITE.networks, "pcie": Network((60, 3000), (46, 5000))})
+    assert settled(point(tp=8, network="pcie"), site).network == "fast"
+    assert settled(point(tp=8, network="slow"), site).network == "slow"
+    assert settled(point(tp=4, pp=2, network="pcie"), site).network == "pcie"
+    assert settled(point(tp=4, replicas=2, network="slow"), site).network == "fast"
 
 
 def test_configs_lay_stages_out_node_by_node() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -119,13 +119,23 @@ def spans_nodes(point: Point, site: Site) -> bool:
 
 
 def settled(point: Point, site: Site) -> Point:
-    """The point with its network named by the first one that is the same to it: where no replica spans nodes,
-    the link between them does not matter."""
+    """The point with its network named by the first one that is the same to it: where no replica spans nodes the
+    link between them does not matter, where every stage does the one inside them does not."""
     own = site.networks.get(point.network)
-    if own is None or spans_nodes(point, site):
+    if own is None:
         return point
-    alike = (name for name, network in site.networks.items() if network.inside == own.inside)
+    matters = _link_choice(point, site)
+    alike = (name for name, network in site.networks.items() if matters(network) == matters(own))
     return replace(point, network=next(alike))
+
+
+def _link_choice(point: Point, site: Site) -> Callable[[Network], object]:
+    """What of a network reaches the point's config."""
+    if straddles(point, site):
+        return lambda network: network.between
+    if spans_nodes(point, site):
+        return lambda network: network
+    return lambda network: network.inside
 
 
 def misplaced(point: Point, site: Site) -> str | None:

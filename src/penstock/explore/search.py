@@ -92,18 +92,18 @@ class Batches:
 
     def _phase(self, jobs: Sequence[PointJob], phase: str) -> list[PointResult]:
         known = self._journal.known
-        missing = [job for job in jobs if job.key not in known]
-        done = len(jobs) - len(missing)
-        self._progress(Step(phase, done, len(jobs)))
-        results: dict[str, PointResult] = {}
+        missing = list({job.key: job for job in jobs if job.key not in known}.values())
+        total = len({job.key for job in jobs})
+        done = total - len(missing)
+        self._progress(Step(phase, done, total))
         for index, outcome in self._executor.run(missing):
             job = missing[index]
             result = lost(job, outcome.reason) if isinstance(outcome, Lost) else outcome
             self._journal.add(result)
-            results[job.key] = self._journal.known[job.key]
             done += 1
-            self._progress(Step(phase, done, len(jobs)))
-        return [results.get(job.key) or known[job.key] for job in jobs]
+            self._progress(Step(phase, done, total))
+        # Points of one config share its result, each under its own name.
+        return [replace(known[job.key], point=job.point) for job in jobs]
 
 
 @dataclass(slots=True)
