@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
+from penstock.engine.router import make_router
 from penstock.engine.simulation import Progress, Simulation
 from penstock.errors import Problem, UserError, nearest
 from penstock.results.bubbles import BubbleLedger, SpanSink
 from penstock.results.records import REQUEST_COLUMNS, Int64Array, TurnChunk, TurnSink
 from penstock.results.result import KeepTurns, RunContext, SimulationResult
+from penstock.scheduler.make import check_policy
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.load import ClusterSource, load_cluster
@@ -45,6 +48,7 @@ class Scenario:
             "options": asdict(self.options),
             "link": asdict(self.cluster.link),
             "instances": [asdict(instance) for instance in self.cluster.instances],
+            "remarks": list(self.cluster.remarks),
         }
 
 
@@ -86,10 +90,27 @@ def load_scenario(
     if dataset is not None and not isinstance(dataset, Workload):
         path = os.fspath(dataset)
         workload = _collect(problems, lambda: load_workload(path, limit))
+    if run is not None:
+        router, seed = run[0].router, run[0].seed
+        _collect(problems, lambda: make_router(router, seed, where=flag_name("router")))
+    if spec is not None:
+        problems += _policy_problems(spec)
     if problems or run is None or spec is None or workload is None:
         raise UserError(problems)
     interval = run[1].log_interval
     return Scenario(spec, workload, run[0], 1.0 if interval is None else interval, dict(options))
+
+
+def _policy_problems(cluster: ClusterSpec) -> list[Problem]:
+    """Scheduling policies that cannot be made."""
+    problems: list[Problem] = []
+    for instance in cluster.instances:
+        found: list[Problem] = []
+        options = instance.scheduler
+        _collect(found, partial(check_policy, options, instance.pp_size))
+        where = f"{instance.where}.policy" if instance.where else "policy"
+        problems += (Problem(where, problem.message) for problem in found)
+    return problems
 
 
 def option_names() -> tuple[str, ...]:

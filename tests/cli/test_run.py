@@ -77,7 +77,22 @@ def test_a_run_writes_its_csv_its_log_and_its_summary(
     captured = capsys.readouterr()
     assert "[INFO] step=" in captured.out
     assert "20 finished" in captured.out
-    assert "notice: " in captured.err
+    assert not captured.err
+
+
+def test_notices_are_said_once_and_remarks_only_when_asked(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--cluster-config", CLUSTER, "--dataset", trace, "--run-id", "x", "--results", tmp_path / "r")
+    assert call(*options) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "notice: --run-id: has no effect: no intermediate inputs are written\n"
+    assert "notice" not in captured.out
+    saved = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert saved["summary"]["notices"] == ["--run-id: has no effect: no intermediate inputs are written"]
+    assert any("cpu_mem" in remark for remark in saved["inputs"]["remarks"])
+    assert call(*options, "--log-level", "INFO") == 0
+    assert "cpu_mem has no effect" in capsys.readouterr().err
 
 
 def test_no_itl_leaves_that_column_empty(trace: Path, tmp_path: Path) -> None:
@@ -135,15 +150,53 @@ def test_log_levels(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "InstanceSpec(" in captured.err
 
 
-def test_a_router_of_the_user_s(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_router_of_a_test.py").write_text(
-        "class Last:\n    def route(self, request, instances):\n        return len(instances) - 1, 'last'\n"
-    )
+ROUTER = """
+class Last:
+    def route(self, request, instances):
+        return len(instances) - 1, "last"
+
+class Lost:
+    def route(self, request, instances):
+        return len(instances), "nowhere"
+
+class Broken:
+    def route(self, request, instances):
+        return {}["no such key"]
+"""
+
+
+@pytest.mark.parametrize("program", [["penstock", "run"], [sys.executable, "-m", "serving"]])
+def test_a_router_of_the_user_s_is_found_in_the_current_directory(
+    program: list[str], repository: Path, trace: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "my_routers.py").write_text(ROUTER)
+    command = [*program, "--cluster-config", str(repository / TWO_INSTANCES), "--dataset", str(trace)]
+    command += ["--request-routing-policy", "CUSTOM", "--output", "run.csv", "--router"]
+    subprocess.run([*command, "my_routers:Last"], cwd=tmp_path, check=True, capture_output=True)
+    assert {row["instance id"] for row in rows_of(tmp_path / "run.csv")} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("router", "words"),
+    [
+        ("Lost", "asked for request 0, chose instance 2 of 2 (from 0)"),
+        ("Broken", "asked for request 0, raised KeyError: 'no such key' ("),
+    ],
+)
+def test_a_router_that_goes_wrong_is_the_user_s_mistake(
+    router: str,
+    words: str,
+    trace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "routers_of_a_test.py").write_text(ROUTER)
     monkeypatch.syspath_prepend(tmp_path)
-    options = ("--request-routing-policy", "CUSTOM", "--router", "my_router_of_a_test:Last")
-    output = tmp_path / "run.csv"
-    assert call("--cluster-config", TWO_INSTANCES, "--dataset", trace, *options, "--output", output) == 0
-    assert {row["instance id"] for row in rows_of(output)} == {"1"}
+    options = ("--router", f"routers_of_a_test:{router}", "--output", tmp_path / "run.csv")
+    assert call("--cluster-config", TWO_INSTANCES, "--dataset", trace, *options) == 2
+    assert f"error: --router: routers_of_a_test:{router}, {words}" in capsys.readouterr().err
+    assert not (tmp_path / "run.csv").exists()
 
 
 def test_python_m_serving_is_the_same_program(trace: Path, tmp_path: Path) -> None:
@@ -240,27 +293,106 @@ def test_unknown_options_and_commands(capsys: pytest.CaptureFixture[str]) -> Non
     assert "did you mean 'run'?" in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "option", ["--cluster-config", "--dataset", "--output", "--results", "--trace", "--report"]
+)
+def test_an_empty_path_is_no_path(option: str, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"--cluster-config": CLUSTER, "--dataset": str(trace)} | {option: ""}
+    assert call(*(word for pair in given.items() for word in pair)) == 2
+    assert errors(capsys) == [f"{option}: must not be empty"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+@pytest.mark.parametrize(
+    "option", ["--cluster-config", "--dataset", "--output", "--results", "--profile-root"]
+)
+def test_names_that_no_file_can_have(
+    option: str, name: str, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"--cluster-config": CLUSTER, "--dataset": str(trace)} | {option: name}
+    assert call(*(word for pair in given.items() for word in pair)) == 2
+    (message,) = errors(capsys)
+    assert ("File name too long" in message) or ("null byte" in message)
+
+
+def test_an_unknown_policy_and_router_are_told_with_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads(Path(CLUSTER).read_text())
+    config["nodes"][0]["instances"][0]["policy"] = "gllmm"
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    options = ("--router", "LOTS", "--log-interval", "1e-6")
+    assert call("--cluster-config", tmp_path / "c.json", "--dataset", tmp_path / "none", *options) == 2
+    found = errors(capsys)
+    assert len(found) == 3
+    assert found[0] == "--log-interval: must be 0 (no log) or >= 0.001 seconds, not 1e-06"
+    assert found[1].startswith(f"{tmp_path}/none: cannot be read")
+    assert found[2].startswith(f"{tmp_path}/c.json: nodes[0].instances[0].policy: no policy 'gllmm'")
+
+
+@pytest.fixture
+def long_run(tmp_path: Path) -> list[str]:
+    """The command line of a run that takes a while, with all its files in ``tmp_path / "out"``."""
     trace = tmp_path / "trace.jsonl"
     with trace.open("w") as file:
         for place in range(30_000):
             file.write(
                 f'{{"input_toks": 100, "output_toks": 200, "arrival_time_ns": {place * 50_000_000}}}\n'
             )
-    output = tmp_path / "run.csv"
-    command = [sys.executable, "-m", "serving", "--cluster-config", CLUSTER, "--dataset", str(trace)]
-    with subprocess.Popen(
-        [*command, "--output", str(output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    out = tmp_path / "out"
+    files = {"--output": "run.csv", "--trace": "t.json.gz", "--report": "r.html", "--results": "results"}
+    names = [word for option, name in files.items() for word in (option, str(out / name))]
+    return [sys.executable, "-m", "serving", "--cluster-config", CLUSTER, "--dataset", str(trace), *names]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_ended_leaves_nothing_half_written(
+    number: signal.Signals, long_run: list[str], tmp_path: Path
+) -> None:
+    with subprocess.Popen(long_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("[INFO]"):
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert err.splitlines()[-1] == "interrupted"
-    assert names_in(tmp_path) == ["trace.jsonl"]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_reader_that_has_seen_enough(long_run: list[str], tmp_path: Path) -> None:
+    with subprocess.Popen(long_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 141
+    assert "Traceback" not in err
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["--help"], ["--cluster-config", CLUSTER]])
+def test_an_output_that_is_full(words: list[str], trace: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "serving", *words, "--dataset", str(trace)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot read or write: No space left on device\n"
+
+
+def test_a_closed_stderr_is_no_mistake(trace: Path) -> None:
+    line = f"{sys.executable} -m serving --cluster-config {CLUSTER} --dataset {trace} 2>&-"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "notice" not in done.stdout
 
 
 # --- the rest -----------------------------------------------------------------------------------------------

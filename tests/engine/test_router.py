@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from array import array
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from penstock.engine import router as router_module
 from penstock.engine.fleet import Fleet, watch
-from penstock.engine.router import ROUTERS, PrefixRouter, Router, make_router
+from penstock.engine.router import ROUTERS, CheckedRouter, PrefixRouter, Router, make_router
 from penstock.engine.simulation import Simulation
 from penstock.errors import UserError
 from penstock.spec.load import load_cluster
@@ -222,10 +223,13 @@ def test_views_are_the_instances_present_state_at_every_arrival() -> None:
 
 
 def test_a_users_class_is_found_and_given_the_seed_it_asks_for() -> None:
-    assert isinstance(make_router(f"{__name__}:Patient", 1), Patient)
+    found = make_router(f"{__name__}:Patient", 1)
+    assert isinstance(found, CheckedRouter)
+    assert isinstance(found.router, Patient)
     seeded = make_router(f"{__name__}:Seeded", 42)
-    assert isinstance(seeded, Seeded)
-    assert seeded.seed == 42
+    assert isinstance(seeded, CheckedRouter)
+    assert isinstance(seeded.router, Seeded)
+    assert seeded.router.seed == 42
 
 
 def test_entry_points_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,3 +251,44 @@ def test_entry_points_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_routers_are_refused(name: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         make_router(name, 0)
+
+
+# --- routers of users that go wrong -------------------------------------------------------------------------
+
+
+class Answering:
+    """Gives the answer it was made with."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, "returned None, expected an instance's index and a reason"),
+        (1, "returned 1, expected"),
+        ((1,), r"returned \(1,\), expected"),
+        (("1", "why"), r"returned \('1', 'why'\), expected"),
+        ((0.5, "why"), "returned .*0.5.*expected"),
+        ("x" * 200, r"returned 'x+\.\.\., expected"),
+        ((2, "why"), r"chose instance 2 of 2 \(from 0\)"),
+        ((-1, "why"), "chose instance -1 of 2"),
+        ((True, "why"), "chose instance True of 2"),
+        (RuntimeError("out of luck"), r"raised RuntimeError: out of luck \(.*test_router.py:\d+\)"),
+    ],
+)
+def test_what_a_users_router_does_wrong_is_said(answer: Any, words: str) -> None:
+    router = CheckedRouter(Answering(answer), "mine:Router", "--router")
+    with pytest.raises(UserError, match=f"--router: mine:Router, asked for request 0, {words}"):
+        router.route(request(), fleet_of(Stub(), Stub()))
+
+
+def test_a_users_router_may_answer_with_numpys_integers() -> None:
+    router = CheckedRouter(Answering((np.int64(1), 7)), "mine:Router", "--router")
+    assert router.route(request(), fleet_of(Stub(), Stub())) == (1, "7")

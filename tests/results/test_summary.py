@@ -68,7 +68,7 @@ def test_the_text_says_it_all_in_aligned_columns():
     )
     assert "rests on: attention: measured profile" in lines
     assert "note: instance 0: attention beyond the measured contexts: 3 steps" in lines
-    assert "notice: --run-id has no effect" in lines
+    assert "--run-id" not in text  # said on stderr, and kept in summary.json
     head = next(i for i, line in enumerate(lines) if "stranded" in line)
     assert len({len(line) for line in lines[head + 1 : head + 3]}) == 1
     assert all(line == line.rstrip() for line in lines)

@@ -208,18 +208,17 @@ def test_what_changes_nothing_is_accepted_with_a_notice() -> None:
     )
     data["nodes"][0]["power"] = {"base_node_power": 60}
     data["nodes"][0]["instances"][0]["npu_mem"]["mem_latency"] = 5
-    notices = load_cluster(data, {"expert_routing_policy": "RR", "run_id": "x"}).notices
-    for word in (
-        "power",
-        "cxl_mem",
-        "kv_evict_loc",
-        "mem_latency",
-        "cpu_mem",
-        "expert_routing_policy",
-        "run_id",
-        "enable_block_copy",
-    ):
-        assert any(word in notice for notice in notices), word
+    cluster = load_cluster(data, {"expert_routing_policy": "RR", "run_id": "x"})
+    for word in ("power", "cxl_mem", "kv_evict_loc", "expert_routing_policy", "run_id", "enable_block_copy"):
+        assert any(word in notice for notice in cluster.notices), word
+
+
+def test_members_that_any_config_has_are_no_more_than_a_remark() -> None:
+    cluster = load_cluster(config({}, {}))
+    assert not cluster.notices
+    assert len(cluster.remarks) == 2
+    for word in ("cpu_mem", "mem_latency", "mem_bw"):
+        assert any(word in remark for remark in cluster.remarks), word
 
 
 def test_more_memory_than_the_hardware_has_is_noticed() -> None:
@@ -279,6 +278,14 @@ def test_more_memory_than_the_hardware_has_is_noticed() -> None:
         ({"block_size": 0}, ".block_size: must be >= 1"),
         ({"enable_chunked_prefill": 1}, ".enable_chunked_prefill: must be true or false, not 1"),
         ({"activation_tensors": 3}, ".activation_tensors: must be 1 or 2, not 3"),
+        ({"activation_tensors": True}, ".activation_tensors: must be 1 or 2, not true"),
+        ({"max_num_seqs": 1 << 41}, ".max_num_seqs: must be <= 1099511627776, not 2199023255552"),
+        ({"hardware": "??"}, ".hardware: unknown hardware '??' (not in the catalogue: A100"),
+        (
+            {"placement": {"blocks": [{"blocks": "all"}]}},
+            'blocks[0].blocks: must be ranges of layers such as "0-3"',
+        ),
+        ({"model_name": "x" * 5000}, ".model_name: unknown model 'xxx"),
         ({"watermark": 1.0}, ".watermark: must be < 1"),
         ({"max_model_len": 200_000}, ".max_model_len: must be <= max_position_embeddings = 131072"),
         ({"engine_overhead": {"schedul_ns": 1}}, "unknown key 'schedul_ns'; did you mean 'schedule_ns'?"),
@@ -417,3 +424,33 @@ def test_no_value_of_a_member_gives_anything_but_a_spec_or_a_user_error(name: st
 @given(st.sampled_from(["num_nodes", "link_bw", "link_latency", "nodes", "cxl_mem"]), json_values)
 def test_the_same_at_the_top(name: str, value: Any) -> None:
     assert spec_or_problems(config(**{name: value}))
+
+
+def test_a_partition_of_the_wrong_length_is_one_mistake() -> None:
+    with pytest.raises(UserError) as caught:
+        load_cluster(config({"pp_layer_partition": [1]}))
+    assert [problem.message for problem in caught.value.problems] == [
+        "must have one entry per stage, pp_size = 2, not 1"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("power", "message"),
+    [
+        ({"base_node_power": float("nan")}, "power.base_node_power: must be a finite number, not NaN"),
+        ({"base_power": 60}, "power: unknown key 'base_power'; did you mean 'base_node_power'?"),
+        (
+            {"npu": {"H100": {"idle_powr": 1}}},
+            "power.npu.H100: unknown key 'idle_powr'; did you mean 'idle_power'?",
+        ),
+        ({"npu": {"H100": {"active_power": -1}}}, "power.npu.H100.active_power: must be >= 0, not -1"),
+        ({"cpu": {"util": 2}}, "power.cpu.util: must be <= 1, not 2"),
+        ({"storage": []}, "power.storage: must be an object, not a list"),
+    ],
+)
+def test_power_is_checked_though_it_is_not_simulated(power: dict[str, Any], message: str) -> None:
+    data = config()
+    data["nodes"][0]["power"] = power
+    with pytest.raises(UserError) as caught:
+        load_cluster(data)
+    assert [str(problem) for problem in caught.value.problems] == [f"cluster: nodes[0].{message}"]

@@ -40,7 +40,11 @@ def test_both_names_of_the_router(given: dict[str, Any], router: str) -> None:
         ({"log_interval": float("inf")}, "log_interval: must be a finite number"),
         ({"record": "all"}, "record: must be 'requests', 'steps' or 'stages'"),
         ({"profile_root": "/no/such/directory"}, "profile_root: /no/such/directory cannot be read"),
-        ({"profile_root": 3}, "profile_root: must be a path"),
+        ({"profile_root": 3}, "profile_root: must be a path, not 3"),
+        ({"profile_root": ""}, "profile_root: must not be empty"),
+        ({"profile_root": "a\0b"}, "cannot be read: embedded null byte"),
+        ({"log_interval": 1e-6}, "log_interval: must be 0 (no log) or >= 0.001 seconds, not 1e-06"),
+        ({"log_interval": 1e10}, "log_interval: must be <= 1e+09"),
     ],
 )
 def test_mistakes(given: dict[str, Any], message: str) -> None:

@@ -243,7 +243,7 @@ def test_a_byte_order_mark_and_whole_floats_are_no_mistake(tmp_path: Path) -> No
     assert isinstance(request.arrival_ns, int)
 
 
-@pytest.mark.parametrize("content", ["", "\n \n"])
+@pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"])
 def test_an_empty_dataset_is_an_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_text(content)
@@ -256,6 +256,41 @@ def test_an_unreadable_path_is_an_error(tmp_path: Path) -> None:
         load_workload(tmp_path / "nowhere")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         load_workload(tmp_path)
+    with pytest.raises(UserError, match="cannot be read: embedded null byte"):
+        load_workload(tmp_path / "a\0b")
+    with pytest.raises(UserError, match="must not be empty"):
+        load_workload("")
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ('{"input_toks": 1, "input_toks": 2, "output_toks": 1, "arrival_time_ns": 0}', ["input_toks"]),
+        (
+            '{"arrival_time_ns": 0, "sub_requests": [{"input_toks": 1, "output_toks": 1, "output_toks": 1}]}',
+            ["output_toks"],
+        ),
+        (
+            '{"input_toks": 1, "output_toks": 1, "arrival_time_ns": 0, "arrival_time_ns": 0, "output_toks": 1}',
+            ["arrival_time_ns", "output_toks"],
+        ),
+    ],
+)
+def test_a_key_that_stands_twice_is_a_mistake(tmp_path: Path, text: str, keys: list[str]) -> None:
+    assert mistakes(tmp_path, text) == [f"t.jsonl:1: key '{key}' stands twice in one object" for key in keys]
+
+
+def test_a_colon_in_a_name_is_no_mistake(tmp_path: Path) -> None:
+    call = {"input_toks": 1, "output_toks": 1}
+    line = {"session_id": "a:b", "arrival_time_ns": 0, "sub_requests": [call]}
+    assert len(load(tmp_path, line)) == 1
+
+
+def test_a_session_ends_within_64_bits(tmp_path: Path) -> None:
+    call = {"input_toks": 1, "output_toks": 1, "tool_duration_ns": 2**61}
+    line = {"arrival_time_ns": 2**61, "sub_requests": [call, call]}
+    (message,) = mistakes(tmp_path, line)
+    assert "arrival_time_ns and the tool_duration_ns sum to more than" in message
 
 
 def test_measured_workload(shared_dir: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Outputs:
         """What would keep the files from being written, or destroy an input, found before the run."""
         summary = None if self.results is None else str(Path(self.results) / "summary.json")
         wanted = {"--output": self.csv, "--results": summary, "--trace": self.trace, "--report": self.report}
-        taken = {os.path.realpath(path): "an input of this run" for path in inputs if path is not None}
+        taken = {_place_of(path): "an input of this run" for path in inputs if path is not None}
         found: list[Problem] = []
         if self.trace_window is not None:
             try:
@@ -53,13 +53,23 @@ class Outputs:
         for option, path in wanted.items():
             if path is None:
                 continue
-            place = os.path.realpath(path)
+            if not path or (option == "--results" and not self.results):
+                found.append(Problem(option, "must not be empty"))
+                continue
+            place = _place_of(path)
             reason = taken.get(place) or unwritable(path)
             if reason is not None:
                 found.append(Problem(option, f"{path} cannot be written: {reason}"))
             if not place.startswith("/dev/"):
                 taken[place] = f"{option} writes there too"
         return found
+
+
+def _place_of(path: str) -> str:
+    """The file meant, whatever links lead there."""
+    with suppress(OSError, ValueError):
+        return os.path.realpath(path)
+    return path
 
 
 class _Diagnostics:
@@ -71,7 +81,8 @@ class _Diagnostics:
     def say(self, level: str, text: str) -> None:
         """Print if ``level`` is asked for."""
         if LOG_LEVELS.index(level) <= self._loudest:
-            print(text, file=sys.stderr, flush=True)
+            with suppress(OSError):
+                print(text, file=sys.stderr, flush=True)
 
 
 def flag_name(option: str) -> str:
@@ -93,18 +104,17 @@ def run_job(
     """
     options = {**options, "keep_token_times": outputs.csv is not None and outputs.itl}
     problems = [
-        Problem(name, "is required")
+        Problem(name, "is required" if value is None else "must not be empty")
         for name, value in (("--cluster-config", cluster_config), ("--dataset", dataset))
-        if value is None
+        if not value
     ]
+    cluster_config, dataset = cluster_config or None, dataset or None
     problems += outputs.problems([cluster_config, dataset])
     if log_level not in LOG_LEVELS:
         hint = nearest(log_level, LOG_LEVELS)
         problems.append(
             Problem("--log-level", f"must be one of {', '.join(LOG_LEVELS)}, not '{log_level}'{hint}")
         )
-    if ":" in str(options.get("router")):
-        sys.path.insert(0, str(Path.cwd()))  # a router's module is looked for here, as with python -m
     display = LiveDisplay()
     run = _prepare(cluster_config, dataset, options, outputs, display, problems)
     display.stage_times = run.stage_times
@@ -148,6 +158,8 @@ def _prepare(
 def _announce(scenario: Scenario, diagnostics: _Diagnostics) -> None:
     for notice in scenario.cluster.notices:
         diagnostics.say("WARNING", f"notice: {notice}")
+    for remark in scenario.cluster.remarks:
+        diagnostics.say("INFO", f"notice: {remark}")
     diagnostics.say("INFO", f"{len(scenario.workload)} requests from {scenario.workload.source}")
     diagnostics.say("DEBUG", f"{scenario.options}")
     for instance in scenario.cluster.instances:

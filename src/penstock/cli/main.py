@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
 import typer.main
 
 from penstock import __version__
+from penstock.cli.guard import exit_codes, orderly_end
 from penstock.cli.registry import LazyGroup, load_command
 
 app = typer.Typer(
@@ -40,5 +44,10 @@ def penstock(
 
 def main(arguments: list[str] | None = None, command: str | None = None, program: str = "penstock") -> None:
     """Run the command line, or one ``command`` of it under the name of another ``program``; exits."""
-    entry = typer.main.get_command(app) if command is None else load_command(command)
-    entry.main(args=sys.argv[1:] if arguments is None else arguments, prog_name=program)
+    if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]  (closed by the shell: 2>&-)
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    with suppress(OSError):
+        sys.path.append(str(Path.cwd()))  # a user's router or policy is looked for here too, as by python -m
+    with exit_codes(), orderly_end():
+        entry = typer.main.get_command(app) if command is None else load_command(command)
+        entry.main(args=sys.argv[1:] if arguments is None else arguments, prog_name=program)

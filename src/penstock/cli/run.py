@@ -120,7 +120,12 @@ def run(
         Text, _choice("--request-routing-policy", "LOAD|RR|RAND|CUSTOM", "LLMServingSim's name of --router.")
     ] = None,
     router: Annotated[
-        Text, _choice("--router", "NAME|module:Class", "Who serves a request: LOAD, RR, RAND [LOAD].")
+        Text,
+        _choice(
+            "--router",
+            "NAME|module:Class",
+            "Who serves a request: LOAD, RR, RAND, P2C, LOT, PREFIX or a class of yours [LOAD].",
+        ),
     ] = None,
     seed: Annotated[Any, _count("--seed", "Of random routing [0].")] = None,
     network_backend: Annotated[

@@ -10,7 +10,13 @@ import typer
 
 from penstock.cli.validate_measured import measured_command
 
-app = typer.Typer(help="Compare with recordings and measured runs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Compare with recordings and measured runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.command("schedule")

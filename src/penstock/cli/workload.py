@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from penstock.workload.lengths import Lengths
     from penstock.workload.workload import Workload
 
-app = typer.Typer(help="Generate, inspect and convert workload files.", no_args_is_help=True)
+app = typer.Typer(
+    help="Generate, inspect and convert workload files.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
 _LENGTHS = (
     "fixed:N | uniform:LOW,HIGH | lognormal:MEAN[,CV] | zipf:LOW,HIGH[,THETA] (or zipf:LOW,HIGH,mean=M)"

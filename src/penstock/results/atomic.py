@@ -68,6 +68,13 @@ def atomic_write_bytes(path: str | Path) -> Generator[BinaryIO]:
 
 def unwritable(path: str | Path) -> str | None:
     """Why ``path`` could not be written, or None: to refuse it before a run, not after. Makes nothing."""
+    try:
+        return _obstacle(path)
+    except (OSError, ValueError) as error:  # too long a name, a null byte in it
+        return str(getattr(error, "strerror", None) or error)
+
+
+def _obstacle(path: str | Path) -> str | None:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         return "is a directory"

@@ -353,7 +353,6 @@ def _remarks(summary: RunSummary) -> str:
     lines = [f"rests on: {line}" for line in basis]
     for instance in summary.instances:
         lines += [f"note: instance {instance.instance}: {note}" for note in instance.notes]
-    lines += [f"notice: {notice}" for notice in summary.notices]
     lines += [f"rejected: request {one.request}: {one.reason}" for one in summary.rejections]
     unseen = summary.requests.rejected - len(summary.rejections)
     return "\n".join([*lines, *([f"rejected: {unseen:,} more"] if unseen else [])])

@@ -86,11 +86,16 @@ def _members(shape: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """Valid member names at ``loc``: of ``shape``, or of the shape nested there."""
     for step in loc:
         annotation = shape.model_fields[step].annotation if step in shape.model_fields else None
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        nested = [one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)]
-        if nested:
-            shape = nested[0]
+        shape = _nested(annotation) or shape
     return list(shape.model_fields)
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    """The shape that an annotation such as ``dict[str, Shape] | None`` holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_nested(part) for part in getattr(annotation, "__args__", ()))
+    return next((shape for shape in found if shape is not None), None)
 
 
 _TYPES = {
@@ -122,7 +127,8 @@ def _message(kind: str, value: Any, context: Mapping[str, Any]) -> str:
         return f"must be {_TYPES[kind]}, not {shown(value)}"
     if kind in _BOUNDS:
         sign, name = _BOUNDS[kind]
-        return f"must be {sign} {context[name]:g}, not {shown(value)}"
+        bound = context[name]
+        return f"must be {sign} {bound if isinstance(bound, int) else f'{bound:g}'}, not {shown(value)}"
     if kind == "finite_number":
         return f"must be a finite number, not {shown(value)}"
     if kind == "literal_error":

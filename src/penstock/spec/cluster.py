@@ -54,6 +54,8 @@ class ClusterSpec:
 
     With ``shared_node_links`` all hops that leave a node share one link of the outermost dimension (the node's
     NIC); without, each NPU has links of its own, as in ASTRA-Sim.
+
+    ``notices`` say what was asked for and has no effect; ``remarks`` the same of members that any config has.
     """
 
     source: str
@@ -61,3 +63,4 @@ class ClusterSpec:
     instances: tuple[InstanceSpec, ...]
     shared_node_links: bool = False
     notices: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()

@@ -168,7 +168,7 @@ class InstanceRules:
         if pp_size > layers:
             self._blame("pp_size", f"{pp_size} stages are more than the {layers} layers of {model.name}")
         partition = raw.pp_layer_partition
-        if isinstance(partition, tuple) and sum(partition) != layers:
+        if isinstance(partition, tuple) and len(partition) == pp_size and sum(partition) != layers:
             found = f"{' + '.join(map(str, partition))} = {sum(partition)}"
             self._blame("pp_layer_partition", f"must sum to the {layers} layers of {model.name}, not {found}")
         limit = model.max_position_embeddings

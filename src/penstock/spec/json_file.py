@@ -65,6 +65,9 @@ def read_json(path: Path, problems: list[Problem]) -> Any:
     except UnicodeDecodeError as error:
         problems.append(Problem(str(path), f"is not UTF-8 text (byte {error.start})"))
         return None
+    except ValueError as error:  # a null byte in the path
+        problems.append(Problem(str(path), f"cannot be read: {error}"))
+        return None
     try:
         value = json.loads(text, object_pairs_hook=_object)
         problems.extend(_duplicates(value, Place(str(path))))

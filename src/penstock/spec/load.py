@@ -20,7 +20,7 @@ from penstock.spec.json_file import Place, read_json
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model
 from penstock.spec.raw import REQUIRED, RawCluster, RawFlags, RawInstance, RawMemory, RawNode
-from penstock.spec.refusals import cluster_notices, flag_notices, flag_refusals, node_notices
+from penstock.spec.refusals import cluster_notices, flag_notices, flag_refusals, node_notices, node_remarks
 
 ClusterSource = str | os.PathLike[str] | Mapping[str, Any]
 RawT = TypeVar("RawT", bound=Raw)
@@ -44,6 +44,9 @@ def load_cluster(
     """
     problems: list[Problem] = []
     file = "cluster" if isinstance(source, Mapping) else os.fspath(source)
+    if not file:
+        problems.append(Problem("", "the path of the cluster config must not be empty"))
+        raise UserError(problems)
     directory = None if isinstance(source, Mapping) else Path(source).parent
     checked_flags = check_members(
         RawFlags, flags or {}, lambda loc: flag_name(str(loc[0])) if loc else "", problems
@@ -75,6 +78,7 @@ class _ClusterReader:
         self._profile_root = None if profile_root is None else Path(profile_root)
         self._problems = problems
         self._notices: list[str] = []
+        self._remarks: list[str] = []
         self._library = ModelLibrary.near(directory)
         self._models: dict[str, ModelSpec | None] = {}
 
@@ -100,6 +104,7 @@ class _ClusterReader:
             instances=tuple(instances),
             shared_node_links=bool(raw.shared_node_links),
             notices=tuple(dict.fromkeys(self._notices)),
+            remarks=tuple(dict.fromkeys(self._remarks)),
         )
 
     def _read_node(self, node: int, data: Any, num_nodes: int, instances: list[InstanceSpec]) -> int:
@@ -113,6 +118,7 @@ class _ClusterReader:
         if checked.sound("instances", "num_instances") and raw.instances is not None:
             self._match("num_instances", raw.num_instances, len(entries), place)
         self._notices += node_notices(raw, place, self._problems)
+        self._remarks += node_remarks(raw, place)
         for index, entry in enumerate(entries):
             spot = place.key("instances").item(index)
             instance = self._read_instance(len(instances), node, num_nodes, entry, spot)
@@ -130,6 +136,9 @@ class _ClusterReader:
         memory = None
         if raw.npu_mem is not None:
             memory = self._check(RawMemory, raw.npu_mem, place.key("npu_mem"))
+            self._remarks.append(
+                f"{place.file}: npu_mem's mem_bw and mem_latency have no effect: kernel times include them"
+            )
         model = None
         if raw.model_name is not None:
             model = self._model(raw.model_name, place.key("model_name"))
@@ -195,9 +204,13 @@ class _ClusterReader:
         if self._profile_root is not None and self._profile_root.is_dir():
             profiled = sorted(path.name for path in self._profile_root.iterdir() if path.is_dir())
         if label not in profiled:
-            hint = nearest(label, [*hardware_labels(), *profiled])
+            known = [*hardware_labels(), *profiled]
+            hint = nearest(label, known)
+            choices = "" if hint else f": {', '.join(dict.fromkeys(known))}"
             folder = "" if self._profile_root is None else f" and no folder in {self._profile_root}"
-            self._blame(place, f"unknown hardware {shown(label)}{hint} (not in the catalogue{folder})")
+            self._blame(
+                place, f"unknown hardware {shown(label)}{hint} (not in the catalogue{folder}{choices})"
+            )
 
     def _blame(self, place: Place, message: str) -> None:
         self._problems.append(Problem(str(place), message))

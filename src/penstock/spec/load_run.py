@@ -5,14 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from penstock.errors import Problem, UserError
-from penstock.spec.check import Raw, check_members
+from penstock.spec.check import Raw, check_members, shown
 from penstock.spec.options import RunOptions
-from penstock.spec.raw import Counter, Name, NonNegative
+from penstock.spec.raw import Counter, Name
 
 Record = Literal["requests", "steps", "stages"]
+
+SHORTEST_LOG_INTERVAL_S = 1e-3
+"""A line per interval and instance: shorter ones fill a disk and say nothing."""
+
+
+def _not_too_short(interval_s: float) -> float:
+    if 0 < interval_s < SHORTEST_LOG_INTERVAL_S:
+        raise ValueError(f"must be 0 (no log) or >= {SHORTEST_LOG_INTERVAL_S:g} seconds, not {interval_s:g}")
+    return interval_s
 
 
 class RawRun(Raw):
@@ -26,7 +37,7 @@ class RawRun(Raw):
     exact_only: bool | None = None
     profile_root: Any = None
     num_reqs: Counter | None = None
-    log_interval: NonNegative | None = None
+    log_interval: Annotated[float, Field(ge=0, le=1e9), AfterValidator(_not_too_short)] | None = None
 
 
 def load_run_options(
@@ -65,11 +76,15 @@ def _profile_root(value: Any, where: str, problems: list[Problem]) -> str | None
     if value is None:
         return None
     if not isinstance(value, str | os.PathLike):
-        problems.append(Problem(where, "must be a path"))
+        problems.append(Problem(where, f"must be a path, not {shown(value)}"))
+        return None
+    if not os.fspath(value):
+        problems.append(Problem(where, "must not be empty"))
         return None
     path = Path(value)
     try:
         next(path.iterdir(), None)
-    except OSError as error:
-        problems.append(Problem(where, f"{path} cannot be read: {error.strerror}"))
+    except (OSError, ValueError) as error:  # ValueError: a null byte in it
+        reason = getattr(error, "strerror", None) or error
+        problems.append(Problem(where, f"{path} cannot be read: {reason}"))
     return str(path)

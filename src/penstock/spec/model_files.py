@@ -47,7 +47,7 @@ class ModelLibrary:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             return None
         paths = (directory / f"{name}.json" for directory in self.directories)
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for path in paths if _is_file(path)), None)
 
     def find(self, name: str, cluster_directory: Path | None) -> Path | None:
         """The file behind a name, or behind a path (absolute, from here, or from the cluster config)."""
@@ -56,11 +56,18 @@ class ModelLibrary:
             return named
         for base in (Path(), cluster_directory or Path()):
             path = base / Path(name).expanduser()
-            if path.is_file():
+            if _is_file(path):
                 return path
-            if (path / "config.json").is_file():
+            if _is_file(path / "config.json"):
                 return path / "config.json"
         return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long a name, or a directory that cannot be searched
+        return False
 
 
 def load_model(

@@ -6,6 +6,7 @@ config with mistakes can still be checked for others; ``REQUIRED`` says which on
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictStr
@@ -34,6 +35,21 @@ def _partition(value: Any) -> Any:
     if isinstance(value, list | tuple) and value and all(type(n) is int and n > 0 for n in value):
         return tuple(value)
     raise ValueError(f'must be "auto" or a list of layer counts >= 1, one per stage, not {_item(value)}')
+
+
+def _one_or_two(value: Any) -> Any:
+    if type(value) is int and value in (1, 2):
+        return value
+    raise ValueError(f"must be 1 or 2, not {shown(value)}")
+
+
+_BLOCK_RANGE = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+
+
+def _block_ranges(value: Any) -> Any:
+    if isinstance(value, str) and _BLOCK_RANGE.fullmatch(value.replace(" ", "")):
+        return value
+    raise ValueError(f'must be ranges of layers such as "0-3" or "8,9", not {shown(value)}')
 
 
 def _item(value: Any) -> str:
@@ -137,12 +153,71 @@ class RawInstance(RawEngine):
     num_gpu_blocks: Annotated[int, Field(ge=2, le=1 << 40)] | None = None
     stage_hardware: list[Name] | None = None
     placement_nodes: list[Counter] | None = None
-    activation_tensors: Literal[1, 2] | None = None
+    activation_tensors: Annotated[Any, BeforeValidator(_one_or_two)] = None
     blocking_sends: bool | None = None
     watermark: Annotated[float, Field(ge=0, lt=1)] | None = None
     max_model_len: Count | None = None
     engine_overhead: RawOverhead | None = None
     policy: Name | None = None
+
+
+class RawNpuPower(Raw):
+    """An entry of ``power.npu``: W, and ns of standby after the last work."""
+
+    idle_power: NonNegative | None = None
+    standby_power: NonNegative | None = None
+    active_power: NonNegative | None = None
+    standby_duration: NonNegative | None = None
+
+
+class RawCpuPower(Raw):
+    """``power.cpu``."""
+
+    idle_power: NonNegative | None = None
+    active_power: NonNegative | None = None
+    util: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class RawDramPower(Raw):
+    """``power.dram``."""
+
+    dimm_size: NonNegative | None = None
+    idle_power: NonNegative | None = None
+    energy_per_bit: NonNegative | None = None
+
+
+class RawLinkPower(Raw):
+    """``power.link``."""
+
+    num_links: Counter | None = None
+    idle_power: NonNegative | None = None
+    energy_per_bit: NonNegative | None = None
+
+
+class RawNicPower(Raw):
+    """``power.nic``."""
+
+    num_nics: Counter | None = None
+    idle_power: NonNegative | None = None
+
+
+class RawStoragePower(Raw):
+    """``power.storage``."""
+
+    num_devices: Counter | None = None
+    idle_power: NonNegative | None = None
+
+
+class RawPower(Raw):
+    """``power`` of a node: read and checked, not simulated."""
+
+    base_node_power: NonNegative | None = None
+    npu: dict[str, RawNpuPower] | None = None
+    cpu: RawCpuPower | None = None
+    dram: RawDramPower | None = None
+    link: RawLinkPower | None = None
+    nic: RawNicPower | None = None
+    storage: RawStoragePower | None = None
 
 
 class RawNode(Raw):
@@ -151,7 +226,7 @@ class RawNode(Raw):
     num_instances: Counter | None = None
     cpu_mem: RawHostMemory | None = None
     instances: list[Any] | None = None
-    power: dict[str, Any] | None = None
+    power: RawPower | None = None
 
 
 class RawCluster(Raw):
@@ -171,7 +246,7 @@ class RawPlacement(Raw):
     weights: StrictStr | None = None
     kv_loc: StrictStr | None = None
     kv_evict_loc: StrictStr | None = None
-    blocks: StrictStr | None = None
+    blocks: Annotated[Any, BeforeValidator(_block_ranges)] = None
 
 
 REQUIRED: dict[type[Raw], tuple[str, ...]] = {

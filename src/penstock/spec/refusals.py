@@ -87,8 +87,6 @@ def instance_notices(raw: RawInstance, memory: RawMemory | None, place: Place) -
     if memory is None:
         return notices
     spot = place.key("npu_mem")
-    if memory.mem_latency:
-        notices.append(f"{spot.key('mem_latency')}: has no effect: kernel times include it")
     hardware = find_hardware(raw.hardware) if raw.hardware else None
     if hardware is not None and (memory.mem_size or 0) * GIB > hardware.capacity_bytes * _CAPACITY_SLACK:
         real = hardware.capacity_bytes / GIB
@@ -138,17 +136,20 @@ def _placements(value: dict[str, Any], place: Place, problems: list[Problem]) ->
 
 
 def node_notices(raw: RawNode, place: Place, problems: list[Problem]) -> list[str]:
-    """Refuse PIM; say that host memory and power are read but change nothing."""
-    notices: list[str] = []
-    if raw.cpu_mem is not None:
-        if raw.cpu_mem.pim_config is not None:
-            problems.append(
-                Problem(str(place.key("cpu_mem").key("pim_config")), "processing in memory is not simulated")
-            )
-        notices.append(f"{place.file}: cpu_mem has no effect: nothing is placed in host memory")
+    """Refuse PIM; say that power is read but not simulated."""
+    if raw.cpu_mem is not None and raw.cpu_mem.pim_config is not None:
+        spot = place.key("cpu_mem").key("pim_config")
+        problems.append(Problem(str(spot), "processing in memory is not simulated"))
     if raw.power is not None:
-        notices.append(f"{place.file}: power has no effect: it is not simulated")
-    return notices
+        return [f"{place.file}: power has no effect: it is not simulated"]
+    return []
+
+
+def node_remarks(raw: RawNode, place: Place) -> list[str]:
+    """Say that host memory changes nothing as long as nothing is placed there."""
+    if raw.cpu_mem is None:
+        return []
+    return [f"{place.file}: cpu_mem has no effect: nothing is placed in host memory"]
 
 
 def cluster_notices(raw: RawCluster, place: Place) -> list[str]:

@@ -5,6 +5,7 @@ The kind of a JSON line is told line by line, so kinds may stand in one file in 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ def load_workload(path: str | Path, num_requests: int = 0) -> Workload:
     if num_requests < 0:
         raise UserError([Problem("--num-reqs", f"must be 0 (all) or more, got {num_requests}")])
     name = str(path)
+    if not name:
+        raise UserError("the path of the workload must not be empty")
     mistakes = Mistakes(name)
     try:
         with ExitStack() as stack:
@@ -47,7 +50,10 @@ def load_workload(path: str | Path, num_requests: int = 0) -> Workload:
 
 
 def _open(path: Path, stack: ExitStack) -> BinaryIO:
-    file = stack.enter_context(path.open("rb"))
+    try:
+        file = stack.enter_context(path.open("rb"))
+    except ValueError as error:  # a null byte in the path
+        raise OSError(errno.EINVAL, str(error)) from error
     if file.peek(2)[:2] == _GZIP_MAGIC:
         return cast("BinaryIO", stack.enter_context(gzip.GzipFile(fileobj=file)))
     return file
@@ -80,5 +86,5 @@ def _lines(file: BinaryIO, mistakes: Mistakes) -> Iterator[tuple[int, str]]:
         except UnicodeDecodeError:
             mistakes.add(number, "is not UTF-8 text")
             continue
-        if not line.isspace():
+        if line.strip():
             yield number, line

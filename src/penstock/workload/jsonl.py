@@ -53,6 +53,8 @@ class LineReader:
             self._mistakes.add(line, f"expected one JSON object per line, got {_kind(record)}")
             return
         record = cast("dict[str, Any]", record)
+        if text.count(":") != _members(record):
+            self._check_duplicates(line, text)
         if record.keys() == _PLAIN_KEYS and self._take_plain(record):
             return
         if "sub_requests" in record:
@@ -61,6 +63,18 @@ class LineReader:
             self._take_mooncake(line, record)
         else:
             self._take_flat(line, record)
+
+    def _check_duplicates(self, line: int, text: str) -> None:
+        """More colons than members: one in a string, or a key that stands twice, of which one would be lost."""
+
+        def collect(pairs: list[tuple[str, Any]]) -> None:
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if key in seen:
+                    self._mistakes.add(line, f"key '{key}' stands twice in one object")
+                seen.add(key)
+
+        json.loads(text.rstrip(), object_pairs_hook=collect)
 
     def _take_plain(self, record: Json) -> bool:
         inputs, outputs, arrival = record["input_toks"], record["output_toks"], record["arrival_time_ns"]
@@ -99,6 +113,8 @@ class LineReader:
             call = cast("Json", entry)
             self._mistakes.check_keys(line, prefix, call, _COUNT_KEYS, _CALL_KEYS)
             calls.append(self._call(line, prefix, call))
+        if arrival_ns + sum(call.tool_duration_ns for call in calls) > MAX_NS:
+            self._mistakes.add(line, f"arrival_time_ns and the tool_duration_ns sum to more than {MAX_NS}")
         if self._mistakes.count() == before:
             self._columns.add_session(arrival_ns, calls)
 
@@ -188,6 +204,14 @@ class LineReader:
             counted = key.replace("_tok_ids", "_toks")
             self._mistakes.add(line, f"{place}{key} has {len(values)} ids, {counted} is {tokens}")
         return values
+
+
+def _members(record: Json) -> int:
+    """Members of a line's object and of its calls, each with one colon."""
+    calls = record.get("sub_requests")
+    if not isinstance(calls, list):
+        return len(record)
+    return len(record) + sum(len(call) for call in cast("list[Any]", calls) if isinstance(call, dict))
 
 
 def _int32(values: list[Any]) -> array[int] | None:
