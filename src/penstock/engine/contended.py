@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from array import array
 from collections.abc import Sequence
 
 from penstock.engine.instance import DONE_COLUMN, Instance
@@ -19,6 +18,7 @@ class ContendedInstance(Instance):
     of time, so that links are granted first come, first served. ``done_ns`` of an empty step does not count the
     steps before it that are still on their way; the engine takes it after theirs all the same."""
 
+    contended = True
     pipeline: ContendedPipeline
 
     def run_until(self, limit_ns: int) -> None:
@@ -39,7 +39,7 @@ class ContendedInstance(Instance):
             if transfer == next_ns:
                 pipeline.grant()
 
-    def _send(self, step: Step, entry_ns: int, compute_ns: Sequence[int]) -> Sequence[int]:
+    def _launch(self, step: Step, entry_ns: int, compute_ns: Sequence[int]) -> list[int]:
         # Where the row of this turn will begin, counted over the whole run; it is completed when the way is known,
         # which is before the engine can take the result, and so before the row is handed on.
         cell = self._flushed_turns * self._width + len(self._trace)
@@ -54,7 +54,7 @@ class ContendedInstance(Instance):
             if place < len(self._trace):
                 self._trace[place + DONE_COLUMN] = step.done_ns
                 stages = place + len(TURN_COLUMNS)
-                self._trace[stages : stages + len(times)] = array("q", times)
+                self._trace[stages : stages + len(times)] = times
 
         self.pipeline.launch(entry_ns, step.tokens, compute_ns, arrived)
         return known or [0] * (3 * self.pipeline.pp_size)

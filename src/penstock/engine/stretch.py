@@ -105,8 +105,8 @@ class StretchingInstance(Instance):
         done = rows[:, DONE_COLUMN]
         for stage in range(self.pipeline.pp_size):
             self.pipeline.stage_free_ns[stage] = int(last[len(TURN_COLUMNS) + 3 * stage + 2])
-        self._trace.frombytes(rows.tobytes())
-        self._updates.frombytes(np.ascontiguousarray(done).tobytes())
+        self._trace += rows.ravel().tolist()
+        self._updates += done.tolist()
         self._last_now_ns = int(last[0])
         self.now_ns = int(done[-1]) + self._overhead.update_ns
         self.iterations += turns

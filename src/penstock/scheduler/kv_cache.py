@@ -49,6 +49,8 @@ class KVCache:
         # The queue's hashed part, next to be reused first, and how many blocks that is.
         self._queue: OrderedDict[CachedBlock | AnonymousRun, None] = OrderedDict()
         self._queued = 0
+        # The run that stands before all others in the queue, where one does.
+        self._head = AnonymousRun(0)
         self._by_key: dict[int, dict[CachedBlock, None]] = {}
         self._key_of: dict[tuple[int, bytes], int] = {}
         self._next_key = 1
@@ -61,19 +63,27 @@ class KVCache:
         """Hand out ``blocks`` blocks; the caller has made sure that as many are free. Cached content is
         given up, the longest unused first, once no other block is left."""
         self.free -= blocks
+        excess = self._queued - self.free
+        if excess <= 0:
+            return
+        if self._head.blocks >= excess:
+            self._head.blocks -= excess
+            self._queued -= excess
+            return
         while self._queued > self.free:
             self._evict(self._queued - self.free)
 
     def _evict(self, excess: int) -> None:
         """Give up what stands first in the queue, ``excess`` blocks at most."""
-        first = next(iter(self._queue))
-        if isinstance(first, AnonymousRun) and first.blocks > excess:
-            first.blocks -= excess
-            self._queued -= excess
+        head = self._head
+        if head.blocks:
+            given = min(head.blocks, excess)
+            head.blocks -= given
+            self._queued -= given
             return
-        del self._queue[first]
+        first, _ = self._queue.popitem(last=False)
         if isinstance(first, AnonymousRun):
-            self._queued -= first.blocks
+            self._head = first
             return
         self._queued -= 1
         holders = self._by_key[first.key]

@@ -83,14 +83,6 @@ class Scheduler:
         have not been told of (``Scheduler.has_requests``)."""
         return bool(self.running) or bool(self.waiting) or self.finished_unreported
 
-    def has_unfinished(self) -> bool:
-        """Whether any request is not finished."""
-        return bool(self.running) or bool(self.waiting)
-
-    def has_leftover(self) -> bool:
-        """Whether the last schedule() left something that the next one could take at once."""
-        return self.ready is not None or bool(self.partials) or (self.out_of_budget and bool(self.waiting))
-
     # --- schedule ---------------------------------------------------------------------------------------------
 
     def schedule(self, now: int) -> Step:
