@@ -6,7 +6,7 @@ import gc
 import heapq
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +84,10 @@ class Simulation:
 
     def _make_instance(self, built: BuiltInstance, sinks: Sequence[TurnSink]) -> Instance:
         spec = built.spec
+        # Without token ids nothing ever hits, so the order of the free blocks does not matter.
+        caches = spec.scheduler.enable_prefix_caching and self.workload.has_token_ids
         scheduler = make_scheduler(
-            spec.scheduler,
+            replace(spec.scheduler, enable_prefix_caching=caches),
             spec.pp_size,
             built.deployment.memory.num_gpu_blocks,
             prefill_ns=lambda tokens, context: max(built.cost.stage.stage_ns(tokens, context, 0, 0, 0, 0, 0)),
@@ -170,12 +172,14 @@ class Simulation:
         """Let every instance act that acts before ``limit_ns``. Where the end of a request can release another,
         or links are shared, they take turns in the order of time."""
         in_step = (self.workload.has_sessions or self._shared_links) and len(self.instances) > 1
+        routes = len(self.instances) > 1
         while agenda and agenda[0][0] < limit_ns:
             _, index = heapq.heappop(agenda)
             instance = self.instances[index]
             until = min(limit_ns, agenda[0][0] + 1) if in_step and agenda else limit_ns
             instance.run_until(until)
-            self._fleet_columns.refresh(index, instance)
+            if routes:
+                self._fleet_columns.refresh(index, instance)
             if instance.next_ns is not None:
                 heapq.heappush(agenda, (instance.next_ns, index))
             if self._released and self._released[0][0] < limit_ns:
@@ -184,7 +188,8 @@ class Simulation:
     def _arrive(self, request: Request, agenda: list[tuple[int, int]]) -> None:
         if self._first_arrival_ns is None:
             self._first_arrival_ns = request.arrival_ns
-        index = self._router.route(request, self._fleet)[0] if len(self.instances) > 1 else 0
+        routes = len(self.instances) > 1
+        index = self._router.route(request, self._fleet)[0] if routes else 0
         if not 0 <= index < len(self.instances):
             raise UserError([Problem("--router", f"returned instance {index} of {len(self.instances)}")])
         instance = self.instances[index]
@@ -194,7 +199,8 @@ class Simulation:
             return
         idle = instance.next_ns is None
         instance.deliver(RequestState(request, instance.options.max_model_len))
-        self._fleet_columns.refresh(index, instance)
+        if routes:
+            self._fleet_columns.refresh(index, instance)
         if idle and instance.next_ns is not None:
             heapq.heappush(agenda, (instance.next_ns, index))
 
