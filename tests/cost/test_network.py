@@ -88,3 +88,36 @@ def test_tokens_return_at_once_without_a_pipeline() -> None:
 
 def test_a_link_describes_fractions() -> None:
     assert Link(bytes_per_ns=1.073741824, latency_ns=500.0).describe() == "1 GB/s, 0.5 us"
+
+
+def test_a_measured_class_gives_the_published_points_back() -> None:
+    """DGX A100 across nodes: 2 KB in 24 us, 67 MB in 8.59 ms; DGX H100 inside: 5 us and 0.193 ms."""
+    spec = LinkSpec(
+        bandwidth_gb_per_s=(1.0, 1.0), latency_ns=(0.0, 0.0), classes=("nvlink4", "ethernet-a100")
+    )
+    inside, across = inner_link(spec), outer_link(spec)
+    assert inside.message_ns(2048) == pytest.approx(5000, rel=0.1)
+    assert inside.message_ns(67_108_864) == pytest.approx(193_000, rel=0.05)
+    assert across.message_ns(2048) == pytest.approx(24_000, rel=0.1)
+    assert across.message_ns(67_108_864) == pytest.approx(8_590_000, rel=0.05)
+    assert across.message_ns(2 * 67_108_864) == pytest.approx(2 * 8_590_000, rel=0.1)
+    assert inside.all_reduce_ns(67_108_864, 8) == pytest.approx(322_000, rel=0.1)
+    assert inside.all_reduce_ns(1 << 20, 3) == 4 * inside.message_ns((1 << 20) // 3)
+    assert inside.describe() == "measured link class nvlink4"
+    sizes = np.array([4096, 1 << 20])
+    assert inside.all_reduces_ns(sizes, 4).tolist() == [inside.all_reduce_ns(int(size), 4) for size in sizes]
+
+
+def test_a_config_names_its_link_classes() -> None:
+    from tests.validate.test_measured import CLUSTER
+
+    from penstock.errors import UserError
+    from penstock.spec.load import load_cluster
+
+    given = {**CLUSTER, "link_bw": [16, 4], "link_class": ["nvlink3", None]}
+    assert load_cluster(given).link.classes == ("nvlink3", None)
+    assert load_cluster({**CLUSTER, "link_class": "nvlink4"}).link.classes == ("nvlink4",)
+    with pytest.raises(UserError, match="unknown link class 'nvlink5'; did you mean"):
+        load_cluster({**CLUSTER, "link_class": "nvlink5"})
+    with pytest.raises(UserError, match="has 2 network dimensions where link_bw has 1"):
+        load_cluster({**CLUSTER, "link_class": ["nvlink3", None]})

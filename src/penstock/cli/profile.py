@@ -75,3 +75,24 @@ def calibrate_command(
         write_calibration(data, output)
         typer.echo(f"wrote {output}", err=True)
     typer.echo(transfer_report(lines))
+
+
+@app.command("network")
+def network_command(
+    directory: Annotated[
+        Path, typer.Argument(help="Vidur's network measurements: <machine>/send_recv.csv, ...")
+    ],
+    *,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the link classes here (JSON).")
+    ] = None,
+) -> None:
+    """Fit link classes to measured send/recv and all-reduce times."""
+    from penstock.profiling.calibration_run import write_calibration
+    from penstock.profiling.network_fit import fit_links
+
+    data, lines = fit_links(directory)
+    if output is not None:
+        write_calibration(data, output)
+        typer.echo(f"wrote {output}", err=True)
+    typer.echo("\n".join(lines))

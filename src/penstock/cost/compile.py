@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from penstock.cost.network import Link, inner_link, outer_link
+from penstock.cost.network import Int64Array, Link, MeasuredLink, inner_link, outer_link
 from penstock.cost.sources import CostQuestion, kernel_tables
 from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
 from penstock.cost.step_cost import HopCost, PipelineCost
@@ -83,9 +83,9 @@ def _stages(
     return members, basis
 
 
-def _collectives_ns(link: Link, hidden_bytes: int, tp_size: int, tokens: int) -> int:
+def _collectives_ns(link: Link, hidden_bytes: int, tp_size: int, tokens: Int64Array) -> Int64Array:
     """The two all-reduces of one decoder block: after o_proj and after down_proj."""
-    return 2 * link.all_reduce_ns(tokens * hidden_bytes, tp_size)
+    return 2 * link.all_reduces_ns(tokens * hidden_bytes, tp_size)
 
 
 def _link_between(instance: InstanceSpec, cluster: ClusterSpec, here: int, there: int) -> Link:
@@ -131,7 +131,12 @@ def _network_basis(instance: InstanceSpec, inner: Link, links: list[Link]) -> li
     basis: list[str] = []
     if instance.tp_size > 1:
         basis.append(
-            f"all-reduce: ring over {instance.tp_size} ranks, {inner.describe()} (ASTRA-Sim's analytical formula)"
+            f"all-reduce over {instance.tp_size} ranks: "
+            + (
+                inner.describe()
+                if isinstance(inner, MeasuredLink)
+                else f"ASTRA-Sim's analytical ring, {inner.describe()}"
+            )
         )
     for name in dict.fromkeys(link.name for link in links):
         link = next(one for one in links if one.name == name)

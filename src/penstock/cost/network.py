@@ -9,12 +9,14 @@ the whole divided by p, rounded down.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from penstock.spec.cluster import LinkSpec
+from penstock.spec.link_classes import link_classes
 from penstock.units import GIB, NS_PER_S, NS_PER_US, bytes_per_ns
 
 Int64Array = npt.NDArray[np.int64]
@@ -44,6 +46,10 @@ class Link:
         """Ring all-reduce of ``size_bytes`` over ``ranks``: 2(p-1) messages of size/p. 0 for one rank."""
         return 2 * (ranks - 1) * self.message_ns(size_bytes // ranks) if ranks > 1 else 0
 
+    def all_reduces_ns(self, sizes_bytes: Int64Array, ranks: int) -> Int64Array:
+        """``all_reduce_ns`` of many sizes at once, the same shape back."""
+        return 2 * (ranks - 1) * self.messages_ns(sizes_bytes // ranks)
+
     def all_gathers_ns(self, sizes_bytes: Int64Array, ranks: int) -> Int64Array:
         """Ring all-gather to ``sizes_bytes`` in the end: p-1 messages of size/p. 0 for one rank."""
         return (ranks - 1) * self.messages_ns(sizes_bytes // ranks)
@@ -51,6 +57,49 @@ class Link:
     def describe(self) -> str:
         """Bandwidth and latency, for the summary."""
         return f"{self.bytes_per_ns * NS_PER_S / GIB:g} GB/s, {self.latency_ns / NS_PER_US:g} us"
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredLink(Link):
+    """A link class with measured times by size: linear between the logarithms of size and time, beyond the last
+    size at its bandwidth. An all-reduce of a number of ranks that was measured takes its own curve, others the
+    ring of messages."""
+
+    kind: str = ""
+
+    def message_ns(self, size_bytes: int) -> int:
+        """From leaving to having arrived."""
+        return int(self.messages_ns(np.array([size_bytes]))[0])
+
+    def messages_ns(self, sizes_bytes: Int64Array) -> Int64Array:
+        """``message_ns`` of many sizes at once, the same shape back."""
+        return _curve_ns(link_classes()[self.kind]["message"], sizes_bytes)
+
+    def all_reduce_ns(self, size_bytes: int, ranks: int) -> int:
+        """All-reduce of ``size_bytes`` over ``ranks``."""
+        curve = link_classes()[self.kind].get("all_reduce", {}).get(str(ranks))
+        if curve is not None:
+            return int(_curve_ns(curve, np.array([size_bytes]))[0])
+        return 2 * (ranks - 1) * self.message_ns(size_bytes // ranks) if ranks > 1 else 0
+
+    def all_reduces_ns(self, sizes_bytes: Int64Array, ranks: int) -> Int64Array:
+        """``all_reduce_ns`` of many sizes at once, the same shape back."""
+        curve = link_classes()[self.kind].get("all_reduce", {}).get(str(ranks))
+        if curve is not None:
+            return _curve_ns(curve, sizes_bytes)
+        return 2 * (ranks - 1) * self.messages_ns(sizes_bytes // ranks)
+
+    def describe(self) -> str:
+        """The class, for the summary."""
+        return f"measured link class {self.kind}"
+
+
+def _curve_ns(curve: Mapping[str, Sequence[float]], sizes_bytes: Int64Array) -> Int64Array:
+    sizes, times = np.log(curve["sizes"]), np.log(curve["ns"])
+    wanted = np.log(np.maximum(sizes_bytes, 1).astype(np.float64))
+    slope = max((times[-1] - times[-2]) / (sizes[-1] - sizes[-2]), 0.0)
+    beyond = np.maximum(wanted - sizes[-1], 0.0) * slope
+    return np.exp(np.interp(wanted, sizes, times) + beyond).astype(np.int64)
 
 
 def inner_link(link: LinkSpec) -> Link:
@@ -64,4 +113,9 @@ def outer_link(link: LinkSpec) -> Link:
 
 
 def _dimension(link: LinkSpec, index: int) -> Link:
+    kind = link.classes[index] if link.classes else None
+    if kind is not None:
+        curve = link_classes()[kind]["message"]
+        bandwidth = curve["sizes"][-1] / max(curve["ns"][-1] - curve["ns"][0], 1.0)
+        return MeasuredLink(bandwidth, curve["ns"][0], kind=kind)
     return Link(bytes_per_ns(link.bandwidth_gb_per_s[index]), link.latency_ns[index])

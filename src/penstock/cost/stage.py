@@ -55,7 +55,7 @@ class TabulatedStageCost:
         roles: Sequence[StageRole],
         *,
         max_tokens: int,
-        block_extra_ns: Callable[[int], int] | None = None,
+        block_extra_ns: Callable[[Int64Array], Int64Array] | None = None,
         prefill_layer_ns: float = 0.0,
     ) -> None:
         self._tables = tables
@@ -156,8 +156,7 @@ class TabulatedStageCost:
         sizes = np.arange(filled, max(tokens, 2 * tokens if filled else 0) + 1)
         block = np.rint(self._tables.block_us(sizes) * 1000.0).astype(np.int64)
         if self._block_extra_ns is not None:
-            extra = self._block_extra_ns
-            block += np.array([extra(size) for size in sizes.tolist()], dtype=np.int64)
+            block += self._block_extra_ns(sizes)
         edges = [
             np.rint(self._tables.dense[name].at(sizes) * 1000.0).astype(np.int64)
             if name in self._tables.dense

@@ -11,10 +11,12 @@ from penstock.spec.options import EngineOverhead, SchedulerOptions
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkSpec:
     """``link_bw`` (GB/s, 2**30 bytes) and ``link_latency`` (ns), one entry per network dimension,
-    innermost first."""
+    innermost first. ``classes``, where given, names a measured link class per dimension; None keeps
+    bandwidth and latency."""
 
     bandwidth_gb_per_s: tuple[float, ...]
     latency_ns: tuple[float, ...]
+    classes: tuple[str | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from penstock.spec.cluster import ClusterSpec, InstanceSpec, LinkSpec
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.instance_rules import InstanceRules
 from penstock.spec.json_file import Place, read_json
+from penstock.spec.link_classes import link_class_names
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model
 from penstock.spec.raw import REQUIRED, RawCluster, RawFlags, RawInstance, RawMemory, RawNode
@@ -166,7 +167,24 @@ class _ClusterReader:
                 self._place.key("link_latency"),
                 f"has {len(latencies)} network dimensions where link_bw has {len(bandwidths)}",
             )
-        return LinkSpec(bandwidth_gb_per_s=tuple(bandwidths), latency_ns=tuple(latencies))
+        classes = self._link_classes(checked.value, dimensions)
+        return LinkSpec(bandwidth_gb_per_s=tuple(bandwidths), latency_ns=tuple(latencies), classes=classes)
+
+    def _link_classes(self, raw: RawCluster, dimensions: int) -> tuple[str | None, ...] | None:
+        """``link_class``: one name for all dimensions, or one name or null for each."""
+        if raw.link_class is None:
+            return None
+        given = [raw.link_class] * dimensions if isinstance(raw.link_class, str) else raw.link_class
+        place = self._place.key("link_class")
+        if len(given) != dimensions:
+            self._blame(place, f"has {len(given)} network dimensions where link_bw has {dimensions}")
+        for name in given:
+            if name is not None and name not in link_class_names():
+                known = ", ".join(link_class_names())
+                self._blame(
+                    place, f"unknown link class '{name}'{nearest(name, link_class_names())} ({known})"
+                )
+        return tuple(given)
 
     def _check(self, shape: type[RawT], data: Any, place: Place) -> Checked[RawT] | None:
         """:func:`check`, and the members without which there is nothing to simulate."""

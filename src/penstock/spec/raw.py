@@ -235,6 +235,7 @@ class RawCluster(Raw):
     num_nodes: Counter | None = None
     link_bw: PerDimension | None = None
     link_latency: LatencyPerDimension | None = None
+    link_class: StrictStr | list[StrictStr | None] | None = None
     nodes: list[Any] | None = None
     shared_node_links: bool | None = None
     cxl_mem: RawCxlMemory | None = None
