@@ -65,7 +65,7 @@ class AttentionLookup:
         self._prefill_axis: list[float] = grid.prefill_contexts.tolist()
         self._chunk_at = _positions(grid.chunks, self._strides[0])
         self._decode_at = _positions(grid.decodes, self._strides[1])
-        self._rows: list[Row | None] = []
+        self._rows: list[Row] = []
         self._alpha: list[float] | None = None if skew is None else skew.alpha.ravel().tolist()
         self._alpha_shape: tuple[int, ...] = (0,) * 5 if skew is None else skew.alpha.shape
         self._chunk_alpha = [] if skew is None else _nearest(skew.chunks, self._limits[0])
@@ -85,9 +85,9 @@ class AttentionLookup:
 
     def decode_ns(self, decodes: int, total: int, shortest: int, longest: int) -> float:
         """A step of decodes alone: their number (> 0), summed, shortest and longest context."""
-        row = self._rows[decodes] if decodes < len(self._rows) else None
-        if row is None:
-            row = self._compile_row(decodes)
+        if decodes >= len(self._rows):
+            self._compile_rows(decodes)
+        row = self._rows[decodes]
         intercepts, slopes, alphas = row
         limit = self._limits[3]
         mean = total / decodes
@@ -113,8 +113,9 @@ class AttentionLookup:
         limit = self._limits[3]
         if longest + turns > limit or decodes > self._limits[1]:
             return None
-        row = self._rows[decodes] if decodes < len(self._rows) else None
-        intercepts, slopes, alphas = row if row is not None else self._compile_row(decodes)
+        if decodes >= len(self._rows):
+            self._compile_rows(decodes)
+        intercepts, slopes, alphas = self._rows[decodes]
         lines = np.array([intercepts, slopes])
         segment = np.frombuffer(self._segment, dtype=np.uint8)
         step = np.arange(turns)
@@ -205,20 +206,20 @@ class AttentionLookup:
         i = i * shape[3] + bisect_left(self._longest_edges, longest)
         return i * shape[4] + bisect_left(self._prefill_edges, history)
 
-    def _compile_row(self, decodes: int) -> Row:
-        """The line segments over context for one number of decodes, and their alphas."""
+    def _compile_rows(self, decodes: int) -> None:
+        """The line segments over context and their alphas for every number of decodes up to ``decodes`` and a
+        good deal more: together they take little longer than one."""
         grid = self._grid
+        counts = np.arange(len(self._rows), max(2 * decodes, 64))
         positive = grid.decodes > 0
-        us = interpolate(np.array([float(decodes)]), grid.decodes[positive], grid.us[0, positive, 0, :])
-        intercepts, slopes = _segments(grid.decode_contexts, us[0] * 1000.0)
-        alphas: list[float] | None = None
+        us = interpolate(counts.astype(float), grid.decodes[positive], grid.us[0, positive, 0, :])
+        intercepts, slopes = _segments(grid.decode_contexts, us * 1000.0)
+        alphas: list[list[float] | None] = [None] * len(counts)
         if self._skew is not None:
-            n = bisect_left(self._decode_edges, decodes)
-            alphas = self._skew.alpha[0, n, :, :, 0].ravel().tolist()
-        row: Row = (intercepts.tolist(), slopes.tolist(), alphas)
-        self._rows.extend([None] * (decodes + 1 - len(self._rows)))
-        self._rows[decodes] = row
-        return row
+            bins = [bisect_left(self._decode_edges, count) for count in counts.tolist()]
+            by_bin = [table[:, :, 0].ravel().tolist() for table in self._skew.alpha[0]]
+            alphas = [by_bin[place] for place in bins]
+        self._rows += zip(intercepts.tolist(), slopes.tolist(), alphas, strict=True)
 
     def _count_outside(self, chunk: int, history: int, decodes: int, longest: int) -> None:
         for name, value, limit in zip(_AXES, (chunk, decodes, history, longest), self._limits, strict=True):
