@@ -32,7 +32,7 @@ class Svg:
         self.text(LEFT, 20, title, size=15)
         self._parts.append(
             f'<text transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" '
-            f'text-anchor="middle" fill="#475569">{html.escape(y_title)}</text>'
+            f'text-anchor="middle" font-size="12" fill="#475569">{html.escape(y_title)}</text>'
         )
 
     def text(self, x: float, y: float, text: str, *, anchor: str = "start", size: int = 12) -> None:
@@ -74,7 +74,7 @@ class Svg:
         for name, colour in zip(names, colours, strict=True):
             self._parts.append(f'<rect x="{x:.1f}" y="34" width="11" height="11" fill="{colour}"/>')
             self.text(x + 15, 44, name)
-            x += 27 + 6.6 * len(name)
+            x += 30 + 7 * len(name)
 
     def done(self) -> str:
         """The document."""
@@ -133,8 +133,8 @@ def lines(
     def x_of(x: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * x / window[0]
 
-    for step in range(7):
-        sheet.text(x_of(window[0] * step / 6), y_of(0) + 18, f"{window[0] * step / 6:g}", anchor="middle")
+    for step in range(6):
+        sheet.text(x_of(window[0] * step / 5), y_of(0) + 18, f"{window[0] * step / 5:g}", anchor="middle")
     sheet.text((LEFT + WIDTH - RIGHT) / 2, y_of(0) + 38, axes[0], anchor="middle")
     sheet.line([(LEFT, y_of(limit / window[1])), (WIDTH - RIGHT, y_of(limit / window[1]))], "#334155", "3 4")
     for (_, points), colour in zip(curves.items(), COLOURS, strict=False):

@@ -101,7 +101,7 @@ def test_a_network_between_nodes_matters_only_to_replicas_that_span_them(tmp_pat
 
 
 def test_a_network_inside_nodes_does_not_matter_to_a_ring_over_nodes() -> None:
-    site = replace(SITE, networks={**SITE.networks, "pcie": Network((60, 3000), (46, 5000))})
+    site = replace(SITE, networks={**SITE.networks, "pcie": Network((200, 3000), (46, 5000))})
     assert settled(point(tp=8, network="pcie"), site).network == "fast"
     assert settled(point(tp=8, network="slow"), site).network == "slow"
     assert settled(point(tp=4, pp=2, network="pcie"), site).network == "pcie"
@@ -119,9 +119,12 @@ def test_configs_lay_stages_out_node_by_node() -> None:
     assert wide["link_bw"] == [400, 46]
 
 
-def test_a_ring_over_nodes_runs_at_the_speed_of_the_link_between_them() -> None:
+def test_rings_over_nodes_share_the_links_of_all_gpus_of_a_node() -> None:
     config = cluster_config(point(tp=8, network="slow"), SITE)
-    assert (config["link_bw"], config["link_latency"]) == ([3], [20_000])
+    assert (config["link_bw"], config["link_latency"]) == ([12, 3], [20_000, 20_000])
+    assert cluster_config(point(tp=8), replace(SITE, gpus_per_node=2))["link_bw"] == [92, 46]
+    narrow = replace(SITE, networks={"fast": Network((60, 1000), (46, 5000))})
+    assert cluster_config(point(tp=8), narrow)["link_bw"] == [60, 46]
     assert config["num_nodes"] == 2
     assert spans_nodes(point(tp=8), SITE)
     assert not spans_nodes(point(tp=2, pp=2, replicas=2), SITE)

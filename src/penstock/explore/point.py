@@ -120,7 +120,7 @@ def spans_nodes(point: Point, site: Site) -> bool:
 
 def settled(point: Point, site: Site) -> Point:
     """The point with its network named by the first one that is the same to it: where no replica spans nodes the
-    link between them does not matter, where every stage does the one inside them does not."""
+    link between them does not matter, where every stage does the one inside them seldom."""
     own = site.networks.get(point.network)
     if own is None:
         return point
@@ -130,9 +130,10 @@ def settled(point: Point, site: Site) -> Point:
 
 
 def _link_choice(point: Point, site: Site) -> Callable[[Network], object]:
-    """What of a network reaches the point's config."""
+    """What of a network reaches the point's stages."""
     if straddles(point, site):
-        return lambda network: network.between
+        ring = site.gpus_per_node
+        return lambda network: (_ring_over_nodes(network, ring), network.between)
     if spans_nodes(point, site):
         return lambda network: network
     return lambda network: network.inside
@@ -149,8 +150,9 @@ def misplaced(point: Point, site: Site) -> str | None:
 def cluster_config(point: Point, site: Site) -> dict[str, Any]:
     """The point in LLMServingSim's shape, as ``penstock run`` reads it.
 
-    GPUs are taken node by node, stage after stage, replica after replica. Where a stage straddles nodes its
-    ring passes the link between them, so that link is then the only one in the config.
+    GPUs are taken node by node, stage after stage, replica after replica. Where a stage straddles nodes its rings
+    cross them, one over each GPU's own link (as NCCL's do), so they have the bandwidth of all links of a node
+    together and the latency of one.
     """
     per_node = site.gpus_per_node
     nodes_used = -(-point.gpus // per_node)
@@ -160,13 +162,19 @@ def cluster_config(point: Point, site: Site) -> dict[str, Any]:
         nodes = [(first + stage * point.tp) // per_node for stage in range(point.pp)]
         instances[nodes[0]].append(_instance(point, site, nodes))
     network = site.networks.get(point.network) or _catalogue_network(point.hardware)
-    links = [network.between] if straddles(point, site) else [network.inside, network.between]
+    inner = _ring_over_nodes(network, per_node) if straddles(point, site) else network.inside
+    links = [inner, network.between]
     return {
         "num_nodes": nodes_used,
         "link_bw": [bandwidth for bandwidth, _ in links],
         "link_latency": [latency for _, latency in links],
         "nodes": [{"num_instances": len(entries), "instances": entries} for entries in instances],
     }
+
+
+def _ring_over_nodes(network: Network, gpus_per_node: int) -> tuple[float, float]:
+    bandwidth, latency = network.between
+    return min(network.inside[0], bandwidth * gpus_per_node), max(latency, network.inside[1])
 
 
 def _instance(point: Point, site: Site, nodes: list[int]) -> dict[str, Any]:
