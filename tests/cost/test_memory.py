@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,8 @@ from tests.cost.build import TINY, make_instance
 from penstock.cost.memory import CUDA_CONTEXT_BYTES, activation_peak_bytes, plan_memory
 from penstock.cost.weights import kv_bytes_per_token_layer, layer_weight_bytes, stage_weight_bytes
 from penstock.errors import UserError
-from penstock.units import GIB
+from penstock.spec.options import SchedulerOptions
+from penstock.units import GIB, MIB
 
 LAYER = (1024 * (16 + 8) * 64 + 1024 * 1024 + 3 * 1024 * 4096 + 2 * 1024) * 2
 TABLE = 32000 * 1024 * 2
@@ -79,3 +82,33 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would() -> None:
 def test_a_model_that_nothing_makes_fit_says_so() -> None:
     with pytest.raises(UserError, match="no pp or tp alone would make it fit"):
         plan_memory(make_instance(memory_bytes=GIB // 8), (2, 2))
+
+
+def test_a_suggested_tp_can_split_the_model() -> None:
+    model = replace(TINY, intermediate_size=4100)  # which 8 and 16 ranks cannot share
+    assert model.tensor_parallel_obstacle(4) is None
+    suggested: set[str] = set()
+    for eighths in range(5, 9):
+        try:
+            plan_memory(make_instance(model=model, pp_size=1, memory_bytes=eighths * GIB // 8), (4,))
+        except UserError as error:
+            suggested.update(re.findall(r"tp (\d+) at pp 1", str(error)))
+    assert suggested <= {"2", "4"}
+    assert suggested
+
+
+def test_an_uneven_split_that_does_not_fit_where_an_even_one_does() -> None:
+    instance = make_instance(scheduler=SchedulerOptions(max_num_batched_tokens=16, max_num_seqs=1))
+    for mebibytes in range(600, 1200, 8):
+        sized = replace(instance, memory_bytes=mebibytes * MIB)
+        with suppress(UserError):
+            plan_memory(sized, (2, 2))
+            break
+    with pytest.raises(UserError, match=r"would fit: 2 \+ 2 layers"):
+        plan_memory(sized, (3, 1))
+
+
+def test_blocks_that_are_given_must_exist() -> None:
+    instance = replace(make_instance(), num_gpu_blocks=1 << 30, where="c.json: nodes[0].instances[0]")
+    with pytest.raises(UserError, match=r"instances\[0\]\.num_gpu_blocks: does not fit: on stage 0 weights"):
+        plan_memory(instance, (TINY.num_layers,))

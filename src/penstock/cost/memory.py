@@ -50,12 +50,30 @@ def plan_memory(instance: InstanceSpec, layers: tuple[int, ...]) -> MemoryPlan:
         basis = "derived from capacity, weights and reserves; the smallest stage decides"
     else:
         basis = "num_gpu_blocks as given"
+        _check_given_blocks(instance, stages, blocks)
     return MemoryPlan(
         stages=tuple(_strand(stage, blocks) for stage in stages),
         block_size=instance.scheduler.block_size,
         num_gpu_blocks=blocks,
         basis=basis,
     )
+
+
+def _check_given_blocks(instance: InstanceSpec, stages: list[StageMemory], blocks: int) -> None:
+    """Blocks that are given need not leave room for the reserves, but must exist.
+
+    Raises:
+        UserError: weights and blocks of a stage are more than its NPU holds.
+    """
+    for number, stage in enumerate(stages):
+        kv_bytes = blocks * stage.kv_bytes_per_block
+        if stage.weights_bytes + kv_bytes > stage.capacity_bytes:
+            message = (
+                f"does not fit: on stage {number} weights {stage.weights_bytes / GIB:.2f} GiB + {blocks} KV blocks "
+                f"{kv_bytes / GIB:.2f} GiB > {stage.capacity_bytes / GIB:g} GiB"
+            )
+            where = f"{instance.where}.num_gpu_blocks" if instance.where else "num_gpu_blocks"
+            raise UserError([Problem(where, message)])
 
 
 def _stage(instance: InstanceSpec, shape: _Shape, stage: int) -> StageMemory:
@@ -127,7 +145,9 @@ def _does_not_fit(instance: InstanceSpec, stages: list[StageMemory]) -> str:
         f"({stage.capacity_bytes / GIB:g} GiB x {instance.memory_utilization:g})"
     )
     pp_size, tp_size = _smallest_pp(instance), _smallest_tp(instance, len(stages))
-    ways = [f"pp {pp_size} at tp {instance.tp_size}"] if pp_size is not None else []
+    ways = [] if pp_size is None else [f"pp {pp_size} at tp {instance.tp_size}"]
+    if pp_size is not None and pp_size == len(stages):  # an uneven split was asked for
+        ways = [f"{' + '.join(map(str, _even(instance.model.num_layers, pp_size)))} layers"]
     ways += [f"tp {tp_size} at pp {len(stages)}"] if tp_size is not None else []
     return text + ("; would fit: " + " or ".join(ways) if ways else "; no pp or tp alone would make it fit")
 
@@ -142,9 +162,7 @@ def _smallest_pp(instance: InstanceSpec) -> int | None:
 def _smallest_tp(instance: InstanceSpec, pp_size: int) -> int | None:
     model = instance.model
     for tp_size in range(1, model.num_heads + 1):
-        splits = model.num_heads % tp_size == 0 and (
-            model.num_kv_heads % tp_size == 0 or tp_size % model.num_kv_heads == 0
-        )
+        splits = model.tensor_parallel_obstacle(tp_size) is None
         if splits and _fits(instance, _Shape(tp_size, _even(model.num_layers, pp_size))):
             return tp_size
     return None

@@ -177,23 +177,9 @@ class InstanceRules:
                 "max_model_len", f"must be <= max_position_embeddings = {limit}, not {raw.max_model_len}"
             )
         degrees = self._degrees()
-        if degrees is not None:
-            self._check_tensor_parallel(degrees[0], model)
-
-    def _check_tensor_parallel(self, tp_size: int, model: ModelSpec) -> None:
-        key = "num_npus" if self._raw.tp_size is None else "tp_size"
-        if model.num_heads % tp_size:
-            self._blame(
-                key, f"tp {tp_size} must divide the {model.num_heads} attention heads of {model.name}"
-            )
-        elif model.intermediate_size % tp_size:
-            self._blame(
-                key, f"tp {tp_size} must divide the MLP's width {model.intermediate_size} of {model.name}"
-            )
-        elif max(tp_size, model.num_kv_heads) % min(tp_size, model.num_kv_heads):
-            self._blame(
-                key, f"tp {tp_size} must divide, or be a multiple of, the {model.num_kv_heads} KV heads"
-            )
+        obstacle = None if degrees is None else model.tensor_parallel_obstacle(degrees[0])
+        if obstacle is not None:
+            self._blame("num_npus" if raw.tp_size is None else "tp_size", obstacle)
 
     def _blame(self, name: str, message: str) -> None:
         place = self._place.key(name) if name else self._place

@@ -33,3 +33,14 @@ class ModelSpec:
     dtype: str = "bfloat16"
     model_type: str = "llama"
     moe: MoeSpec | None = None
+
+    def tensor_parallel_obstacle(self, tp_size: int) -> str | None:
+        """Why the model cannot be split over ``tp_size`` ranks, or None. KV heads are replicated where there are
+        fewer than ranks."""
+        if self.num_heads % tp_size:
+            return f"tp {tp_size} must divide the {self.num_heads} attention heads of {self.name}"
+        if self.intermediate_size % tp_size:
+            return f"tp {tp_size} must divide the MLP's width {self.intermediate_size} of {self.name}"
+        if max(tp_size, self.num_kv_heads) % min(tp_size, self.num_kv_heads):
+            return f"tp {tp_size} must divide, or be a multiple of, the {self.num_kv_heads} KV heads"
+        return None
