@@ -110,10 +110,11 @@ def test_each_seeds_edge_is_a_rate_that_held_and_one_close_above_that_broke() ->
 def test_later_seeds_share_the_work_of_the_first() -> None:
     found = find_capacity(rig(cluster()), CapacityOptions(seeds=4, tolerance=0.02), explain=False)
     runs = [sum(trial.seed == seed for trial in found.trials) for seed in range(4)]
-    assert max(runs[1:]) < runs[0]
+    assert sum(runs[1:]) < 3 * runs[0]
 
 
 def test_a_guess_changes_the_way_and_not_the_answer() -> None:
+    # Not to the digit: where percentiles jump, another way can find an earlier break.
     bench = rig(cluster())
     plain = find_capacity(bench, CapacityOptions(seeds=1, tolerance=0.02), explain=False)
     for factor in (0.05, 0.9, 1.1, 20.0):
