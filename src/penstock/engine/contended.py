@@ -48,7 +48,7 @@ class ContendedInstance(Instance):
 
         def arrived(end_ns: int, times: list[int]) -> None:
             step.end_ns = end_ns
-            step.done_ns = end_ns + self._way_back_ns(step)
+            step.done_ns = end_ns + self._return_ns[step.sampled] + self._back_ns
             known.extend(times)
             place = cell - self._flushed_turns * self._width
             if place < len(self._trace):

@@ -89,6 +89,8 @@ class Instance:
         self.watchdog_turns = 20
         self._cost = cost
         self._overhead = overhead or EngineOverhead()
+        self._return_ns = cost.token_return_ns
+        self._back_ns = self._overhead.ipc_from_last_stage_ns
         self._entry_ns = self._overhead.schedule_ns + self._overhead.ipc_to_first_stage_ns
         self._sinks = sinks
         self._on_finish = on_finish
@@ -236,7 +238,7 @@ class Instance:
                 times = self._launch(step, entry, compute)
             else:
                 step.end_ns = end = pipeline.submit(entry, tokens, compute)
-                step.done_ns = end + self._way_back_ns(step)
+                step.done_ns = end + self._return_ns[step.sampled] + self._back_ns
                 times = pipeline.times
             self.iterations += 1
             self.prompt_tokens += prefill_tokens
@@ -277,10 +279,6 @@ class Instance:
         """Send a step off whose way is not known at once; returns what is known of its stages' times. Called
         where ``contended`` is set."""
         raise NotImplementedError
-
-    def _way_back_ns(self, step: Step) -> int:
-        """From leaving the last stage until the engine can have the step's tokens."""
-        return self._cost.token_return_ns[step.sampled] + self._overhead.ipc_from_last_stage_ns
 
     def _take_tokens(self, step: Step, at: int) -> bool:
         """The oldest step is back; returns whether a request finished with it."""

@@ -75,6 +75,7 @@ class AsyncScheduler(Scheduler):
         state.num_computed = computed + new
         previous = state.latest_step
         state.latest_step = step
+        state.latest_number = step.number
         self.kv.register(state, min(computed + new, state.num_tokens))
         step.add_chunk(state, new, computed)
         if state.num_computed < state.num_tokens + state.placeholders:
@@ -95,7 +96,8 @@ class AsyncScheduler(Scheduler):
 
     def update(self, step: Step, now: int) -> list[RequestState]:
         """Take the tokens of a step that has come back; returns the requests that this finishes."""
-        step.returned = True
+        self._returned += 1
+        self._spare_steps.append(step)
         finished: list[RequestState] = []
         for state in step.graduates:
             if state.num_tokens == state.final_tokens:

@@ -38,6 +38,7 @@ class RequestState:
         "held_blocks",
         "keys",
         "last_token_ns",
+        "latest_number",
         "latest_step",
         "num_computed",
         "num_tokens",
@@ -70,6 +71,7 @@ class RequestState:
         self.segments: list[Segment] = []
         # The latest step with a prefill chunk of this request, or, where it was preempted, with its token.
         self.latest_step: Step | None = None
+        self.latest_number = 0
         self.slot: int | None = None
         self.hashed_blocks: list[CachedBlock] = []
         self.keys: list[int] = []

@@ -67,6 +67,10 @@ class Scheduler:
         # Pairs (gap_ns, how many): all inter-token latencies, without a list per request.
         self.token_gaps: array[int] = array("q")
         self._spare_cohorts: list[Cohort] = []
+        self._spare_steps: list[Step] = []
+        # Steps come back in the order in which they left, so two counts say which are on their way.
+        self._scheduled = 0
+        self._returned = 0
         self._next_order = 0
         self._max_tokens = options.max_num_batched_tokens
         self._max_seqs = options.max_num_seqs
@@ -87,7 +91,14 @@ class Scheduler:
 
     def schedule(self, now: int) -> Step:
         """Decide the next step; it may be empty."""
-        step = Step()
+        spare = self._spare_steps
+        if spare:
+            step = spare.pop()
+            step.clear()
+        else:
+            step = Step()
+        self._scheduled += 1
+        step.number = self._scheduled
         budget = self._max_tokens
         threshold = self._threshold
         if threshold and len(self.running) + len(self.waiting) == 1:
@@ -238,6 +249,7 @@ class Scheduler:
         state.held_blocks += need
         state.num_computed = computed + new
         state.latest_step = step
+        state.latest_number = step.number
         self.kv.register(state, computed + new)
         step.add_chunk(state, new, computed)
         if state.num_computed == state.num_tokens:
@@ -261,7 +273,7 @@ class Scheduler:
                 self.out_of_budget = True
                 break
             state = waiting[0]
-            if state.latest_step is not None and not state.latest_step.returned:
+            if state.latest_number > self._returned:
                 # Preempted while a step computes it: that comes back first, others may overtake.
                 skipped.append(waiting.popleft())
                 continue
@@ -335,7 +347,7 @@ class Scheduler:
             computed = tokens if in_flight else tokens - 1
             cohort.leave(victim)
             if in_flight is not None:
-                victim.latest_step = in_flight
+                victim.latest_number = in_flight.number
                 in_flight.late.append((victim, True))
             else:
                 cohort.irregular.pop(victim, None)
@@ -362,7 +374,8 @@ class Scheduler:
     def update(self, step: Step, now: int) -> list[RequestState]:
         """Take the tokens of a step that has come back; returns the requests that this finishes, in the
         order of the step."""
-        step.returned = True
+        self._returned += 1
+        self._spare_steps.append(step)
         cohort = step.cohort
         if cohort is None:
             return []

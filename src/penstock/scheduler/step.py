@@ -14,7 +14,8 @@ class Step:
     token is a decode there. ``graduates`` are the requests whose last chunk this is, ``late`` those preempted
     since with their token in flight (and whether as members of the cohort); the tokens of both come with the
     step's result. The first stage cannot begin before ``not_before_ns``: it needs tokens that are still being
-    computed then. ``end_ns`` is when it leaves the last stage, ``done_ns`` when the engine can have its result.
+    computed then. ``number`` counts a scheduler's steps from 1. ``end_ns`` is when it leaves the last stage,
+    ``done_ns`` when the engine can have its result. A step that has come back is used again.
     """
 
     __slots__ = (
@@ -30,11 +31,11 @@ class Step:
         "members",
         "min_context",
         "not_before_ns",
+        "number",
         "preempted",
         "prefill_context",
         "prefill_tokens",
         "prefills",
-        "returned",
         "sampled",
         "tokens",
     )
@@ -58,7 +59,20 @@ class Step:
         self.done_ns = 0
         self.end_ns = 0
         self.not_before_ns = 0
-        self.returned = False
+        self.number = 0
+
+    def clear(self) -> None:
+        """Make it an empty step again."""
+        self.cohort = None
+        self.members = self.tokens = self.sampled = 0
+        self.decodes = self.decode_context = self.min_context = self.max_context = 0
+        if self.chunks or self.preempted or self.late:
+            self.chunks.clear()
+            self.graduates.clear()
+            self.late.clear()
+            self.preempted.clear()
+            self.prefills = self.prefill_tokens = self.prefill_context = 0
+            self.not_before_ns = 0
 
     def add_members(self, cohort: Cohort) -> None:
         """Add all decodes of a ready cohort."""
