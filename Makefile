@@ -31,6 +31,7 @@ lint: $(INSTALLED_DEV)
 
 readme: $(INSTALLED)
 	$(BIN)/python tools/update_readme.py
+	$(BIN)/python tools/update_python_page.py
 
 fmt: $(INSTALLED_DEV)
 	$(BIN)/ruff check --fix

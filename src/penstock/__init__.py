@@ -6,15 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.api import simulate
-    from penstock.errors import UserError
+    from penstock.errors import NoProgressError, UserError
     from penstock.results.result import SimulationResult
+    from penstock.spec.given import SimulateOptions
     from penstock.spec.load import load_cluster
     from penstock.workload.formats import load_workload
 
 __version__ = "0.1.0"
-__all__ = ["SimulationResult", "UserError", "__version__", "load_cluster", "load_workload", "simulate"]
+__all__ = [
+    "NoProgressError",
+    "SimulateOptions",
+    "SimulationResult",
+    "UserError",
+    "__version__",
+    "load_cluster",
+    "load_workload",
+    "simulate",
+]
 
 _HOMES = {
+    "NoProgressError": "penstock.errors",
+    "SimulateOptions": "penstock.spec.given",
     "SimulationResult": "penstock.results.result",
     "UserError": "penstock.errors",
     "load_cluster": "penstock.spec.load",
@@ -30,3 +42,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

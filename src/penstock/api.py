@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from penstock.engine.router import make_router
 from penstock.engine.simulation import Progress, Simulation
@@ -17,6 +17,7 @@ from penstock.results.result import KeepTurns, RunContext, SimulationResult
 from penstock.scheduler.make import check_policy
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
+from penstock.spec.given import SimulateOptions
 from penstock.spec.load import ClusterSource, load_cluster
 from penstock.spec.load_run import RawRun, load_run_options
 from penstock.spec.options import RunOptions
@@ -119,16 +120,23 @@ def option_names() -> tuple[str, ...]:
 
 
 def simulate(
-    cluster: ClusterSource | ClusterSpec, dataset: str | os.PathLike[str] | Workload, **options: Any
+    cluster: ClusterSource | ClusterSpec,
+    dataset: str | os.PathLike[str] | Workload,
+    **options: Unpack[SimulateOptions],
 ) -> SimulationResult:
     """Serve ``dataset`` on ``cluster`` and return what happened.
 
     ``cluster`` is the path of a cluster config, the same as a dict, or a :class:`ClusterSpec`; ``dataset`` the
-    path of a workload, or a :class:`Workload`. ``options`` are those of ``penstock run`` with underscores
-    (``max_num_seqs=64, profile_root="perf"``); ``keep_token_times=False`` leaves out each token's time.
+    path of a workload, or a :class:`Workload`. ``options`` are those of ``penstock run`` with underscores, in
+    :class:`~penstock.spec.given.SimulateOptions`.
+
+    >>> result = simulate("configs/cluster/single_node_pp_instance.json", "workloads/example_trace.jsonl")
+    >>> result.summary.requests.finished
+    100
 
     Raises:
         UserError: with every mistake found in the inputs.
+        NoProgressError: an instance has work that can never run.
     """
     return Run(load_scenario(cluster, dataset, options)).run()
 

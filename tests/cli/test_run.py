@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import penstock
+from penstock.api import option_names
 from penstock.cli.main import main
 from penstock.results.request_csv import CSV_COLUMNS
 
@@ -419,6 +421,40 @@ def test_simulate_from_python(trace: Path) -> None:
     assert len(result.requests) == 20
     assert result.summary.requests.finished == 20
     assert result.stages["stage"].unique().sort().to_list() == [0, 1]
+
+
+def test_simulate_s_options_are_all_typed() -> None:
+    assert set(penstock.SimulateOptions.__annotations__) == set(option_names())
+    assert "simulate" in dir(penstock)
+
+
+def test_hashes_and_directories_change_no_byte(repository: Path, trace: Path, tmp_path: Path) -> None:
+    config = repository / TWO_INSTANCES
+    for name, seed in (("a", "1"), ("b", "4711")):
+        out = tmp_path / name
+        out.mkdir()
+        options = ["--router", "PREFIX", "--output", str(out / "run.csv"), "--results", str(out / "results")]
+        options += ["--trace", str(out / "t.json.gz"), "--report", str(out / "r.html")]
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "serving",
+                "--cluster-config",
+                str(config),
+                "--dataset",
+                str(trace),
+                *options,
+            ],
+            cwd=out,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        )
+    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert len(files) > 6
+    for path in files:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
 
 
 def test_simulate_refuses_unknown_options(trace: Path) -> None:
