@@ -96,3 +96,41 @@ def network_command(
         write_calibration(data, output)
         typer.echo(f"wrote {output}", err=True)
     typer.echo("\n".join(lines))
+
+
+@app.command("run")
+def run_command(
+    model: Annotated[str, typer.Argument(help="Model name, or a Hugging Face config.json.")],
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Profile root to write the bundle under.")],
+    hardware: Annotated[str, typer.Option(help="Label to write it under.")],
+    tp: Annotated[str, typer.Option(help="Degrees whose shapes to measure, such as 1,2,4.")] = "1",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    max_tokens: Annotated[int, typer.Option(min=16, help="Largest step.")] = 2048,
+    max_sequences: Annotated[int, typer.Option(min=1, help="Largest batch of decodes.")] = 256,
+    max_context: Annotated[int, typer.Option(min=16, help="Longest context.")] = 16384,
+    factor: Annotated[float, typer.Option(min=1.1, help="From one size to the next.")] = 2.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of which the median counts.")] = 5,
+    longest: Annotated[
+        float, typer.Option(min=0.0, help="Seconds a call may take before its sweep ends.")
+    ] = 1.0,
+) -> None:
+    """Measure a model's kernels on this machine with PyTorch: random weights, no download."""
+    from penstock.profiling.calibration_run import named_model
+    from penstock.profiling.profiler import ProfileJob, parse_degrees, run_profile
+
+    job = ProfileJob(
+        hardware=hardware,
+        model=named_model(model),
+        tp_sizes=parse_degrees(tp),
+        device=device,
+        dtype=dtype,
+        max_tokens=max_tokens,
+        max_sequences=max_sequences,
+        max_context=max_context,
+        factor=factor,
+        repeats=repeats,
+        longest_s=longest,
+    )
+    typer.echo(f"wrote {run_profile(job, output, lambda line: typer.echo(line, err=True))}")

@@ -35,18 +35,18 @@ def run_calibration(llmservingsim: Path, vidur: Path | None) -> tuple[dict[str, 
     mixes: list[MixedSample] = []
     for meta in sorted((llmservingsim / "perf").glob("*/*/*/*/meta.yaml")):
         hardware, model = meta.parts[-5], "/".join(meta.parts[-4:-2])
-        own, mixed = bundle_samples(meta.parent, known_hardware(hardware), _model(model))
+        own, mixed = bundle_samples(meta.parent, known_hardware(hardware), named_model(model))
         samples += own
         mixes += mixed
     for directory in sorted(
         {path.parents[1] for path in (llmservingsim / "perf_v0").glob("*/*/*/tp*/layers.csv")}
     ):
         hardware, model = directory.parts[-3], "/".join(directory.parts[-2:])
-        samples += old_layout_samples(directory, known_hardware(hardware), _model(model))
+        samples += old_layout_samples(directory, known_hardware(hardware), named_model(model))
     for place, label in _VIDUR if vidur is not None else ():
         path = (vidur or Path()) / "compute" / place / "mlp.csv"
         if path.is_file():
-            samples += vidur_samples(path, known_hardware(label), _model(place.partition("/")[2]))
+            samples += vidur_samples(path, known_hardware(label), named_model(place.partition("/")[2]))
     if not samples or not mixes:
         raise UserError([Problem(str(llmservingsim), "holds no profile bundles under perf/")])
     chips = ", ".join(sorted({sample.hardware for sample in samples}))
@@ -78,7 +78,12 @@ def transfer_report(lines: Sequence[TransferLine]) -> str:
     return "\n".join(rows)
 
 
-def _model(name: str) -> ModelSpec:
+def named_model(name: str) -> ModelSpec:
+    """A model by name or by the path of its config.
+
+    Raises:
+        UserError: there is none, or it is broken.
+    """
     problems: list[Problem] = []
     model = load_model(name, ModelLibrary.near(None), None, Place(name), problems)
     if model is None:

@@ -1,0 +1,183 @@
+"""``penstock profile run``: measure a model's kernels on the machine at hand and write a bundle."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penstock.cost.kernels import kernel_set
+from penstock.errors import Problem, UserError
+from penstock.profiling.old_layout import Profile, write_bundle
+from penstock.profiling.torch_kernels import TorchKernels
+from penstock.spec.model import ModelSpec
+
+_VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileJob:
+    """What to measure. Sizes go up by ``factor``; once a call takes longer than ``longest_s`` the larger sizes of its
+    sweep are left out, to be extrapolated."""
+
+    hardware: str
+    model: ModelSpec
+    tp_sizes: tuple[int, ...]
+    device: str
+    dtype: str = "bfloat16"
+    max_tokens: int = 2048
+    max_sequences: int = 256
+    max_context: int = 16384
+    factor: float = 2.0
+    repeats: int = 5
+    longest_s: float = 1.0
+
+
+def parse_degrees(text: str) -> tuple[int, ...]:
+    """``"1,2,4"`` as numbers.
+
+    Raises:
+        UserError: anything but positive numbers.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"--tp: positive numbers such as 1,2,4, not {text!r}")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = lambda _: None) -> Path:
+    """Measure every tp degree (the shapes one rank has; collectives are not measured) and write the bundle under
+    ``root``; returns its directory.
+
+    Raises:
+        UserError: PyTorch is missing, the device is not there, or the bundle cannot be written.
+    """
+    torch = _torch(job.device)
+    obstacles = (job.model.tensor_parallel_obstacle(tp_size) for tp_size in job.tp_sizes)
+    problems = [Problem("--tp", why) for why in obstacles if why is not None]
+    problems += (
+        []
+        if job.dtype in _VARIANTS
+        else [Problem("--dtype", f"one of {', '.join(_VARIANTS)}, not {job.dtype}")]
+    )
+    if problems:
+        raise UserError(problems)
+    variant = _VARIANTS[job.dtype]
+    directory = root / job.hardware / job.model.name / variant
+    try:
+        directory.mkdir(parents=True, exist_ok=True)  # before measuring for an hour
+    except OSError as error:
+        raise UserError([Problem(str(directory), f"cannot be made: {error.strerror}")]) from error
+    profiles = {tp_size: _profile(job, tp_size, torch, progress) for tp_size in job.tp_sizes}
+    name = torch.cuda.get_device_name() if job.device.startswith("cuda") else platform.processor() or "CPU"
+    meta: dict[str, object] = {
+        "profiler": "penstock profile run",
+        "torch_version": str(torch.__version__),
+        "device": name,
+        "threads": torch.get_num_threads() if job.device == "cpu" else None,
+        "hardware": job.hardware,
+        "model": job.model.name,
+        "variant": variant,
+        "note": "PyTorch's own kernels, random weights, one rank alone; a step's chunk and decodes one after the other",
+    }
+    write_bundle(directory, profiles, meta)
+    return directory
+
+
+def _torch(device: str) -> Any:
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError("profiling needs PyTorch: pip install 'penstock[profile]'") from None
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA device here")
+    return torch
+
+
+def _profile(job: ProfileJob, tp_size: int, torch: Any, progress: Callable[[str], None]) -> Profile:
+    kernels = kernel_set(job.model, tp_size, job.dtype, "auto")
+    calls = TorchKernels(job.model, kernels, job.device, job.dtype)
+    profile = Profile()
+    tokens = sizes_up_to(job.max_tokens, job.factor)
+    sequences = sizes_up_to(job.max_sequences, job.factor)
+    with torch.inference_mode():
+        for name in calls.dense_names():
+            progress(f"tp {tp_size}: {name}")
+            make = _bound(calls.dense, name)
+            profile.dense[name] = list(_sweep(job, tokens, make))
+        progress(f"tp {tp_size}: lm_head, sampler")
+        profile.per_sequence["lm_head"] = list(_sweep(job, sequences, _bound(calls.gemm, "lm_head")))
+        profile.per_sequence["sampler"] = list(_sweep(job, sequences, calls.sampler))
+        progress(f"tp {tp_size}: attention")
+        profile.attention = list(_attention(job, calls))
+    return profile
+
+
+def _bound(make: Callable[[str, int], Callable[[], Any]], name: str) -> Callable[[int], Callable[[], Any]]:
+    return lambda size: make(name, size)
+
+
+def _sweep(
+    job: ProfileJob, sizes: Sequence[int], make: Callable[[int], Callable[[], Any]]
+) -> Iterator[tuple[int, float]]:
+    for size in sizes:
+        taken_us = measure_us(make(size), job.device, job.repeats)
+        yield size, taken_us
+        if taken_us > job.longest_s * 1e6:
+            return
+
+
+def _attention(job: ProfileJob, calls: TorchKernels) -> Iterator[tuple[float, ...]]:
+    """Coarse on every axis: chunks alone, decodes alone, and both, smallest first."""
+    step = job.factor**2
+    chunks = [0, *(size for size in sizes_up_to(job.max_tokens, step) if size >= 16)]
+    batches = [0, *sizes_up_to(job.max_sequences, step)]
+    contexts = [size for size in sizes_up_to(job.max_context, step) if size >= 16]
+    for chunk in chunks:
+        for decodes in batches:
+            for history in [0, *contexts] if chunk else [0]:
+                for context in contexts if decodes else [0]:
+                    if not chunk and not decodes:
+                        continue
+                    taken_us = measure_us(
+                        calls.attention(chunk, history, decodes, context), job.device, job.repeats
+                    )
+                    yield chunk, history, decodes, context, taken_us
+                    if taken_us > job.longest_s * 1e6:
+                        break
+
+
+def sizes_up_to(last: int, factor: float) -> list[int]:
+    """1, factor, factor squared, ... and ``last``."""
+    sizes: list[int] = []
+    size = 1.0
+    while round(size) < last:
+        sizes.append(round(size))
+        size *= factor
+    return [*dict.fromkeys(sizes), last]
+
+
+def measure_us(call: Callable[[], Any], device: str, repeats: int) -> float:
+    """Median over ``repeats`` after a warm-up, microseconds."""
+    call()
+    return statistics.median(_once_us(call, device) for _ in range(repeats))
+
+
+def _once_us(call: Callable[[], Any], device: str) -> float:
+    if not device.startswith("cuda"):
+        start = time.perf_counter_ns()
+        call()
+        return (time.perf_counter_ns() - start) / 1000
+    import torch  # pyright: ignore[reportMissingImports]
+
+    events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+    torch.cuda.synchronize()
+    events[0].record()
+    call()
+    events[1].record()
+    torch.cuda.synchronize()
+    return float(events[0].elapsed_time(events[1])) * 1000

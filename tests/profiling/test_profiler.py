@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+
+from penstock.cost.bundle import BundleAddress, read_bundle
+from penstock.errors import UserError
+from penstock.profiling.profiler import ProfileJob, measure_us, parse_degrees, run_profile, sizes_up_to
+from penstock.spec.model import ModelSpec
+
+SMALL = ModelSpec(
+    name="tiny/small",
+    num_layers=2,
+    hidden_size=64,
+    intermediate_size=128,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    vocab_size=256,
+    max_position_embeddings=512,
+    has_qk_norm=True,
+)
+
+
+def job(**changes: object) -> ProfileJob:
+    fields: dict[str, object] = {
+        "hardware": "THISCPU",
+        "model": SMALL,
+        "tp_sizes": (1, 2),
+        "device": "cpu",
+        "dtype": "float32",
+        "max_tokens": 64,
+        "max_sequences": 4,
+        "max_context": 64,
+        "repeats": 1,
+    }
+    return ProfileJob(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_sizes_and_degrees() -> None:
+    assert sizes_up_to(64, 4) == [1, 4, 16, 64]
+    assert sizes_up_to(50, 2) == [1, 2, 4, 8, 16, 32, 50]
+    assert parse_degrees("4, 1,2,1") == (1, 2, 4)
+    with pytest.raises(UserError, match="not '1,x'"):
+        parse_degrees("1,x")
+
+
+def test_the_median_of_the_repeats_counts() -> None:
+    calls: list[int] = []
+    assert measure_us(lambda: calls.append(1), "cpu", 5) > 0
+    assert len(calls) == 6
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is installed")
+def test_without_pytorch_it_says_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"penstock\[profile\]"):
+        run_profile(job(), tmp_path)
+
+
+def test_a_cpu_is_profiled_into_a_bundle(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="profiling needs the profile extra")
+    lines: list[str] = []
+    directory = run_profile(job(), tmp_path, lines.append)
+    assert directory == tmp_path / "THISCPU" / "tiny" / "small" / "fp32"
+    assert "tp 2: attention" in lines
+    meta = yaml.safe_load((directory / "meta.yaml").read_text(encoding="utf-8"))
+    assert meta["tp_degrees"] == [1, 2]
+    tables = read_bundle(BundleAddress(directory, 2), hardware="THISCPU", model="tiny/small")
+    assert tables.dense["qk_norm"].sizes.tolist() == [1, 2, 4, 8, 16, 32, 64]
+    assert (tables.attention.us > 0).all()
+    assert tables.attention.decodes.tolist() == [0, 1, 4]
+
+
+def test_slow_sweeps_end_early(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="profiling needs the profile extra")
+    directory = run_profile(job(tp_sizes=(1,), longest_s=0.0), tmp_path)
+    tables = read_bundle(BundleAddress(directory, 1), hardware="THISCPU", model="tiny/small")
+    assert tables.dense["o_proj"].sizes.tolist() == [1]
+
+
+def test_a_degree_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="profiling needs the profile extra")
+    with pytest.raises(UserError) as error:
+        run_profile(job(tp_sizes=(3,), dtype="int3"), tmp_path)
+    assert [problem.where for problem in error.value.problems] == ["--tp", "--dtype"]
+    with pytest.raises(UserError, match="finds no CUDA device"):
+        run_profile(job(device="cuda"), tmp_path)
