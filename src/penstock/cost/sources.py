@@ -16,7 +16,13 @@ from penstock.errors import UserError
 from penstock.spec.hardware import find_hardware
 from penstock.spec.model import ModelSpec
 
-_VARIANTS = {"bfloat16": ("bf16", "fp16"), "float16": ("fp16", "bf16"), "fp8": ("fp8",), "int8": ("int8",)}
+_VARIANTS = {
+    "bfloat16": ("bf16", "fp16"),
+    "float16": ("fp16", "bf16"),
+    "float32": ("fp32",),
+    "fp8": ("fp8",),
+    "int8": ("int8",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +39,7 @@ class CostQuestion:
     def variants(self) -> tuple[str, ...]:
         """Names of bundle variants that fit the dtypes, the exact one first (16-bit types weigh the same)."""
         suffix = "-kvfp8" if self.kv_cache_dtype == "fp8" else ""
-        return tuple(name + suffix for name in _VARIANTS.get(self.dtype, (self.dtype,)))
+        return tuple(name + suffix for name in _VARIANTS[self.dtype])
 
 
 def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTables:
