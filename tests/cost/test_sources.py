@@ -72,6 +72,17 @@ def test_unprofiled_hardware_is_estimated_with_its_error() -> None:
     assert at_peak_us < mlp < 2 * at_peak_us + 20
 
 
+def test_a_profile_root_that_does_not_have_it_is_named(tmp_path: Path) -> None:
+    write_bundle(tmp_path, variant="bf16")
+    question = ask("H100", dtype="fp8")
+    where = tmp_path / "H100" / "tiny/model"
+    assert f"profile root: no fp8 in {where}, which has bf16" in kernel_tables(question, tmp_path).basis
+    assert not any("profile root" in note for note in kernel_tables(question, None).basis)
+    fitted = kernel_tables(ask("RTXPRO6000", LLAMA, 2), tmp_path).basis
+    assert fitted[-1].startswith("profile root: no bf16 or fp16 in ")
+    assert "which has" not in fitted[-1]
+
+
 def test_hardware_nobody_knows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no profile for 'Abacus'"):
         kernel_tables(ask("Abacus"), tmp_path)

@@ -50,8 +50,11 @@ def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTa
     """
     if profile_root is not None and not profile_root.is_dir():
         raise UserError(f"--profile-root {profile_root}: no such directory")
-    for tables in (*_measured(question, profile_root), *_packaged(question)):
+    for tables in _measured(question, profile_root):
         return tables
+    absent = _absent(question, profile_root)
+    for tables in _packaged(question):
+        return replace(tables, basis=(*tables.basis, *absent))
     hardware = find_hardware(question.hardware)
     if hardware is None:
         looked = f"{profile_root or '(no --profile-root)'}/{question.hardware}/{question.model.name}"
@@ -59,13 +62,24 @@ def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTa
             f"no profile for '{question.hardware}' / {question.model.name} ({looked}/{question.variants()[0]}), and "
             "the hardware is not in the catalogue, so there is nothing to estimate from"
         )
-    return roofline_tables(
+    tables = roofline_tables(
         hardware,
         question.model,
         tp_size=question.tp_size,
         dtypes=(question.dtype, question.kv_cache_dtype),
         max_tokens=question.max_tokens,
     )
+    return replace(tables, basis=(*tables.basis, *absent))
+
+
+def _absent(question: CostQuestion, profile_root: Path | None) -> tuple[str, ...]:
+    """Says that a profile root was given in vain, and what it has instead."""
+    if profile_root is None:
+        return ()
+    directory = profile_root / question.hardware / question.model.name
+    wanted = " or ".join(question.variants())
+    found = ", ".join(sorted(path.name for path in directory.glob("*") if tp_degrees(path)))
+    return (f"profile root: no {wanted} in {directory}" + (f", which has {found}" if found else ""),)
 
 
 def _measured(question: CostQuestion, profile_root: Path | None) -> Iterator[KernelTables]:
