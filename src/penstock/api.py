@@ -91,9 +91,9 @@ def load_scenario(
     if dataset is not None and not isinstance(dataset, Workload):
         path = os.fspath(dataset)
         workload = _collect(problems, lambda: load_workload(path, limit))
-    if run is not None:
-        router, seed = run[0].router, run[0].seed
-        _collect(problems, lambda: make_router(router, seed, where=flag_name("router")))
+    router = others.get("router")
+    if isinstance(router, str) and router:
+        _collect(problems, lambda: make_router(router, 0, where=flag_name("router")))
     if spec is not None:
         problems += _policy_problems(spec)
     if problems or run is None or spec is None or workload is None:

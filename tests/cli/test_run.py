@@ -326,10 +326,11 @@ def test_an_unknown_policy_and_router_are_told_with_the_rest(
     options = ("--router", "LOTS", "--log-interval", "1e-6")
     assert call("--cluster-config", tmp_path / "c.json", "--dataset", tmp_path / "none", *options) == 2
     found = errors(capsys)
-    assert len(found) == 3
+    assert len(found) == 4
     assert found[0] == "--log-interval: must be 0 (no log) or >= 0.001 seconds, not 1e-06"
     assert found[1].startswith(f"{tmp_path}/none: cannot be read")
-    assert found[2].startswith(f"{tmp_path}/c.json: nodes[0].instances[0].policy: no policy 'gllmm'")
+    assert found[2].startswith("--router: no router 'LOTS'")
+    assert found[3].startswith(f"{tmp_path}/c.json: nodes[0].instances[0].policy: no policy 'gllmm'")
 
 
 @pytest.fixture
