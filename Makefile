@@ -1,6 +1,7 @@
 # Every target sets up what it needs: a virtual environment in .venv with this package in it.
 #   make demo   run the example        make test   all checks and tests      make lint   checks only
 #   make fmt    format the code        make fuzz   longer random tests       make bench  timings
+#   make compiled   in .venv-compiled, the hot modules compiled by mypyc from the same sources (needs a C compiler)
 #   make readme put the demo's table into the README           make clean  remove all that was made
 
 PYTHON ?=
@@ -45,7 +46,7 @@ bench: $(INSTALLED_DEV)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) outputs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-compiled outputs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@sh tools/make_venv.sh "$(VENV)" "$(PYTHON)"
@@ -59,6 +60,9 @@ $(INSTALLED_DEV): $(BIN)/python pyproject.toml
 	@touch $(INSTALLED) $@
 
 .PHONY: compiled
-compiled: ## the same sources with the hot modules compiled by mypyc, in .venv-compiled (needs a C compiler)
-	$(PYTHON) -m venv .venv-compiled
-	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 .venv-compiled/bin/python -m pip install --quiet --disable-pip-version-check .
+compiled:
+	@sh tools/make_venv.sh .venv-compiled "$(PYTHON)"
+	@# mypyc leaves its work beside the sources, so it gets a copy of them.
+	copy=$$(mktemp -d) && cp -R src configs pyproject.toml README.md LICENSE NOTICE "$$copy" && \
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 .venv-compiled/bin/python -m pip install --quiet --disable-pip-version-check \
+	"$$copy"; status=$$?; rm -rf "$$copy"; exit $$status

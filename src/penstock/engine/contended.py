@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 from penstock.engine.instance import DONE_COLUMN, Instance
 from penstock.pipeline.contended import ContendedPipeline
@@ -19,11 +20,14 @@ class ContendedInstance(Instance):
     steps before it that are still on their way; the engine takes it after theirs all the same."""
 
     contended = True
-    pipeline: ContendedPipeline
+
+    @property
+    def _links(self) -> ContendedPipeline:
+        return cast("ContendedPipeline", self.pipeline)
 
     def run_until(self, limit_ns: int) -> None:
         """As :meth:`Instance.run_until`, with the transfers over shared links between the engine's events."""
-        pipeline = self.pipeline
+        pipeline = self._links
         while True:
             transfer = pipeline.next_transfer_ns
             bound = limit_ns if transfer is None else min(limit_ns, transfer)
@@ -56,5 +60,5 @@ class ContendedInstance(Instance):
                 stages = place + len(TURN_COLUMNS)
                 self._trace[stages : stages + len(times)] = times
 
-        self.pipeline.launch(entry_ns, step.tokens, compute_ns, arrived)
+        self._links.launch(entry_ns, step.tokens, compute_ns, arrived)
         return known or [0] * (3 * self.pipeline.pp_size)
