@@ -24,7 +24,7 @@ from penstock.scheduler.scheduler import Scheduler
 from penstock.scheduler.step import Step
 from penstock.spec.options import EngineOverhead, SchedulerOptions
 
-CHUNK_TURNS = 1024
+CHUNK_TURNS = 2048
 # Plain numbers: an array takes them faster than members of an enumeration.
 _IDLE, _DEPENDENCY, _MEMORY, _ENGINE = map(int, (Cause.IDLE, Cause.DEPENDENCY, Cause.MEMORY, Cause.ENGINE))
 DONE_COLUMN = TURN_COLUMNS.index("done_ns")
