@@ -124,6 +124,9 @@ def _deeper(instance: InstanceSpec, more: int) -> InstanceSpec | None:
 def _links(cluster: ClusterSpec) -> Iterator[Candidate]:
     if all(one.tp_size * one.pp_size == 1 for one in cluster.instances):
         return
+    classes = cluster.link.classes
+    if classes is not None and all(classes):
+        return  # measured times stand for bandwidth and latency
     link = replace(
         cluster.link,
         bandwidth_gb_per_s=tuple(value * LINK_FACTOR for value in cluster.link.bandwidth_gb_per_s),
