@@ -13,13 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from penstock.spec.cluster import LinkSpec
 from penstock.spec.link_classes import link_classes
-from penstock.units import GIB, NS_PER_S, NS_PER_US, bytes_per_ns
-
-Int64Array = npt.NDArray[np.int64]
+from penstock.units import GIB, NS_PER_S, NS_PER_US, Int64Array, bytes_per_ns
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,11 @@ from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from penstock.cost.attention import AttentionLookup
 from penstock.cost.tables import KernelTables
+from penstock.units import Int64Array
 
-Int64Array = npt.NDArray[np.int64]
 _FIRST_TOKENS = 4096
 _FIRST_SEQUENCES = 256
 

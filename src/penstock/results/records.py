@@ -11,11 +11,9 @@ from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from penstock.spec.deployment import Deployment
-
-Int64Array = npt.NDArray[np.int64]
+from penstock.units import Int64Array
 
 
 class Cause(IntEnum):

@@ -11,18 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from penstock.errors import Problem, UserError, nearest
-from penstock.units import NS_PER_S
+from penstock.units import NS_PER_S, Int64Array
 from penstock.workload.lengths import Lengths
 from penstock.workload.workload import Call, Columns, Workload
 
 ARRIVALS = ("poisson", "gamma", "constant", "burst")
 VOCABULARY = 32_000
 """Token ids are drawn below this."""
-
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.errors import Problem, UserError, nearest
-
-Int64Array = npt.NDArray[np.int64]
+from penstock.units import Int64Array
 
 DEFAULT_CV = 1.0
 DEFAULT_THETA = 0.4

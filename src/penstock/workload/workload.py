@@ -8,16 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from penstock.units import Int64Array
 from penstock.workload.request import Request
 
 PREFIX_BLOCK_TOKENS = 512
 """Tokens behind one entry of Mooncake's ``hash_ids``."""
 
 _MAX_ID = 2**31 - 1
-
-Int64Array = npt.NDArray[np.int64]
 
 
 class RaggedInts:
