@@ -52,7 +52,7 @@ def _peak(result: list[int]) -> Generator[None]:
 
 
 def _summing_up() -> float:
-    from penstock.results.metrics import weighted_distribution
+    from penstock.accounting.metrics import weighted_distribution
 
     count = 10 * COUNT
     generator = np.random.Generator(np.random.PCG64(1))
@@ -65,7 +65,7 @@ def _summing_up() -> float:
 
 def _kept_turn() -> float:
     from penstock.api import Run, load_scenario
-    from penstock.results.result import KeepTurns
+    from penstock.rendering.result import KeepTurns
 
     shape = SHAPES["pp4"]
     root = profile_root()

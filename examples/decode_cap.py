@@ -20,7 +20,7 @@ from array import array
 import numpy as np
 
 from penstock.engine.simulation import Simulation
-from penstock.results.records import REQUEST_COLUMNS, TurnChunk
+from penstock.recording.records import REQUEST_COLUMNS, TurnChunk
 from penstock.spec.load import load_cluster
 from penstock.spec.options import RunOptions
 from penstock.workload.workload import Call, Columns, Workload

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import penstock
-from penstock.results.summary import Distribution, InstanceSummary, RunSummary
+from penstock.rendering.summary import Distribution, InstanceSummary, RunSummary
 from penstock.units import NS_PER_MS
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -18,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from charts import grouped_bars, lines, round_up, stacked_bars
 
 from penstock.errors import Problem
-from penstock.explore.demand import Demand
-from penstock.explore.point import Point, cluster_config, settled
+from penstock.explore.design_point import DesignPoint, cluster_config, settled
+from penstock.explore.load_test import LoadTest, Trial
+from penstock.explore.offered_load import OfferedLoad
 from penstock.explore.pool import LocalPool, Lost
 from penstock.explore.report import text_report, write_outputs
 from penstock.explore.result import PointResult
-from penstock.explore.rig import Rig, Trial
 from penstock.explore.study import StudyOutcome, run_study
 from penstock.explore.study_spec import StudySpec, load_study
 from penstock.explore.yaml_file import read_yaml
@@ -53,8 +53,10 @@ class Curve:
 
     def __call__(self, result: PointResult) -> list[Trial]:
         cluster = load_cluster(cluster_config(result.point, self._site))
-        rig = Rig(cluster, Demand(self._load.workload, self._load.arrivals), self._load.slo)
-        return [rig.try_rate(float(f"{(result.rate_per_s or 1) * share:.4g}"), 0) for share in CURVE_SHARES]
+        load_test = LoadTest(cluster, OfferedLoad(self._load.workload, self._load.arrivals), self._load.slo)
+        return [
+            load_test.try_rate(float(f"{(result.rate_per_s or 1) * share:.4g}"), 0) for share in CURVE_SHARES
+        ]
 
 
 def main() -> None:
@@ -116,7 +118,7 @@ def study_file(out: Path) -> Path:
     return copy
 
 
-def name(point: Point) -> str:
+def name(point: DesignPoint) -> str:
     """``2 x TP4``"""
     text = replace(point, network="default", max_num_seqs=None).label
     return re.sub(r"(TP\d+) PP", r"\1PP", text.removeprefix(f"{point.hardware}, "))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from penstock.api import simulate
     from penstock.errors import NoProgressError, UserError
-    from penstock.results.result import SimulationResult
+    from penstock.rendering.result import SimulationResult
     from penstock.spec.given import SimulateOptions
     from penstock.spec.load import load_cluster
     from penstock.workload.formats import load_workload
@@ -27,7 +27,7 @@ __all__ = [
 _HOMES = {
     "NoProgressError": "penstock.errors",
     "SimulateOptions": "penstock.spec.given",
-    "SimulationResult": "penstock.results.result",
+    "SimulationResult": "penstock.rendering.result",
     "UserError": "penstock.errors",
     "load_cluster": "penstock.spec.load",
     "load_workload": "penstock.workload.formats",

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
+from penstock.accounting.bubbles import BubbleLedger, SpanSink
 from penstock.engine.router import make_router
 from penstock.engine.simulation import Progress, Simulation
 from penstock.errors import Problem, UserError, nearest
-from penstock.results.bubbles import BubbleLedger, SpanSink
-from penstock.results.records import REQUEST_COLUMNS, Int64Array, TurnChunk, TurnSink
-from penstock.results.result import KeepTurns, RunContext, SimulationResult
+from penstock.recording.records import REQUEST_COLUMNS, Int64Array, TurnChunk, TurnSink
+from penstock.rendering.result import KeepTurns, RunContext, SimulationResult
 from penstock.scheduler.make import check_policy
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment

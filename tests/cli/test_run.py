@@ -14,7 +14,7 @@ import pytest
 import penstock
 from penstock.api import option_names
 from penstock.cli.main import main
-from penstock.results.request_csv import CSV_COLUMNS
+from penstock.rendering.request_csv import CSV_COLUMNS
 
 CLUSTER = "configs/cluster/single_node_pp_instance.json"
 TWO_INSTANCES = "configs/cluster/single_node_two_instances.json"

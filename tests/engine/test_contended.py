@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.engine.simulation import Simulation
-from penstock.results.records import TURN_COLUMNS, TurnChunk
+from penstock.recording.records import TURN_COLUMNS, TurnChunk
 from penstock.spec.load import load_cluster
 from penstock.spec.options import RunOptions
 from penstock.workload.workload import Workload

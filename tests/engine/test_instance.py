@@ -13,7 +13,7 @@ from penstock.engine.instance import Instance
 from penstock.engine.replay import replay
 from penstock.errors import NoProgressError
 from penstock.pipeline.pipeline import Pipeline
-from penstock.results.records import TURN_COLUMNS, Cause, TurnChunk
+from penstock.recording.records import TURN_COLUMNS, Cause, TurnChunk
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.request_state import RequestState
 from penstock.spec.options import EngineOverhead, SchedulerOptions

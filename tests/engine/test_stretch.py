@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from penstock.engine import stretch
 from penstock.engine.simulation import Simulation
-from penstock.results.records import Int64Array, RunRecord, TurnChunk
+from penstock.recording.records import Int64Array, RunRecord, TurnChunk
 from penstock.spec.load import load_cluster
 from penstock.spec.options import RunOptions
 from penstock.workload.workload import Workload

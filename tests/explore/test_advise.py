@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from penstock.accounting.stage_spans import StageCause
 from penstock.api import load_scenario
 from penstock.cli.advise import app
 from penstock.explore.advise import Advice, AdviceTable, advise, balanced_layers
 from penstock.explore.changes import Candidate
-from penstock.results.stage_spans import StageCause
 from penstock.spec.cluster import ClusterSpec
 from penstock.units import GIB
 

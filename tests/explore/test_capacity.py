@@ -18,8 +18,8 @@ from penstock.explore.capacity import (
     latency_curve,
     student_t_95,
 )
-from penstock.explore.demand import Arrivals, Demand
-from penstock.explore.rig import Rig, Trial
+from penstock.explore.load_test import LoadTest, Trial
+from penstock.explore.offered_load import Arrivals, OfferedLoad
 from penstock.explore.slo import parse_slo
 from penstock.spec.load import load_cluster
 from penstock.workload.generate import Recipe, generate
@@ -47,8 +47,8 @@ def cluster(tp: int = 1, pp: int = 1, replicas: int = 1, **options: Any) -> Mapp
     return {"num_nodes": 1, "link_bw": 64, "link_latency": 5000, "nodes": [node]}
 
 
-def rig(config: Mapping[str, Any], slo: str = SLO, requests: Workload | None = None) -> Rig:
-    return Rig(load_cluster(config), Demand(requests or workload(), Arrivals()), parse_slo(slo))
+def load_test(config: Mapping[str, Any], slo: str = SLO, requests: Workload | None = None) -> LoadTest:
+    return LoadTest(load_cluster(config), OfferedLoad(requests or workload(), Arrivals()), parse_slo(slo))
 
 
 def random_deployment(number: int) -> Mapping[str, Any]:
@@ -63,7 +63,7 @@ def random_deployment(number: int) -> Mapping[str, Any]:
     )
 
 
-def swept_edge(bench: Rig, seed: int, around: float) -> float:
+def swept_edge(bench: LoadTest, seed: int, around: float) -> float:
     """Brute force: the last of the rates, 1% apart, before the first that breaks the SLO."""
     rates = around * 1.01 ** np.arange(-30, 31)
     held = 0.0
@@ -76,7 +76,7 @@ def swept_edge(bench: Rig, seed: int, around: float) -> float:
 
 @pytest.mark.parametrize("number", range(5))
 def test_capacity_agrees_with_a_sweep_of_rates_within_its_confidence(number: int) -> None:
-    bench = rig(random_deployment(number))
+    bench = load_test(random_deployment(number))
     found = find_capacity(bench, CapacityOptions(seeds=5, tolerance=0.02), explain=False)
     assert len(found.edges) == 5
     fresh = [swept_edge(bench, seed, found.rate_per_s) for seed in range(100, 104)]
@@ -89,7 +89,7 @@ def test_capacity_agrees_with_a_sweep_of_rates_within_its_confidence(number: int
 
 
 def test_each_seeds_edge_is_a_rate_that_held_and_one_close_above_that_broke() -> None:
-    bench = rig(cluster(pp=2))
+    bench = load_test(cluster(pp=2))
     found = find_capacity(bench, CapacityOptions(seeds=3, tolerance=0.02))
     assert len(found.edges) == 3
     for seed, edge in enumerate(found.edges):
@@ -108,14 +108,14 @@ def test_each_seeds_edge_is_a_rate_that_held_and_one_close_above_that_broke() ->
 
 
 def test_later_seeds_share_the_work_of_the_first() -> None:
-    found = find_capacity(rig(cluster()), CapacityOptions(seeds=4, tolerance=0.02), explain=False)
+    found = find_capacity(load_test(cluster()), CapacityOptions(seeds=4, tolerance=0.02), explain=False)
     runs = [sum(trial.seed == seed for trial in found.trials) for seed in range(4)]
     assert sum(runs[1:]) < 3 * runs[0]
 
 
 def test_a_guess_changes_the_way_and_not_the_answer() -> None:
     # Not to the digit: where percentiles jump, another way can find an earlier break.
-    bench = rig(cluster())
+    bench = load_test(cluster())
     plain = find_capacity(bench, CapacityOptions(seeds=1, tolerance=0.02), explain=False)
     for factor in (0.05, 0.9, 1.1, 20.0):
         options = CapacityOptions(seeds=1, tolerance=0.02, guess_per_s=plain.rate_per_s * factor)
@@ -125,27 +125,29 @@ def test_a_guess_changes_the_way_and_not_the_answer() -> None:
 
 
 def test_more_replicas_serve_more_and_goodput_is_at_most_the_rate() -> None:
-    one, two = (find_capacity(rig(cluster(replicas=n)), CapacityOptions(seeds=1)) for n in (1, 2))
+    one, two = (find_capacity(load_test(cluster(replicas=n)), CapacityOptions(seeds=1)) for n in (1, 2))
     assert two.rate_per_s > 1.5 * one.rate_per_s
     assert 0.85 * one.rate_per_s < one.goodput_per_s <= one.rate_per_s
 
 
 def test_the_limiting_metric_and_its_cause_are_named() -> None:
-    few_places = find_capacity(rig(cluster(max_num_seqs=2), "ttft_p90<400ms"), CapacityOptions(seeds=1))
+    few_places = find_capacity(load_test(cluster(max_num_seqs=2), "ttft_p90<400ms"), CapacityOptions(seeds=1))
     assert few_places.bottleneck is not None
     assert few_places.bottleneck.metric == "ttft_p90"
     assert few_places.bottleneck.cause == "max_num_seqs"
-    many = find_capacity(rig(cluster(max_num_seqs=256), "ttft_p90<400ms"), CapacityOptions(seeds=1))
+    many = find_capacity(load_test(cluster(max_num_seqs=256), "ttft_p90<400ms"), CapacityOptions(seeds=1))
     assert many.bottleneck is not None
     assert many.bottleneck.cause == "compute"
     assert many.rate_per_s > few_places.rate_per_s
-    few_blocks = find_capacity(rig(cluster(num_gpu_blocks=190), "ttft_p90<400ms"), CapacityOptions(seeds=1))
+    few_blocks = find_capacity(
+        load_test(cluster(num_gpu_blocks=190), "ttft_p90<400ms"), CapacityOptions(seeds=1)
+    )
     assert few_blocks.bottleneck is not None
     assert few_blocks.bottleneck.cause == "kv memory"
 
 
 def test_the_time_of_every_stage_is_accounted_for_at_the_edge() -> None:
-    found = find_capacity(rig(cluster(pp=4)), CapacityOptions(seeds=1))
+    found = find_capacity(load_test(cluster(pp=4)), CapacityOptions(seeds=1))
     assert found.bottleneck is not None
     assert [stage["stage"] for stage in found.bottleneck.stages] == [0, 1, 2, 3]
     for stage in found.bottleneck.stages:
@@ -155,11 +157,13 @@ def test_the_time_of_every_stage_is_accounted_for_at_the_edge() -> None:
 
 
 def test_an_slo_that_even_a_burst_keeps_has_no_edge() -> None:
-    found = find_capacity(rig(cluster(), "latency_p99<10min"), CapacityOptions(seeds=3))
+    found = find_capacity(load_test(cluster(), "latency_p99<10min"), CapacityOptions(seeds=3))
     assert found.edges == ()
     assert found.high_per_s == math.inf
     assert len(found.trials) == 1
-    guessed = find_capacity(rig(cluster(), "latency_p99<10min"), CapacityOptions(seeds=2, guess_per_s=1.0))
+    guessed = find_capacity(
+        load_test(cluster(), "latency_p99<10min"), CapacityOptions(seeds=2, guess_per_s=1.0)
+    )
     assert guessed.edges == ()
     assert guessed.rate_per_s == found.rate_per_s
 
@@ -167,19 +171,19 @@ def test_an_slo_that_even_a_burst_keeps_has_no_edge() -> None:
 @pytest.mark.parametrize("slo", ["ttft_p50<1us", "tpot_p99<1us", "ttft_p99<2s,itl_max<10us"])
 def test_an_impossible_slo_is_refused_with_what_it_would_take(slo: str) -> None:
     with pytest.raises(HopelessError, match=r"cannot hold at any rate.*the limit"):
-        find_capacity(rig(cluster(), slo), CapacityOptions())
+        find_capacity(load_test(cluster(), slo), CapacityOptions())
 
 
 def test_requests_that_cannot_run_make_an_slo_impossible() -> None:
     tight = cluster(max_model_len=300)
     with pytest.raises(HopelessError, match="rejected"):
-        find_capacity(rig(tight, "ttft_p99<60s"), CapacityOptions(seeds=1))
+        find_capacity(load_test(tight, "ttft_p99<60s"), CapacityOptions(seeds=1))
     with pytest.raises(HopelessError, match="every request is rejected"):
-        find_capacity(rig(cluster(max_model_len=2), "ttft_p99<60s"), CapacityOptions(seeds=1))
+        find_capacity(load_test(cluster(max_model_len=2), "ttft_p99<60s"), CapacityOptions(seeds=1))
 
 
 def test_the_curve_rises_through_the_capacity() -> None:
-    bench = rig(cluster())
+    bench = load_test(cluster())
     found: Capacity = find_capacity(bench, CapacityOptions(seeds=1), explain=False)
     curve: list[Trial] = latency_curve(bench, found, 8)
     assert len(curve) == 8

@@ -9,7 +9,7 @@ import pytest
 
 from penstock.errors import UserError
 from penstock.explore.slo import Bound, Slo, attained, parse_slo, shown_ns, statistics_ns
-from penstock.results.records import Rejection, RequestLog, RunRecord
+from penstock.recording.records import Rejection, RequestLog, RunRecord
 
 
 def record(ttft_ms: list[int], tpot_ms: int = 10, rejected: int = 0) -> RunRecord:

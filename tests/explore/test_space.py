@@ -10,7 +10,7 @@ import pytest
 
 from explore.studies import write_study
 from penstock.errors import UserError
-from penstock.explore.point import Network, Point, Site, cluster_config, settled, spans_nodes
+from penstock.explore.design_point import DesignPoint, Network, Site, cluster_config, settled, spans_nodes
 from penstock.explore.pool import InProcess
 from penstock.explore.space import Feasibility, Infeasible, Pruned, enumerate_points
 from penstock.explore.study import run_study
@@ -26,11 +26,11 @@ SITE = Site(
 )
 
 
-def point(**members: Any) -> Point:
-    return Point(**{"hardware": "H100", "tp": 4, "pp": 1, "replicas": 1, "network": "fast", **members})
+def point(**members: Any) -> DesignPoint:
+    return DesignPoint(**{"hardware": "H100", "tp": 4, "pp": 1, "replicas": 1, "network": "fast", **members})
 
 
-def points_of(directory: Path, **changes: Any) -> tuple[list[Point], Pruned]:
+def points_of(directory: Path, **changes: Any) -> tuple[list[DesignPoint], Pruned]:
     spec = load_study(write_study(directory, **changes))
     return enumerate_points(spec.space, Feasibility(spec.site, spec.profile_root))
 
@@ -146,7 +146,7 @@ def test_engine_choices_reach_the_config() -> None:
 def test_points_survive_json() -> None:
     one = point(partition=(1, 2, 3), router="P2C", max_num_seqs=3)
     data = one.to_json()
-    assert Point.from_json({**data, "partition": list(data["partition"])}) == one
+    assert DesignPoint.from_json({**data, "partition": list(data["partition"])}) == one
 
 
 def test_a_space_in_which_nothing_can_run_says_why_by_reason_and_count(tmp_path: Path) -> None:

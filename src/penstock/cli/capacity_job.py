@@ -12,11 +12,11 @@ import typer
 from penstock.api import load_scenario
 from penstock.errors import Problem, UserError
 from penstock.explore.capacity import Capacity, CapacityOptions, find_capacity, latency_curve
-from penstock.explore.demand import Arrivals, Demand, check_arrivals
-from penstock.explore.rig import Rig, Trial
+from penstock.explore.load_test import LoadTest, Trial
+from penstock.explore.offered_load import Arrivals, OfferedLoad, check_arrivals
 from penstock.explore.slo import Slo, parse_slo, shown_ns
 from penstock.explore.tables import text_table
-from penstock.results.atomic import atomic_write, unwritable
+from penstock.rendering.atomic import atomic_write, unwritable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,20 +42,20 @@ def run_capacity(question: CapacityQuestion) -> None:
         UserError: mistakes in the inputs, or an SLO that holds at no rate.
     """
     arrivals = Arrivals(question.arrivals, question.burstiness)
-    slo, rig = _prepare(question, arrivals)
-    found = find_capacity(rig, CapacityOptions(seeds=question.seeds, tolerance=question.tolerance))
-    typer.echo(_report(found, rig, slo, question))
-    curve = latency_curve(rig, found) if question.curve else []
+    slo, load_test = _prepare(question, arrivals)
+    found = find_capacity(load_test, CapacityOptions(seeds=question.seeds, tolerance=question.tolerance))
+    typer.echo(_report(found, load_test, slo, question))
+    curve = latency_curve(load_test, found) if question.curve else []
     if question.curve:
         typer.echo("\n" + _curve_table(curve, slo))
         _write_curve(question.curve, curve, slo)
     if question.output:
         with atomic_write(question.output) as file:
-            json.dump(_as_json(found, rig, slo, curve), file, indent=2)
+            json.dump(_as_json(found, load_test, slo, curve), file, indent=2)
             file.write("\n")
 
 
-def _prepare(question: CapacityQuestion, arrivals: Arrivals) -> tuple[Slo, Rig]:
+def _prepare(question: CapacityQuestion, arrivals: Arrivals) -> tuple[Slo, LoadTest]:
     problems: list[Problem] = []
     for option, path in (("--curve", question.curve), ("--output", question.output)):
         reason = unwritable(path) if path is not None else None
@@ -74,20 +74,20 @@ def _prepare(question: CapacityQuestion, arrivals: Arrivals) -> tuple[Slo, Rig]:
         )
         check_arrivals(arrivals, scenario.workload)
         if slo is not None:
-            rig = Rig(scenario.cluster, Demand(scenario.workload, arrivals), slo, scenario.options)
+            load_test = LoadTest(
+                scenario.cluster, OfferedLoad(scenario.workload, arrivals), slo, scenario.options
+            )
             if not problems:
-                return slo, rig
+                return slo, load_test
     except UserError as error:
         problems += error.problems
     raise UserError(problems)
 
 
-def _report(found: Capacity, rig: Rig, slo: Slo, question: CapacityQuestion) -> str:
-    requests = len(rig.demand)
-    per_gpu = found.goodput_per_s / rig.gpus
-    goodput = (
-        f"{found.goodput_per_s:.4g} requests/s within all limits, {per_gpu:.3g} per GPU ({rig.gpus} GPUs)"
-    )
+def _report(found: Capacity, load_test: LoadTest, slo: Slo, question: CapacityQuestion) -> str:
+    requests = len(load_test.offered_load)
+    per_gpu = found.goodput_per_s / load_test.gpus
+    goodput = f"{found.goodput_per_s:.4g} requests/s within all limits, {per_gpu:.3g} per GPU ({load_test.gpus} GPUs)"
     if not found.edges:
         rows = [
             ["capacity", f"{slo} holds at every rate, even with all {requests:,} requests at once"],
@@ -120,7 +120,7 @@ def _report(found: Capacity, rig: Rig, slo: Slo, question: CapacityQuestion) -> 
         if found.bottleneck is not None:
             rows.append(["because of", f"{found.bottleneck.cause}: {found.bottleneck.text}"])
     rows.append(["effort", f"{len(found.trials)} runs"])
-    rows += [["rests on" if not place else "", line] for place, line in enumerate(rig.basis)]
+    rows += [["rests on" if not place else "", line] for place, line in enumerate(load_test.basis)]
     return "\n".join(f"{name:<11} {text}".rstrip() for name, text in rows)
 
 
@@ -162,7 +162,7 @@ def _write_curve(path: str, curve: list[Trial], slo: Slo) -> None:
             file.write(curve_page(curve, slo))
 
 
-def _as_json(found: Capacity, rig: Rig, slo: Slo, curve: list[Trial]) -> dict[str, Any]:
+def _as_json(found: Capacity, load_test: LoadTest, slo: Slo, curve: list[Trial]) -> dict[str, Any]:
     high = found.high_per_s if found.edges else None
     return {
         "slo": str(slo),
@@ -173,9 +173,9 @@ def _as_json(found: Capacity, rig: Rig, slo: Slo, curve: list[Trial]) -> dict[st
         "every_seed_per_s": found.every_seed_per_s,
         "goodput_per_s": found.goodput_per_s,
         "saturated_per_s": found.saturated_per_s,
-        "gpus": rig.gpus,
+        "gpus": load_test.gpus,
         "bottleneck": None if found.bottleneck is None else found.bottleneck.to_json(),
         "trials": [trial.to_json() for trial in found.trials],
         "curve": [trial.to_json() for trial in curve],
-        "basis": list(rig.basis),
+        "basis": list(load_test.basis),
     }

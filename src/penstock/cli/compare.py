@@ -19,7 +19,7 @@ def compare_command(
 ) -> None:
     """Say what differs between runs and what came of it, relative to the first."""
     from penstock.errors import Problem, UserError
-    from penstock.results.compare import load_runs, render_comparison, write_comparison
+    from penstock.rendering.compare import load_runs, render_comparison, write_comparison
 
     if len(directories) < 2:
         raise UserError([Problem("DIRECTORIES", "give two or more")])

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from penstock.accounting.timeline import Timeline
 from penstock.api import Run, Scenario, load_scenario
 from penstock.errors import Problem, UserError, nearest
-from penstock.results.atomic import unwritable
-from penstock.results.heartbeat import HeartbeatLog
-from penstock.results.live import LiveDisplay
-from penstock.results.perfetto import DEFAULT_EVENT_LIMIT, PerfettoTrace, parse_window
-from penstock.results.request_csv import write_request_csv
-from penstock.results.result import SimulationResult
-from penstock.results.summary import render_deployment, render_summary
-from penstock.results.timeline import Timeline
+from penstock.rendering.atomic import unwritable
+from penstock.rendering.heartbeat import HeartbeatLog
+from penstock.rendering.live import LiveDisplay
+from penstock.rendering.perfetto import DEFAULT_EVENT_LIMIT, PerfettoTrace, parse_window
+from penstock.rendering.request_csv import write_request_csv
+from penstock.rendering.result import SimulationResult
+from penstock.rendering.summary import render_deployment, render_summary
 from penstock.units import NS_PER_S
 
 LOG_LEVELS = ("WARNING", "INFO", "DEBUG")
@@ -234,7 +234,7 @@ def _write(result: SimulationResult, outputs: Outputs, timeline: Timeline | None
         extra = {} if timeline is None else {"timeline": timeline.frame()}
         written += map(str, result.save(outputs.results, extra))
     if outputs.report is not None:
-        from penstock.results.report import write_report
+        from penstock.rendering.report import write_report
 
         write_report(result, outputs.report)
         written.append(outputs.report)

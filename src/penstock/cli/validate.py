@@ -43,7 +43,7 @@ def schedule_command(
     One line per case: equal, or the first difference. Exit code 1 on any difference.
     """
     from penstock.errors import Problem, UserError
-    from penstock.results.atomic import atomic_write
+    from penstock.rendering.atomic import atomic_write
     from penstock.validate.recordings import read_recordings, write_lines
     from penstock.validate.schedule import CaseResult, penstock_engine, report, validate_case
 

@@ -107,7 +107,7 @@ def _load(path: Path, num_requests: int = 0) -> Workload:
 
 
 def _write(workload: Workload, output: Path | None, *, token_ids: bool) -> None:
-    from penstock.results.atomic import atomic_write
+    from penstock.rendering.atomic import atomic_write
     from penstock.workload.writer import lines
 
     if output is None:

@@ -8,7 +8,7 @@ from typing import cast
 
 from penstock.engine.instance import DONE_COLUMN, Instance
 from penstock.pipeline.contended import ContendedPipeline
-from penstock.results.records import TURN_COLUMNS
+from penstock.recording.records import TURN_COLUMNS
 from penstock.scheduler.step import Step
 
 UNKNOWN_NS = sys.maxsize

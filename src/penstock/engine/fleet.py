@@ -8,7 +8,7 @@ from typing import Protocol, overload
 
 import numpy as np
 
-from penstock.results.records import Int64Array
+from penstock.recording.records import Int64Array
 
 
 class Watched(Protocol):

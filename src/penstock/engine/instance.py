@@ -18,7 +18,7 @@ import numpy as np
 from penstock.cost.step_cost import PipelineCost
 from penstock.errors import NoProgressError
 from penstock.pipeline.pipeline import Pipeline
-from penstock.results.records import TURN_COLUMNS, Cause, TurnChunk, TurnSink
+from penstock.recording.records import TURN_COLUMNS, Cause, TurnChunk, TurnSink
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.scheduler import Scheduler
 from penstock.scheduler.step import Step

@@ -21,7 +21,7 @@ from penstock.engine.stretch import StretchingInstance
 from penstock.errors import Problem, UserError
 from penstock.pipeline.contended import ContendedPipeline, SharedLink
 from penstock.pipeline.pipeline import Pipeline
-from penstock.results.records import InstanceTotals, Rejection, RequestLog, RunRecord, TurnChunk, TurnSink
+from penstock.recording.records import InstanceTotals, Rejection, RequestLog, RunRecord, TurnChunk, TurnSink
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.request_state import RequestState
 from penstock.spec.cluster import ClusterSpec

@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 
 from penstock.engine.instance import CHUNK_TURNS, DONE_COLUMN, Instance
-from penstock.results.records import TURN_COLUMNS, Cause, Int64Array
+from penstock.recording.records import TURN_COLUMNS, Cause, Int64Array
 from penstock.scheduler.stretch import take_alike, turns_alike
 
 SHORTEST = 24

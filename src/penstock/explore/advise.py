@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log
 
+from penstock.accounting.bubbles import BUBBLE_CAUSES, BubbleLedger, Bubbles
+from penstock.accounting.metrics import RequestTable, latency_metrics, throughput
+from penstock.accounting.stage_spans import StageCause
 from penstock.engine.simulation import Simulation
 from penstock.errors import NoProgressError, UserError
 from penstock.explore.changes import Candidate, single_changes, with_partition
-from penstock.results.bubbles import BUBBLE_CAUSES, BubbleLedger, Bubbles
-from penstock.results.metrics import RequestTable, latency_metrics, throughput
-from penstock.results.stage_spans import StageCause
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.options import RunOptions

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from penstock.results.bubbles import BUBBLE_CAUSES, BubbleLedger
-from penstock.results.records import Cause, RunRecord, TurnChunk
-from penstock.results.stage_spans import StageCause
+from penstock.accounting.bubbles import BUBBLE_CAUSES, BubbleLedger
+from penstock.accounting.stage_spans import StageCause
+from penstock.recording.records import Cause, RunRecord, TurnChunk
 from penstock.spec.cluster import ClusterSpec
 
 BUSY_ENOUGH = 0.85

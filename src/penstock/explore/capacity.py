@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from penstock.errors import Problem, UserError
 from penstock.explore.bottleneck import Bottleneck
-from penstock.explore.rig import Rig, Trial
+from penstock.explore.load_test import LoadTest, Trial
 from penstock.explore.slo import Slo, shown_ns
 
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -105,17 +105,17 @@ class _Tried:
         return self.by_rate[rate_per_s]
 
 
-def find_capacity(rig: Rig, options: CapacityOptions, *, explain: bool = True) -> Capacity:
-    """The capacity of a rig under its SLO.
+def find_capacity(load_test: LoadTest, options: CapacityOptions, *, explain: bool = True) -> Capacity:
+    """The capacity of a load_test under its SLO.
 
     Raises:
         HopelessError: the SLO holds at no rate, not even for requests that come one by one.
     """
-    assert rig.slo is not None, "a capacity needs an SLO"
+    assert load_test.slo is not None, "a capacity needs an SLO"
     trials: list[Trial] = []
 
     def attempt(rate_per_s: float, seed: int) -> Trial:
-        trial = rig.try_rate(rate_per_s, seed)
+        trial = load_test.try_rate(rate_per_s, seed)
         trials.append(trial)
         return trial
 
@@ -123,13 +123,13 @@ def find_capacity(rig: Rig, options: CapacityOptions, *, explain: bool = True) -
     if at_once.holds:
         return _without_edge(at_once, trials)
     if not at_once.requests_per_s:
-        raise HopelessError(f"{rig.slo}: every request is rejected", trials)
+        raise HopelessError(f"{load_test.slo}: every request is rejected", trials)
     guess = options.guess_per_s or at_once.requests_per_s / _FIRST_STEP
     step = _FIRST_STEP
     edges: list[Edge] = []
     for seed in range(options.seeds):
         try:
-            edge = _find_edge(_Tried(attempt, seed), guess, step, options, rig.slo)
+            edge = _find_edge(_Tried(attempt, seed), guess, step, options, load_test.slo)
         except _HoldsAtAllRatesError:
             continue
         edges.append(edge)
@@ -137,7 +137,7 @@ def find_capacity(rig: Rig, options: CapacityOptions, *, explain: bool = True) -
         step = 1 + 2 * options.tolerance
     if not edges:
         return _without_edge(at_once, trials)
-    bottleneck = rig.explain(edges[0].broke.rate_per_s, 0) if explain else None
+    bottleneck = load_test.explain(edges[0].broke.rate_per_s, 0) if explain else None
     return _capacity(edges, trials, at_once.requests_per_s, bottleneck)
 
 
@@ -235,10 +235,10 @@ def _capacity(
     )
 
 
-def latency_curve(rig: Rig, capacity: Capacity, points: int = 12) -> list[Trial]:
+def latency_curve(load_test: LoadTest, capacity: Capacity, points: int = 12) -> list[Trial]:
     """Trials of seed 0 at ``points`` rates from a tenth of the capacity to half as much again."""
     rates = [capacity.rate_per_s * (0.1 + 1.4 * place / (points - 1)) for place in range(points)]
-    return [rig.try_rate(_rounded(rate), 0) for rate in rates]
+    return [load_test.try_rate(_rounded(rate), 0) for rate in rates]
 
 
 def student_t_95(degrees: int) -> float:

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from penstock.explore.rig import Trial
+from penstock.explore.load_test import Trial
 from penstock.explore.slo import Slo
 from penstock.units import NS_PER_MS
 

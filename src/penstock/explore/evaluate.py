@@ -12,10 +12,10 @@ from typing import Any
 from penstock import __version__
 from penstock.errors import UserError
 from penstock.explore.capacity import Capacity, CapacityOptions, HopelessError, find_capacity
-from penstock.explore.demand import Demand
-from penstock.explore.point import Point, Site, cluster_config
+from penstock.explore.design_point import DesignPoint, Site, cluster_config
+from penstock.explore.load_test import LoadTest, Trial
+from penstock.explore.offered_load import OfferedLoad
 from penstock.explore.result import FAILED, HOPELESS, INFEASIBLE, MISSES, OK, PointResult
-from penstock.explore.rig import Rig, Trial
 from penstock.explore.slo import shown_ns
 from penstock.explore.study_spec import LoadPlan
 from penstock.spec.load import load_cluster
@@ -34,7 +34,7 @@ class PointJob:
 
     key: str
     phase: str
-    point: Point
+    point: DesignPoint
     guess_per_s: float | None = None
 
 
@@ -48,7 +48,7 @@ class Evaluator:
     profile_root: str | None
     digest: str = field(default="")
 
-    def job(self, point: Point, phase: str, guess_per_s: float | None = None) -> PointJob:
+    def job(self, point: DesignPoint, phase: str, guess_per_s: float | None = None) -> PointJob:
         """A job with its key: equal for equal points under equal circumstances, in any search."""
         meaning = {
             "penstock": __version__,
@@ -68,23 +68,23 @@ class Evaluator:
             Exception: an error of the program, not of the point.
         """
         try:
-            rig = self._rig(job)
+            load_test = self._rig(job)
             if self.load.rate is None:
-                return self._at_capacity(job, rig)
-            return self._at_rate(job, rig)
+                return self._at_capacity(job, load_test)
+            return self._at_rate(job, load_test)
         except HopelessError as error:
             return _without(job, HOPELESS, error.problems[0].message, error.trials)
         except UserError as error:
             return _without(job, INFEASIBLE, str(error.problems[0].message))
 
-    def _rig(self, job: PointJob) -> Rig:
+    def _rig(self, job: PointJob) -> LoadTest:
         cluster = load_cluster(cluster_config(job.point, self.site), profile_root=self.profile_root)
         pilot = job.phase == PILOT and self.load.pilot is not None
         workload = self.load.pilot if pilot and self.load.pilot is not None else self.load.workload
         options = RunOptions(router=job.point.router, profile_root=self.profile_root)
-        return Rig(cluster, Demand(workload, self.load.arrivals), self.load.slo, options)
+        return LoadTest(cluster, OfferedLoad(workload, self.load.arrivals), self.load.slo, options)
 
-    def _at_capacity(self, job: PointJob, rig: Rig) -> PointResult:
+    def _at_capacity(self, job: PointJob, load_test: LoadTest) -> PointResult:
         pilot = job.phase == PILOT
         options = CapacityOptions(
             seeds=1 if pilot else self.load.seeds,
@@ -92,17 +92,17 @@ class Evaluator:
             guess_per_s=job.guess_per_s,
             look_below=not pilot,
         )
-        found = find_capacity(rig, options, explain=not pilot)
+        found = find_capacity(load_test, options, explain=not pilot)
         shown = found.edges[0].held if found.edges else found.trials[0]
-        return self._result(job, rig, found, shown)
+        return self._result(job, load_test, found, shown)
 
-    def _at_rate(self, job: PointJob, rig: Rig) -> PointResult:
+    def _at_rate(self, job: PointJob, load_test: LoadTest) -> PointResult:
         rate = self.load.rate
         if isinstance(rate, float):
-            trials = [rig.try_rate(rate, seed) for seed in range(self.load.seeds)]
+            trials = [load_test.try_rate(rate, seed) for seed in range(self.load.seeds)]
             at_rate = rate
         else:
-            trials = [rig.try_as_given()]
+            trials = [load_test.try_as_given()]
             at_rate = trials[0].requests_per_s
         attained = sum(trial.attained for trial in trials) / len(trials)
         found = Capacity(
@@ -113,9 +113,9 @@ class Evaluator:
             saturated_per_s=math.inf,
             edges=(),
             trials=tuple(trials),
-            bottleneck=rig.explain(trials[0].rate_per_s, 0),
+            bottleneck=load_test.explain(trials[0].rate_per_s, 0),
         )
-        result = self._result(job, rig, found, max(trials, key=_excess), unbounded=False)
+        result = self._result(job, load_test, found, max(trials, key=_excess), unbounded=False)
         broken = [trial for trial in trials if not trial.holds]
         if not broken:
             return result
@@ -123,11 +123,19 @@ class Evaluator:
         return replace(result, status=MISSES, reason=reason)
 
     def _result(
-        self, job: PointJob, rig: Rig, found: Capacity, shown: Trial, *, unbounded: bool | None = None
+        self,
+        job: PointJob,
+        load_test: LoadTest,
+        found: Capacity,
+        shown: Trial,
+        *,
+        unbounded: bool | None = None,
     ) -> PointResult:
         answers = self.load.workload.total_output_tokens / len(self.load.workload)
         lasting = min(1.0, found.saturated_per_s / found.rate_per_s)
-        tokens_per_s = lasting * found.rate_per_s * answers * (len(self.load.workload) / len(rig.demand))
+        tokens_per_s = (
+            lasting * found.rate_per_s * answers * (len(self.load.workload) / len(load_test.offered_load))
+        )
         usd = self.prices.get(job.point.hardware)
         bottleneck = found.bottleneck
         open_end = not found.edges if unbounded is None else unbounded
@@ -152,7 +160,7 @@ class Evaluator:
             statistics_ns=shown.statistics_ns,
             stages=bottleneck.stages if bottleneck else (),
             trials=found.trials,
-            basis=rig.basis,
+            basis=load_test.basis,
         )
 
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from penstock.explore.design_point import cluster_config
 from penstock.explore.objectives import values_of
-from penstock.explore.point import cluster_config
 from penstock.explore.result import PointResult
 from penstock.explore.slo import shown_ns
 from penstock.explore.study import StudyOutcome
 from penstock.explore.tables import text_table
-from penstock.results.atomic import atomic_write, atomic_write_bytes
+from penstock.rendering.atomic import atomic_write, atomic_write_bytes
 
 TABLE_CSV = "table.csv"
 TABLE_PARQUET = "table.parquet"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.explore.charts import COLOURS, div, figure, latency_figure, page, plotly_script
+from penstock.explore.design_point import cluster_config
 from penstock.explore.objectives import values_of
-from penstock.explore.point import cluster_config
 from penstock.explore.report import run_command, table_rows
 from penstock.explore.result import PointResult
 from penstock.explore.study import StudyOutcome

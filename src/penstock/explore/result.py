@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from penstock.explore.point import Point
-from penstock.explore.rig import Trial
+from penstock.explore.design_point import DesignPoint
+from penstock.explore.load_test import Trial
 
 OK = "ok"
 MISSES = "misses"
@@ -28,7 +28,7 @@ class PointResult:
 
     key: str
     phase: str
-    point: Point
+    point: DesignPoint
     status: str
     reason: str | None = None
     rate_per_s: float | None = None
@@ -83,7 +83,7 @@ class PointResult:
         """
         members: dict[str, Any] = {
             **data,
-            "point": Point.from_json(data["point"]),
+            "point": DesignPoint.from_json(data["point"]),
             "stages": tuple(data["stages"]),
             "trials": tuple(Trial.from_json(trial) for trial in data["trials"]),
             "basis": tuple(data["basis"]),

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from penstock.explore.design_point import DesignPoint
 from penstock.explore.evaluate import FULL, PILOT, Evaluator, PointJob, lost
 from penstock.explore.journal import Journal
 from penstock.explore.objectives import Objective, beaten, values_of
-from penstock.explore.point import Point
 from penstock.explore.pool import Executor, Lost
 from penstock.explore.result import STOPPED, PointResult
 from penstock.explore.space import Feasibility, Infeasible, PrunedCounter, Space
@@ -54,9 +54,9 @@ class Batches:
         self._objectives = objectives
         self._early_stop = early_stop if evaluator.load.pilot is not None else None
         self._progress = progress
-        self._pilots: dict[Point, PointResult] = {}
+        self._pilots: dict[DesignPoint, PointResult] = {}
 
-    def evaluate(self, points: Sequence[Point]) -> list[PointResult]:
+    def evaluate(self, points: Sequence[DesignPoint]) -> list[PointResult]:
         """The results, in the order of the points."""
         if self._early_stop is None:
             return self._phase([self._evaluator.job(point, FULL) for point in points], FULL)
@@ -68,7 +68,7 @@ class Batches:
         full = dict(zip(going_on, self._phase(jobs, FULL), strict=True))
         return [stopped.get(point) or full[point] for point in points]
 
-    def _stopped(self, points: Sequence[Point]) -> dict[Point, PointResult]:
+    def _stopped(self, points: Sequence[DesignPoint]) -> dict[DesignPoint, PointResult]:
         """Points beaten so clearly in the pilot that a full look is not worth it, and those without a result."""
         ranked = [
             (point, values)
@@ -76,7 +76,7 @@ class Batches:
             if (values := values_of(result, self._objectives))
         ]
         others = [values for _, values in ranked]
-        stopped: dict[Point, PointResult] = {}
+        stopped: dict[DesignPoint, PointResult] = {}
         for point in points:
             result = self._pilots[point]
             values = values_of(result, self._objectives)
@@ -132,11 +132,11 @@ class Proposals:
         study = optuna.create_study(directions=directions, sampler=sampler)
         return cls(study, space, feasibility, objectives, PrunedCounter())
 
-    def ask(self, count: int, seen: set[Point]) -> list[tuple[optuna.trial.Trial, Point]]:
+    def ask(self, count: int, seen: set[DesignPoint]) -> list[tuple[optuna.trial.Trial, DesignPoint]]:
         """Up to ``count`` new points that can run; fewer if the proposals run dry."""
         from optuna.trial import TrialState
 
-        batch: list[tuple[optuna.trial.Trial, Point]] = []
+        batch: list[tuple[optuna.trial.Trial, DesignPoint]] = []
         for _ in range(count * _MISSES_PER_TRIAL):
             if len(batch) == count:
                 break
@@ -153,10 +153,10 @@ class Proposals:
             self.study.tell(trial, state=TrialState.FAIL)
         return batch
 
-    def _fresh(self, point: Point | Infeasible, seen: set[Point]) -> Point | None:
+    def _fresh(self, point: DesignPoint | Infeasible, seen: set[DesignPoint]) -> DesignPoint | None:
         """The point if it is new and can run; counts those that cannot."""
         reason = point if isinstance(point, Infeasible) else None
-        if isinstance(point, Point):
+        if isinstance(point, DesignPoint):
             point = self.feasibility.settled(point)
             if point in seen:
                 return None
@@ -168,7 +168,9 @@ class Proposals:
             self.counter.add(reason)
         return None
 
-    def tell(self, batch: Sequence[tuple[optuna.trial.Trial, Point]], results: Sequence[PointResult]) -> None:
+    def tell(
+        self, batch: Sequence[tuple[optuna.trial.Trial, DesignPoint]], results: Sequence[PointResult]
+    ) -> None:
         """What became of a batch. A stopped point's pilot counts; one without figures is no guide."""
         from optuna.trial import TrialState
 
@@ -183,7 +185,7 @@ class Proposals:
 
 def search_by_optuna(proposals: Proposals, batches: Batches, trials: int) -> Iterator[PointResult]:
     """Results of up to ``trials`` points, in the order in which they were proposed."""
-    seen: set[Point] = set()
+    seen: set[DesignPoint] = set()
     done = 0
     while done < trials:
         batch = proposals.ask(min(BATCH, trials - done), seen)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from penstock.accounting.metrics import RequestTable, exact_sum, weighted_percentiles
 from penstock.errors import Problem, UserError, nearest
-from penstock.results.metrics import RequestTable, exact_sum, weighted_percentiles
-from penstock.results.records import RunRecord
+from penstock.recording.records import RunRecord
 from penstock.units import NS_PER_MS, NS_PER_S, NS_PER_US
 
 METRICS = ("ttft", "tpot", "itl", "latency", "queuing")

@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.cost.memory import plan_memory
 from penstock.errors import UserError
-from penstock.explore.point import Point, Site, cluster_config, misplaced, settled
+from penstock.explore.design_point import DesignPoint, Site, cluster_config, misplaced, settled
 from penstock.pipeline.partition import partition_layers
 from penstock.spec.load import load_cluster
 
@@ -50,7 +50,7 @@ class Space:
         """All, the last dimension fastest."""
         return itertools.product(*(range(len(dimension.values)) for dimension in self.dimensions))
 
-    def point(self, choice: Sequence[int]) -> Point | Infeasible:
+    def point(self, choice: Sequence[int]) -> DesignPoint | Infeasible:
         """What a choice means, in its plainest form: choices that cannot matter are the engine's own."""
         chosen: dict[str, Any] = {
             dimension.name: dimension.values[index]
@@ -72,7 +72,7 @@ class Space:
             return Infeasible(
                 "partition", f"a partition of {len(partition)} stages does not fit pp {chosen['pp']}"
             )
-        return _plain(Point(**chosen))
+        return _plain(DesignPoint(**chosen))
 
 
 def _depth(depth: int | str | None, pp: int) -> int | None:
@@ -83,7 +83,7 @@ def _depth(depth: int | str | None, pp: int) -> int | None:
     return None if depth == pp else depth
 
 
-def _plain(point: Point) -> Point:
+def _plain(point: DesignPoint) -> DesignPoint:
     if point.replicas == 1:
         point = replace(point, router="LOAD")
     if point.pp == 1:
@@ -98,11 +98,11 @@ class Feasibility:
         self._site = site
         self._profile_root = None if profile_root is None else Path(profile_root)
 
-    def settled(self, point: Point) -> Point:
+    def settled(self, point: DesignPoint) -> DesignPoint:
         """The point in its plainest form at this site."""
         return settled(point, self._site)
 
-    def why_not(self, point: Point) -> Infeasible | None:
+    def why_not(self, point: DesignPoint) -> Infeasible | None:
         """None if the point can run."""
         alone = replace(point, replicas=1)
         try:
@@ -159,10 +159,10 @@ class PrunedCounter:
         return Pruned(dict(self._counts), dict(self._examples))
 
 
-def enumerate_points(space: Space, feasibility: Feasibility) -> tuple[list[Point], Pruned]:
+def enumerate_points(space: Space, feasibility: Feasibility) -> tuple[list[DesignPoint], Pruned]:
     """Every point that can run, each once, in the order of the choices; and the others by reason."""
-    points: dict[Point, None] = {}
-    known: dict[Point, Infeasible | None] = {}
+    points: dict[DesignPoint, None] = {}
+    known: dict[DesignPoint, Infeasible | None] = {}
     counter = PrunedCounter()
     for choice in space.choices():
         point = space.point(choice)

@@ -9,13 +9,13 @@ from typing import Any
 
 from penstock.engine.router import make_router
 from penstock.errors import Problem, UserError, nearest
-from penstock.explore.demand import ARRIVALS, Arrivals
+from penstock.explore.design_point import DEFAULT_BETWEEN, Network, Site
 from penstock.explore.objectives import OBJECTIVES, Objective, find_objective
-from penstock.explore.point import DEFAULT_BETWEEN, Network, Site
+from penstock.explore.offered_load import ARRIVALS, Arrivals
 from penstock.explore.prices import find_price, listed_prices
-from penstock.explore.raw import RawNetwork, RawSpace, RawStudy
 from penstock.explore.slo import Slo, parse_slo
 from penstock.explore.space import FILL, Dimension, Space
+from penstock.explore.study_schema import RawNetwork, RawSpace, RawStudy
 from penstock.explore.yaml_file import read_yaml
 from penstock.scheduler.policies.make import make_policy
 from penstock.spec.check import Checked, check, shown
@@ -34,7 +34,7 @@ MIN_PILOT_REQUESTS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPlan:
-    """How to go through the space; see :class:`penstock.explore.raw.RawSearch`."""
+    """How to go through the space; see :class:`penstock.explore.study_schema.RawSearch`."""
 
     method: str
     trials: int

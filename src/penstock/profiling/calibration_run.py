@@ -16,7 +16,7 @@ from penstock.profiling.calibration_data import (
     old_layout_samples,
     vidur_samples,
 )
-from penstock.results.atomic import atomic_write
+from penstock.rendering.atomic import atomic_write
 from penstock.spec.json_file import Place
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from penstock.cost.bundle import BundleAddress
 from penstock.errors import Problem, UserError
-from penstock.results.atomic import atomic_write
+from penstock.rendering.atomic import atomic_write
 
 TOKEN_SIZES = tuple(sorted({*range(1, 17), *range(16, 64, 4), *range(64, 2049, 16)}))
 SEQUENCE_SIZES = tuple(size for size in TOKEN_SIZES if size <= 256)

@@ -12,7 +12,7 @@ import numpy as np
 from penstock.cost.tables import FloatArray
 from penstock.engine.simulation import Simulation
 from penstock.errors import Problem, UserError
-from penstock.results.records import REQUEST_COLUMNS, Int64Array, TurnChunk
+from penstock.recording.records import REQUEST_COLUMNS, Int64Array, TurnChunk
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.load import load_cluster
 from penstock.spec.options import EngineOverhead, RunOptions

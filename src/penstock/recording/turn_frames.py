@@ -1,0 +1,74 @@
+"""Turns as Polars frames, a chunk at a time, and as Parquet files of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from penstock.recording.records import TURN_COLUMNS, Cause, TurnChunk
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ROWS_PER_GROUP = 1 << 17
+
+
+def write_turns(
+    path: Path, frame_of: Callable[[TurnChunk], pl.DataFrame], turns: Callable[[], Iterator[TurnChunk]]
+) -> None:
+    """Write ``frame_of`` every chunk as one Parquet file, holding a few chunks at a time."""
+    from polars.io.plugins import register_io_source
+
+    def read(
+        columns: list[str] | None, where: pl.Expr | None, rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        # The whole is written: no columns are chosen, no rows left out.
+        del columns, where, rows, batch_size
+        yield from map(frame_of, turns())
+
+    schema = frame_of(no_turns()).schema
+    source = register_io_source(read, schema=schema)
+    source.sink_parquet(path, row_group_size=ROWS_PER_GROUP, maintain_order=True)
+
+
+def no_turns() -> TurnChunk:
+    """A chunk without a turn."""
+    return TurnChunk(0, 1, 0, np.zeros((0, len(TURN_COLUMNS) + 3), dtype=np.int64))
+
+
+def steps_frame(chunk: TurnChunk) -> pl.DataFrame:
+    """Steps with tokens of a chunk."""
+    import polars as pl
+
+    visits = chunk.column("tokens") > 0
+    rows = chunk.values[visits]
+    turn = chunk.first_turn + np.flatnonzero(visits)
+    columns = {name: rows[:, place] for place, name in enumerate(TURN_COLUMNS)}
+    causes = {cause.value: cause.name.lower() for cause in Cause}
+    by_name = pl.col("cause_after").replace_strict(causes, return_dtype=pl.Enum(list(causes.values())))
+    return pl.DataFrame(
+        {"instance": np.full(len(rows), chunk.instance, dtype=np.int64), "turn": turn} | columns
+    ).with_columns(by_name)
+
+
+def stages_frame(chunk: TurnChunk) -> pl.DataFrame:
+    """Steps with tokens of a chunk, stage by stage of each step."""
+    import polars as pl
+
+    visits = chunk.column("tokens") > 0
+    pp_size = chunk.pp_size
+    times = chunk.values[visits, len(TURN_COLUMNS) :].reshape(-1, 3)
+    turn = chunk.first_turn + np.flatnonzero(visits)
+    return pl.DataFrame(
+        {
+            "instance": np.full(len(times), chunk.instance, dtype=np.int64),
+            "turn": np.repeat(turn, pp_size),
+            "stage": np.tile(np.arange(pp_size, dtype=np.int64), len(turn)),
+            "arrive_ns": times[:, 0],
+            "start_ns": times[:, 1],
+            "end_ns": times[:, 2],
+        }
+    )

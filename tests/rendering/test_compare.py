@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from penstock.api import simulate
+from penstock.cli.compare import app
+from penstock.errors import UserError
+from penstock.rendering.compare import (
+    compared_rows,
+    different_inputs,
+    load_runs,
+    render_comparison,
+    write_comparison,
+)
+
+
+@pytest.fixture(scope="module")
+def directories(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    base = tmp_path_factory.mktemp("runs")
+    cluster = repository / "configs/cluster/single_node_pp4_instance.json"
+    dataset = repository / "workloads/example_trace.jsonl"
+    result = []
+    for name, max_num_seqs in (("wide", 128), ("narrow", 2)):
+        simulate(str(cluster), str(dataset), max_num_seqs=max_num_seqs).save(base / name)
+        result.append(base / name)
+    return result
+
+
+def test_the_inputs_that_differ_are_named(directories: list[Path]) -> None:
+    views = load_runs(directories)
+    assert [view.name for view in views] == ["wide", "narrow"]
+    inputs = dict(different_inputs(views))
+    assert inputs["instances[0].scheduler.max_num_seqs"] == ("128", "2")
+    assert not any(path.startswith("link") for path in inputs)
+
+
+def test_values_are_those_of_the_summaries(directories: list[Path]) -> None:
+    rows = {row.name: row for row in compared_rows(load_runs(directories))}
+    summaries = [json.loads((path / "summary.json").read_text())["summary"] for path in directories]
+    p99 = tuple(one["latency"]["ttft"]["p99_ns"] / 1e6 for one in summaries)
+    assert rows["TTFT p99"].values == p99
+    assert rows["TTFT p99"].change(1) == pytest.approx(p99[1] / p99[0] - 1)
+    assert rows["memory"].values[0] == 0.0
+    assert rows["memory"].values[1] > 10
+    assert rows["finished"].values == (100, 100)
+
+
+def test_the_table_relates_to_the_first_run(directories: list[Path]) -> None:
+    text = render_comparison(load_runs(directories))
+    assert "instances[0].scheduler.max_num_seqs" in text
+    assert "finished (requests)" in text
+    assert "100 (+0.0%)" in text
+
+
+def test_equal_runs_have_equal_inputs_and_are_told_apart(directories: list[Path]) -> None:
+    views = load_runs([directories[0], directories[0], directories[1]])
+    assert len({view.name for view in views}) == 3
+    assert "all inputs are the same" in render_comparison(views[:2])
+    assert all(row.change(1) in (0, None) for row in compared_rows(views[:2]))
+
+
+def test_the_page_holds_all_runs(directories: list[Path], tmp_path: Path) -> None:
+    write_comparison(load_runs(directories), tmp_path / "c.html")
+    text = (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "<title>wide and narrow</title>" in text
+    assert "instances[0].scheduler.max_num_seqs" in text
+
+
+def test_what_cannot_be_read_is_said_for_all(directories: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/summary.json").write_text("{")
+    with pytest.raises(UserError) as caught:
+        load_runs([tmp_path / "absent", directories[0], tmp_path / "broken"])
+    assert len(caught.value.problems) == 2
+
+
+def test_the_command(directories: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "c.html"
+    outcome = CliRunner().invoke(app, [str(directories[0]), str(directories[1]), "--report", str(page)])
+    assert outcome.exit_code == 0
+    assert "generated tokens (/s)" in outcome.output
+    assert page.exists()
