@@ -89,7 +89,7 @@ class ReferenceEngine:
         self.scheduler = scheduler
         self.options = scheduler.options
         self.pipeline = VirtualPipeline(cost)
-        self.arrivals = deque(requests)
+        self.arrivals = deque(sorted(requests, key=lambda request: request.arrival_ns))
         self.now = 0
         self.queue: deque[Step] = deque()
         self.trace = ReferenceTrace()
@@ -284,7 +284,7 @@ def replay(
     reject_oversized: bool = True,
     departures: Departures | None = None,
 ) -> ReferenceTrace:
-    """Serve ``requests``, in order of arrival, on one instance of ``len(cost.hops) + 1`` stages."""
+    """Serve ``requests``, in any order, on one instance of ``len(cost.hops) + 1`` stages."""
     scheduler = ReferenceScheduler(config, num_gpu_blocks, len(cost.hops) + 1, departures)
     accepted: list[Request] = []
     rejected: dict[int, str] = {}

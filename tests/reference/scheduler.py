@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -94,8 +94,15 @@ class Schedule:
         return sum(chunk.new for chunk in self.chunks)
 
 
+def urgency(state: RequestState) -> tuple[int, int, int]:
+    """The order of vLLM's ``Request.__lt__``: priority, arrival, request id. The least is served first."""
+    request = state.request
+    return request.priority, request.arrival_ns, request.index
+
+
 class ReferenceScheduler:
-    """``running`` in order of admission, ``waiting`` in order of arrival with preempted requests in front."""
+    """``running`` in order of admission. ``waiting`` in the order of ``scheduling_policy``: under ``fcfs`` of
+    arrival with preempted requests in front, under ``priority`` by :func:`urgency` whatever happened before."""
 
     def __init__(
         self,
@@ -116,8 +123,9 @@ class ReferenceScheduler:
         self.pp_size = pp_size
         self.hasher = ContentHasher()
         self.current_step = 0
+        self.by_priority = options.scheduling_policy == "priority"
         self.running: list[RequestState] = []
-        self.waiting: deque[RequestState] = deque()
+        self.waiting: list[RequestState] = []
         self.finished_since_schedule = False
 
     def add(self, request: Request) -> RequestState:
@@ -129,8 +137,14 @@ class ReferenceScheduler:
         outputs += [("output", index, position) for position in range(len(outputs), request.output_tokens)]
         state = RequestState(request, request.output_tokens, prompt, outputs)
         self._extend_contents(state)
-        self.waiting.append(state)
+        self._queue(state, in_front=False)
         return state
+
+    def _queue(self, state: RequestState, *, in_front: bool) -> None:
+        if self.by_priority:
+            insort(self.waiting, state, key=urgency)
+        else:
+            self.waiting.insert(0 if in_front else len(self.waiting), state)
 
     def has_unfinished(self) -> bool:
         """Whether any request runs or waits."""
@@ -182,12 +196,27 @@ class ReferenceScheduler:
             if new == 0:
                 position += 1
                 continue
-            if not self._make_room(state, state.computed + new, result):
-                break
+            while self._lacks_blocks(state, state.computed + new):
+                victim = self._victim()
+                position -= self.running.index(victim) < position
+                budget += self._preempt(victim, result)
+                if victim is state:
+                    return budget
+            self._allocate(state, state.computed + new, ())
             result.chunks.append(self._chunk(state, new))
             budget -= new
             position += 1
         return budget
+
+    def _lacks_blocks(self, state: RequestState, tokens: int) -> bool:
+        return self.kv.blocks_needed(state.request.index, tokens, ()) > len(self.kv.free)
+
+    def _victim(self) -> RequestState:
+        """The running request that loses its blocks: the last admitted, or the least urgent of the earliest
+        place in ``running``."""
+        if not self.by_priority:
+            return self.running[-1]
+        return max(self.running, key=lambda state: (state.request.priority, state.request.arrival_ns))
 
     def _new_tokens_of_running(self, state: RequestState, budget: int, threshold: int) -> int:
         placeholders = state.output_placeholders
@@ -202,43 +231,34 @@ class ReferenceScheduler:
             new = threshold
         return min(new, budget, self.options.max_model_len - 1 - state.computed)
 
-    def _make_room(self, state: RequestState, tokens: int, result: Schedule) -> bool:
-        """Allocate blocks, preempting from the end of ``running`` until they fit; False if the request itself
-        had to go."""
-        index = state.request.index
-        while self.kv.blocks_needed(index, tokens, ()) > len(self.kv.free):
-            victim = self.running.pop()
-            result.preemptions.append(Preemption(victim, victim.num_tokens, victim.computed))
-            self._preempt(victim)
-            if victim is state:
-                return False
-        self._allocate(state, tokens, ())
-        return True
-
-    def _preempt(self, victim: RequestState) -> None:
+    def _preempt(self, victim: RequestState, result: Schedule) -> int:
+        """Take the victim's blocks, and its chunk out of the step where it has one: the tokens given back."""
+        taken_back = [chunk for chunk in result.chunks if chunk.state is victim]
+        result.chunks = [chunk for chunk in result.chunks if chunk.state is not victim]
+        result.preemptions.append(Preemption(victim, victim.num_tokens, victim.computed))
+        self.running.remove(victim)
         self.kv.release(victim.request.index)
         victim.status = "preempted"
         victim.computed = 0
         victim.output_placeholders = 0
         # Everything in flight, chunks that sample nothing included, must drain before it may run again.
         victim.stale_tokens = victim.in_flight_tokens
-        self.waiting.appendleft(victim)
+        self._queue(victim, in_front=True)
+        return sum(chunk.new for chunk in taken_back)
 
     def _schedule_waiting(self, result: Schedule, budget: int, threshold: int) -> None:
-        held_back: list[RequestState] = []
-        while self.waiting and budget > 0 and len(self.running) < self.options.max_num_seqs:
-            state = self.waiting[0]
+        for state in list(self.waiting):
+            if budget <= 0 or len(self.running) >= self.options.max_num_seqs:
+                return
             if state.stale_tokens > 0 and self.departures.deliver_late_tokens:
-                held_back.append(self.waiting.popleft())
                 continue
             new = self._try_to_admit(state, budget, threshold, result)
             if new is None:
-                break
+                return
             budget -= new
-        self.waiting.extendleft(reversed(held_back))
 
     def _try_to_admit(self, state: RequestState, budget: int, threshold: int, result: Schedule) -> int | None:
-        """Admit the first waiting request; None if it cannot be, which ends the scan."""
+        """Admit a waiting request; None if it cannot be, which ends the scan."""
         hits = self.kv.find_hits(state.contents, state.num_tokens - 1)
         cached = len(hits) * self.options.block_size
         new = state.num_tokens - cached
@@ -249,7 +269,7 @@ class ReferenceScheduler:
         new = min(new, budget)
         if not self._admissible(state, hits, cached + new):
             return None
-        self.waiting.popleft()
+        self.waiting.remove(state)
         self.running.append(state)
         self._allocate(state, cached + new, hits)
         result.admissions.append(Admission(state, cached, state.num_tokens, state.status == "preempted"))

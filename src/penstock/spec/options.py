@@ -11,7 +11,8 @@ class SchedulerOptions:
 
     ``max_in_flight`` is the depth of the batch queue (vLLM ``VllmConfig.max_concurrent_batches``), empty
     steps included. ``long_prefill_token_threshold`` 0 means no threshold. ``engine_idle_sleep_ns`` is the
-    sleep of ``EngineCoreProc`` after a turn that scheduled nothing.
+    sleep of ``EngineCoreProc`` after a turn that scheduled nothing. ``scheduling_policy`` is vLLM's: the order
+    in which requests wait and lose their blocks, fcfs | priority.
     """
 
     max_num_seqs: int = 128
@@ -27,6 +28,7 @@ class SchedulerOptions:
     async_scheduling: bool = False
     v2_model_runner: bool = False
     engine_idle_sleep_ns: int = 1_000_000
+    scheduling_policy: str = "fcfs"
     policy: str = "vllm"
 
 

@@ -35,8 +35,9 @@ class Recording:
 
     @property
     def request_ids(self) -> list[str]:
-        """Names of the requests in file order; a request's index is its place here."""
-        return [entry["req_id"] for entry in self.data["requests"]]
+        """Names of the requests in their own order, by which vLLM breaks ties of priority and arrival; a
+        request's index is its place here."""
+        return sorted(entry["req_id"] for entry in self.data["requests"])
 
     @property
     def num_gpu_blocks(self) -> int:
@@ -62,6 +63,7 @@ class Recording:
             async_scheduling=asynchronous,
             v2_model_runner=config.get("v2_model_runner", False),
             engine_idle_sleep_ns=config.get("engine_idle_sleep_ns", 0),
+            scheduling_policy=config.get("policy", "fcfs"),
         )
 
     def cost(self) -> PipelineCost:
@@ -74,7 +76,8 @@ class Recording:
 
     def requests(self) -> list[Request]:
         """The requests in file order."""
-        return [_request(index, entry) for index, entry in enumerate(self.data["requests"])]
+        index_of = {name: index for index, name in enumerate(self.request_ids)}
+        return [_request(index_of[entry["req_id"]], entry) for entry in self.data["requests"]]
 
 
 def _request(index: int, entry: Mapping[str, Any]) -> Request:
@@ -86,6 +89,7 @@ def _request(index: int, entry: Mapping[str, Any]) -> Request:
         output_tokens=entry["output_toks"],
         input_ids=array("i", input_ids) if input_ids else None,
         output_ids=array("i", output_ids) if output_ids else None,
+        priority=entry.get("priority", 0),
     )
 
 

@@ -11,7 +11,8 @@ class Request:
     """``index`` is the request's place in the file (sessions count one per call, in order).
 
     Token ids drive prefix caching only; without them a request never hits. ``session`` names the session
-    the call belongs to, or is None.
+    the call belongs to, or is None. ``priority`` counts under ``scheduling_policy: priority`` only; lower is
+    more urgent.
     """
 
     index: int
@@ -21,3 +22,4 @@ class Request:
     input_ids: array[int] | None = None
     output_ids: array[int] | None = None
     session: int | None = None
+    priority: int = 0
