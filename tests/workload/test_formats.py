@@ -100,6 +100,23 @@ def test_mooncake_blocks_with_equal_ids_are_equal_prefixes(tmp_path: Path) -> No
     assert c.input_ids is None
 
 
+def test_priorities_stand_in_flat_requests_in_calls_and_in_mooncake(tmp_path: Path) -> None:
+    calls = [{"input_toks": 1, "output_toks": 2, "priority": -3}, {"input_toks": 3, "output_toks": 4}]
+    mooncake = {"timestamp": 2, "input_length": 3, "output_length": 1, "priority": 7}
+    workload = load(
+        tmp_path,
+        FLAT,
+        {**FLAT, "priority": 2},
+        {"arrival_time_ns": 50, "sub_requests": calls},
+        mooncake,
+        {**FLAT, "priority": 0},
+    )
+    assert workload.priority.tolist() == [0, 2, -3, 0, 7, 0]
+    assert [workload.request(row).priority for row in range(6)] == [0, 2, -3, 0, 7, 0]
+    assert workload.has_priorities
+    assert not load(tmp_path, FLAT, {**FLAT, "priority": 0}).has_priorities
+
+
 def test_azure_times_count_from_the_earliest_to_the_100_ns(tmp_path: Path) -> None:
     rows = (
         "TIMESTAMP,ContextTokens,GeneratedTokens\r",
@@ -205,6 +222,23 @@ def test_gzip_is_seen_by_its_first_bytes(tmp_path: Path) -> None:
         (
             {"timestamp": 1, "input_length": 5, "output_length": 1, "hash_ids": [1.5]},
             "hash_ids must be a list of block ids",
+        ),
+        (
+            {**FLAT, "priority": 1.5},
+            "priority must be a whole number from -2147483647 to 2147483647, got 1.5",
+        ),
+        (
+            {**FLAT, "priority": None},
+            "priority must be a whole number from -2147483647 to 2147483647, got null",
+        ),
+        ({**FLAT, "priorty": 1}, "unknown key 'priorty'; did you mean 'priority'?"),
+        (
+            {"arrival_time_ns": 1, "sub_requests": [{"input_toks": 1, "output_toks": 1, "priority": 2**31}]},
+            "sub_requests[0].priority must be a whole number from -2147483647 to 2147483647, got 2147483648",
+        ),
+        (
+            {"timestamp": 1, "input_length": 5, "output_length": 1, "priority": "high"},
+            'priority must be a whole number from -2147483647 to 2147483647, got "high"',
         ),
     ],
 )

@@ -13,6 +13,7 @@ from penstock.errors import UserError
 from penstock.workload.formats import load_workload
 from penstock.workload.generate import PRESETS, Recipe, generate
 from penstock.workload.lengths import Lengths, parse_lengths
+from penstock.workload.priorities import parse_priorities
 from penstock.workload.workload import Workload
 from penstock.workload.writer import lines
 
@@ -155,8 +156,47 @@ def test_sessions_without_ids_have_the_same_lengths_as_with() -> None:
     assert not plain.has_token_ids
 
 
+def test_priorities_have_the_shares_asked_for_and_change_nothing_else() -> None:
+    made = generate(recipe(priorities=parse_priorities("-1:1,4:3", "--priorities")))
+    values, counts = np.unique(made.priority, return_counts=True)
+    assert values.tolist() == [-1, 4]
+    assert counts[0] / len(made) == pytest.approx(0.25, rel=0.05)
+    assert made.arrival_ns.tolist() == generate(recipe()).arrival_ns.tolist()
+
+
+def test_all_calls_of_a_session_have_one_priority() -> None:
+    made = generate(recipe(num_requests=30, turns=lengths("fixed:3"), priorities={0: 1, 1: 1}))
+    by_session = made.priority.reshape(30, 3)
+    assert (by_session == by_session[:, :1]).all()
+    assert set(by_session[:, 0].tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("high", ["must be priority:share,... as in '0:20,5:80', got 'high'"]),
+        ("0:1,0:2,x:1", ["priority 0 stands twice", "a whole number, a colon and a number, got 'x:1'"]),
+        ("0:-1", ["share of priority 0 must be a number >= 0, got '-1'"]),
+        ("0:nan", ["share of priority 0 must be a number >= 0, got 'nan'"]),
+        ("2147483648:1", ["priority must be from -2147483647 to 2147483647, got 2147483648"]),
+        ("0:0,1:0", ["the shares must not all be 0"]),
+    ],
+)
+def test_bad_shares_say_what_is_wrong(text: str, messages: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_priorities(text, "--priorities")
+    assert [(p.where, p.message) for p in caught.value.problems] == [("--priorities", m) for m in messages]
+
+
 def test_all_wrong_settings_are_reported_at_once() -> None:
-    wrong = Recipe(num_requests=0, arrivals="poison", rate_per_s=float("nan"), prefix_groups=2, max_input=0)
+    wrong = Recipe(
+        num_requests=0,
+        arrivals="poison",
+        rate_per_s=float("nan"),
+        prefix_groups=2,
+        max_input=0,
+        priorities={0: 0, 1: -1},
+    )
     with pytest.raises(UserError) as caught:
         generate(wrong)
     options = [problem.where for problem in caught.value.problems]
@@ -164,6 +204,7 @@ def test_all_wrong_settings_are_reported_at_once() -> None:
         "--num-requests",
         "--arrivals",
         "--rate",
+        "--priorities",
         "--prefix-tokens",
         "--max-input",
         "--input-toks",
@@ -190,9 +231,15 @@ def test_the_sharegpt_preset_has_the_measured_means(shared_dir: Path) -> None:
     turns=st.sampled_from([None, "fixed:2", "uniform:1,3"]),
     groups=st.integers(0, 2),
     token_ids=st.booleans(),
+    priorities=st.sampled_from([None, {0: 1, 3: 1}]),
 )
 def test_what_is_written_is_read_back(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, turns: str | None, groups: int, token_ids: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    turns: str | None,
+    groups: int,
+    token_ids: bool,
+    priorities: dict[int, float] | None,
 ) -> None:
     made = generate(
         recipe(
@@ -202,6 +249,7 @@ def test_what_is_written_is_read_back(
             prefix_groups=groups,
             prefix_tokens=4 * (groups > 0),
             token_ids=token_ids,
+            priorities=priorities,
             seed=seed,
         )
     )

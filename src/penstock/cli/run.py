@@ -113,6 +113,14 @@ def run(
     async_scheduling: Annotated[
         Switch, _switch("async-scheduling", "Schedule ahead of the sampled tokens [off].")
     ] = None,
+    scheduling_policy: Annotated[
+        Text,
+        _choice(
+            "--scheduling-policy",
+            "fcfs|priority",
+            "The order in which requests wait and lose their blocks: by arrival or by their priority [fcfs].",
+        ),
+    ] = None,
     engine_idle_sleep_ns: Annotated[
         Any, _count("--engine-idle-sleep-ns", "The engine's sleep after an empty schedule [1000000].")
     ] = None,

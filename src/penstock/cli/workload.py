@@ -48,12 +48,16 @@ def generate_command(
     token_ids: Annotated[bool, typer.Option("--token-ids", help="Write random token ids.")] = False,
     turns: Annotated[str | None, typer.Option(help="Make sessions of so many calls: N or a kind.")] = None,
     tool_duration_ms: Annotated[float, typer.Option(help="Between a session's calls.")] = 0.0,
+    priorities: Annotated[
+        str | None, typer.Option(help="Shares by priority, lower is more urgent: 0:20,5:80 [all 0].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
 ) -> None:
     """Make a workload: arrivals x lengths, from a seed."""
     from penstock.units import NS_PER_MS
     from penstock.workload.generate import Recipe, generate
     from penstock.workload.lengths import parse_lengths
+    from penstock.workload.priorities import parse_priorities
 
     chosen = _preset(preset)
     recipe = Recipe(
@@ -71,6 +75,7 @@ def generate_command(
         token_ids=token_ids,
         turns=parse_lengths(f"fixed:{turns}" if turns.isdigit() else turns, "--turns") if turns else None,
         tool_duration_ns=round(tool_duration_ms * NS_PER_MS),
+        priorities=parse_priorities(priorities, "--priorities") if priorities is not None else None,
         seed=seed,
     )
     _write(generate(recipe), output, token_ids=True)

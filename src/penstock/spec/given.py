@@ -39,6 +39,8 @@ class SimulateOptions(TypedDict, total=False):
     """Share of a device's memory to use [0.9]."""
     async_scheduling: bool | None
     """Schedule ahead of the sampled tokens [False]."""
+    scheduling_policy: Literal["fcfs", "priority"] | None
+    """The order in which requests wait and lose their blocks: by arrival or by their own priority [fcfs]."""
     engine_idle_sleep_ns: int | None
     """The engine's sleep after an empty schedule [1 ms]."""
 

@@ -111,6 +111,7 @@ class InstanceRules:
             async_scheduling=asynchronous,
             v2_model_runner=asynchronous and pp_size > 1,
             engine_idle_sleep_ns=self._chosen("engine_idle_sleep_ns", _DEFAULTS.engine_idle_sleep_ns),
+            scheduling_policy=self._chosen("scheduling_policy", _DEFAULTS.scheduling_policy),
             policy=self._raw.policy or _DEFAULTS.policy,
         )
 

@@ -114,6 +114,7 @@ class RawEngine(Raw):
     enable_prefix_caching: bool | None = None
     reserve_full_isl: bool | None = None
     async_scheduling: bool | None = None
+    scheduling_policy: Literal["fcfs", "priority"] | None = None
     engine_idle_sleep_ns: Nanoseconds | None = None
     enable_local_offloading: bool | None = None
     enable_attn_offloading: bool | None = None

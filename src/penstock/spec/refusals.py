@@ -37,7 +37,10 @@ _BLOCK_COPY = "has no effect: all layers of a stage are costed alike without it"
 
 def engine_refusals(engine: RawEngine) -> dict[str, str]:
     """Members of an instance or flags that cannot be honoured, each with the reason."""
-    return {name: reason for name, reason in _OFFLOADS.items() if getattr(engine, name)}
+    refused = {name: reason for name, reason in _OFFLOADS.items() if getattr(engine, name)}
+    if engine.scheduling_policy == "priority":
+        refused["scheduling_policy"] = "the order by priority is not simulated: leave it out or 'fcfs'"
+    return refused
 
 
 def flag_refusals(flags: RawFlags) -> dict[str, str]:

@@ -11,11 +11,13 @@ from penstock.workload.workload import Workload
 Facts = dict[str, str | int | float | bool | dict[str, float]]
 
 _PERCENTILES = (50, 90, 99)
+_MAX_PRIORITIES_LISTED = 10
 
 
 def describe(workload: Workload) -> Facts:
     """Counts, span, rate and lengths. ``rate_per_s`` is arrivals (a session is one) over the span between
-    the first and the last of them, 0 where they all come at once."""
+    the first and the last of them, 0 where they all come at once. ``priorities``: requests by priority, only
+    where there are some; of more than 10 of them the number and the ends."""
     arrivals = workload.arrival_ns
     span_s = seconds(int(arrivals.max() - arrivals.min()))
     arriving = sum(1 for _ in workload.requests()) if workload.has_sessions else len(workload)
@@ -27,9 +29,17 @@ def describe(workload: Workload) -> Facts:
         "span_s": span_s,
         "rate_per_s": (arriving - 1) / span_s if span_s else 0.0,
         "token_ids": workload.has_token_ids,
+        **({"priorities": _priorities(workload)} if workload.has_priorities else {}),
         "input_tokens": _figures(workload.input_tokens),
         "output_tokens": _figures(workload.output_tokens),
     }
+
+
+def _priorities(workload: Workload) -> dict[str, float]:
+    values, counts = np.unique(workload.priority, return_counts=True)
+    if len(values) > _MAX_PRIORITIES_LISTED:
+        return {"different": len(values), "min": int(values[0]), "max": int(values[-1])}
+    return dict(zip(map(str, values.tolist()), counts.tolist(), strict=True))
 
 
 def table(facts: Facts) -> str:

@@ -1,13 +1,13 @@
 """Synthetic workloads: arrivals x lengths, optionally with shared prefixes and sessions, from a seed.
 
-Arrivals, lengths, token ids and turns each draw from a stream of their own (PCG64, spawned from the
+Arrivals, lengths, token ids, turns and priorities each draw from a stream of their own (PCG64, spawned from the
 seed), so that changing one leaves the others as they were.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,8 @@ class Recipe:
     as in vLLM's benchmarks. Lengths come from ``sample_from`` (pairs, with replacement) where the two
     distributions are None. ``prefix_tokens`` stand before the drawn prompt, the same within one of
     ``prefix_groups``; they are part of the input length, which ``max_input`` limits as a whole. ``turns``
-    makes sessions: each call's prompt is the conversation so far and a newly drawn part.
+    makes sessions: each call's prompt is the conversation so far and a newly drawn part. ``priorities`` are the
+    shares of the requests that have each priority, in any unit; all calls of a session have the same.
     """
 
     num_requests: int
@@ -67,6 +68,7 @@ class Recipe:
     token_ids: bool = False
     turns: Lengths | None = None
     tool_duration_ns: int = 0
+    priorities: Mapping[int, float] | None = None
     seed: int = 0
 
 
@@ -77,25 +79,28 @@ def generate(recipe: Recipe) -> Workload:
         UserError: all settings that make no sense.
     """
     _check(recipe)
-    streams = [np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(recipe.seed).spawn(6)]
+    streams = [np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(recipe.seed).spawn(7)]
     arrivals = _arrivals_ns(recipe, streams[0])
     turns = recipe.turns.sample(streams[5], recipe.num_requests) if recipe.turns else None
     calls = recipe.num_requests if turns is None else int(turns.sum())
     inputs, outputs = _lengths(recipe, calls, streams)
     ids = _TokenIds(recipe, streams[4]) if recipe.token_ids or recipe.prefix_groups else None
+    priorities = _priorities(recipe, streams[6])
     columns = Columns()
     row = 0
     for number, arrival_ns in enumerate(arrivals.tolist()):
         prefix = ids.prefix() if ids else None
+        first_row = len(columns.arrival_ns)
         if turns is None:
             columns.add(arrival_ns, _call(recipe, int(inputs[row]), int(outputs[row]), ids, prefix))
             row += 1
-            continue
-        last = row + int(turns[number])
-        columns.add_session(
-            arrival_ns, _conversation(recipe, inputs[row:last], outputs[row:last], ids, prefix)
-        )
-        row = last
+        else:
+            last = row + int(turns[number])
+            conversation = _conversation(recipe, inputs[row:last], outputs[row:last], ids, prefix)
+            columns.add_session(arrival_ns, conversation)
+            row = last
+        for added in range(first_row, len(columns.arrival_ns)):
+            columns.priority.put(added, priorities[number])
     return Workload(columns, f"generated, seed {recipe.seed}")
 
 
@@ -116,6 +121,8 @@ def _check(recipe: Recipe) -> None:
     require(recipe.tool_duration_ns >= 0, "--tool-duration-ms", "must be 0 or more")
     require(recipe.seed >= 0, "--seed", "must be 0 or more")
     require(recipe.max_output is None or recipe.max_output >= 1, "--max-output", "must be 1 or more")
+    shares = (recipe.priorities or {0: 1.0}).values()
+    require(min(shares) >= 0 and sum(shares) > 0, "--priorities", "shares must be >= 0 and not all 0")
     _check_prefixes(recipe, require)
     for lengths, option in ((recipe.input_tokens, "--input-toks"), (recipe.output_tokens, "--output-toks")):
         known = lengths is not None or recipe.sample_from is not None
@@ -165,6 +172,14 @@ def _lengths(recipe: Recipe, count: int, streams: list[np.random.Generator]) -> 
     if recipe.max_input is not None:
         inputs = np.minimum(inputs, recipe.max_input - recipe.prefix_tokens)
     return inputs, outputs if recipe.max_output is None else np.minimum(outputs, recipe.max_output)
+
+
+def _priorities(recipe: Recipe, generator: np.random.Generator) -> list[int]:
+    """One for each arrival."""
+    if not recipe.priorities:
+        return [0] * recipe.num_requests
+    values, shares = list(recipe.priorities), np.array(list(recipe.priorities.values()))
+    return generator.choice(values, recipe.num_requests, p=shares / shares.sum()).tolist()
 
 
 class _TokenIds:

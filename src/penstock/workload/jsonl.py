@@ -18,14 +18,16 @@ from penstock.workload.workload import PREFIX_BLOCK_TOKENS, Call, Columns
 
 MAX_TOKENS = 2**31 - 1
 MAX_NS = 2**62
+MAX_PRIORITY = 2**31 - 1
 
 _PLAIN_KEYS = frozenset(("input_toks", "output_toks", "arrival_time_ns"))
 _ID_KEYS = ("input_tok_ids", "output_tok_ids")
 _COUNT_KEYS = ("input_toks", "output_toks")
-_FLAT_KEYS = (*_COUNT_KEYS, "arrival_time_ns", *_ID_KEYS)
-_CALL_KEYS = (*_COUNT_KEYS, "tool_duration_ns", *_ID_KEYS)
+_FLAT_KEYS = (*_COUNT_KEYS, "arrival_time_ns", *_ID_KEYS, "priority")
+_CALL_KEYS = (*_COUNT_KEYS, "tool_duration_ns", *_ID_KEYS, "priority")
 _SESSION_KEYS = ("session_id", "arrival_time_ns", "sub_requests")
-_MOONCAKE_KEYS = ("timestamp", "input_length", "output_length", "hash_ids")
+_MOONCAKE_KEYS = ("timestamp", "input_length", "output_length", "hash_ids", "priority")
+_MOONCAKE_MARKS = frozenset(_MOONCAKE_KEYS) - {"priority"}
 
 Json = Mapping[str, Any]
 
@@ -59,7 +61,7 @@ class LineReader:
             return
         if "sub_requests" in record:
             self._take_session(line, record)
-        elif "input_toks" not in record and not record.keys().isdisjoint(_MOONCAKE_KEYS):
+        elif "input_toks" not in record and not record.keys().isdisjoint(_MOONCAKE_MARKS):
             self._take_mooncake(line, record)
         else:
             self._take_flat(line, record)
@@ -138,9 +140,10 @@ class LineReader:
         inputs = self._tokens(line, "input_length", record)
         outputs = self._tokens(line, "output_length", record)
         blocks = self._prefix_blocks(line, record.get("hash_ids"), inputs)
+        priority = self._priority(line, "", record)
         if self._mistakes.count() == before:
             arrival_ns = round(cast("float", timestamp) * NS_PER_MS)
-            self._columns.add(arrival_ns, Call(inputs, outputs, prefix_blocks=blocks))
+            self._columns.add(arrival_ns, Call(inputs, outputs, prefix_blocks=blocks, priority=priority))
 
     def _prefix_blocks(self, line: int, hash_ids: Any, input_tokens: int) -> array[int] | None:
         """Hash ids as small numbers in order of first sight, equal where the ids are."""
@@ -167,7 +170,8 @@ class LineReader:
         wait_ns = self._time(line, place, "tool_duration_ns", record) if "tool_duration_ns" in record else 0
         input_ids = self._ids(line, place, "input_tok_ids", record, inputs)
         output_ids = self._ids(line, place, "output_tok_ids", record, outputs)
-        return Call(inputs, outputs, wait_ns, input_ids, output_ids)
+        priority = self._priority(line, place, record)
+        return Call(inputs, outputs, wait_ns, input_ids, output_ids, priority=priority)
 
     def _tokens(self, line: int, key: str, record: Json, place: str = "") -> int:
         """The count, or 0 where there is none: the mistake is noted."""
@@ -188,6 +192,16 @@ class LineReader:
         if _is_number(value) and value == int(value) and 0 <= value <= MAX_NS:
             return int(value)
         self._mistakes.add(line, f"{place}{key} must be whole nanoseconds >= 0, got {_show(value)}")
+        return 0
+
+    def _priority(self, line: int, place: str, record: Json) -> int:
+        value: Any = record.get("priority", 0)
+        if _is_number(value) and value == int(value) and -MAX_PRIORITY <= value <= MAX_PRIORITY:
+            return int(value)
+        self._mistakes.add(
+            line,
+            f"{place}priority must be a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}, got {_show(value)}",
+        )
         return 0
 
     def _ids(self, line: int, place: str, key: str, record: Json, tokens: int) -> array[int] | None:

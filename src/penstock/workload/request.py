@@ -11,8 +11,7 @@ class Request:
     """``index`` is the request's place in the file (sessions count one per call, in order).
 
     Token ids drive prefix caching only; without them a request never hits. ``session`` names the session
-    the call belongs to, or is None. ``priority`` counts under ``scheduling_policy: priority`` only; lower is
-    more urgent.
+    the call belongs to, or is None. A lower ``priority`` is more urgent.
     """
 
     index: int

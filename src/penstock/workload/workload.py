@@ -46,13 +46,48 @@ class RaggedInts:
         return len(self._values)
 
 
+class SparseInts:
+    """An int32 per row, 0 where none was written. Nothing is stored up to the first row that has another value.
+
+    Rows are written in rising order.
+    """
+
+    def __init__(self) -> None:
+        self._first_row = 0
+        self._values = array("i")
+
+    def put(self, row: int, value: int) -> None:
+        """Write ``row``, which lies behind all rows written before."""
+        if not value:
+            return
+        if not self._values:
+            self._first_row = row
+        self._values.extend([0] * (row - self._first_row - len(self._values)))
+        self._values.append(value)
+
+    def get(self, row: int) -> int:
+        """The row's value."""
+        place = row - self._first_row
+        return self._values[place] if 0 <= place < len(self._values) else 0
+
+    def dense(self, rows: int) -> Int64Array:
+        """The values of rows 0 to ``rows`` - 1, shape (rows,)."""
+        values = np.zeros(rows, dtype=np.int64)
+        values[self._first_row : self._first_row + len(self._values)] = self._values
+        return values
+
+    def __bool__(self) -> bool:
+        """Whether any row has another value than 0."""
+        return bool(self._values)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request as a file or the generator describes it.
 
     ``tool_duration_ns`` passes between its completion and the arrival of the session's next call.
     ``prefix_blocks`` are numbers standing for the contents of the prompt's 512-token blocks, from which
-    token ids are made where no ``input_ids`` are given.
+    token ids are made where no ``input_ids`` are given. A lower ``priority`` is more urgent.
     """
 
     input_tokens: int
@@ -61,6 +96,7 @@ class Call:
     input_ids: array[int] | None = None
     output_ids: array[int] | None = None
     prefix_blocks: array[int] | None = None
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -80,6 +116,7 @@ class Columns:
     input_ids: RaggedInts = field(default_factory=RaggedInts)
     output_ids: RaggedInts = field(default_factory=RaggedInts)
     prefix_blocks: RaggedInts = field(default_factory=RaggedInts)
+    priority: SparseInts = field(default_factory=SparseInts)
 
     def add_plain(self, arrival_ns: int, input_tokens: int, output_tokens: int) -> None:
         """Add a request without token ids that arrives by itself."""
@@ -97,6 +134,7 @@ class Columns:
             self.output_ids.put(row, call.output_ids)
         if call.prefix_blocks is not None:
             self.prefix_blocks.put(row, call.prefix_blocks)
+        self.priority.put(row, call.priority)
 
     def add_session(self, arrival_ns: int, calls: Sequence[Call]) -> None:
         """Add a session: its first call arrives at ``arrival_ns``, each later one after the one before."""
@@ -110,7 +148,8 @@ class Columns:
 class Workload:
     """The requests of a run, frozen. ``source`` says where they come from, for display.
 
-    24 bytes a request without token ids, and 4 bytes a token id; sessions add 8 bytes a call.
+    24 bytes a request without token ids, and 4 bytes a token id; sessions add 8 bytes a call, priorities 4 a
+    request.
     """
 
     def __init__(self, columns: Columns, source: str) -> None:
@@ -121,6 +160,7 @@ class Workload:
         self._input_ids = columns.input_ids
         self._output_ids = columns.output_ids
         self._prefix_blocks = columns.prefix_blocks
+        self._priority = columns.priority
         self._session_starts = _int64(columns.session_starts)
         self._session_ends = _int64(columns.session_ends)
         self._tool_duration_ns = columns.tool_duration_ns
@@ -165,6 +205,16 @@ class Workload:
         return len(self._input_ids) + len(self._output_ids) + len(self._prefix_blocks) > 0
 
     @property
+    def has_priorities(self) -> bool:
+        """Whether any request has another priority than 0."""
+        return bool(self._priority)
+
+    @property
+    def priority(self) -> Int64Array:
+        """Priorities in file order, shape (requests,), a copy; lower is more urgent."""
+        return self._priority.dense(len(self))
+
+    @property
     def input_tokens(self) -> Int64Array:
         """Prompt lengths in file order, shape (requests,), a copy."""
         return _int64(self._input_tokens)
@@ -200,7 +250,7 @@ class Workload:
         arrivals = self.arrival_ns[rows]
         if np.any(arrivals[1:] < arrivals[:-1]):
             rows = rows[np.argsort(arrivals, kind="stable")]
-        if self.has_token_ids or self.has_sessions:
+        if self.has_token_ids or self.has_sessions or self.has_priorities:
             return (self.request(row) for row in array("q", rows.tobytes()))
         inputs, outputs, times = self._input_tokens, self._output_tokens, self._arrival_ns
         return (Request(row, times[row], inputs[row], outputs[row]) for row in array("q", rows.tobytes()))
@@ -232,6 +282,7 @@ class Workload:
                 self._tool_duration_ns[first + place],
                 request.input_ids,
                 request.output_ids,
+                priority=request.priority,
             )
             for place, request in enumerate(requests)
         ]
@@ -245,6 +296,7 @@ class Workload:
             self._ids_of_prompt(index),
             self._output_ids.get(index),
             self._session_of(index),
+            self._priority.get(index),
         )
 
     def _session_of(self, index: int) -> int | None:
