@@ -1,205 +1,262 @@
-"""vLLM's engine loop (``engine/core.py: EngineCoreProc``) in virtual time, with a pipeline that only has clocks."""
+"""vLLM's engine loop (``engine/core.py: EngineCoreProc``) in virtual time, as a process that waits."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from penstock.cost.step_cost import PipelineCost
-from penstock.spec.options import SchedulerOptions
+from penstock.spec.options import EngineOverhead, SchedulerOptions
 from penstock.workload.request import Request
 
+from .pipeline import ReferencePipeline, Transit
 from .scheduler import Departures, ReferenceScheduler, RequestState, Schedule
+from .trace import ReferenceTrace
+from .world import Phase, World
 
 IDLE_TURNS_OF_A_DEADLOCK = 21
 
 
-@dataclass
-class ReferenceTrace:
-    """What happened, in the schema of the recordings, with request indices for names."""
-
-    iterations: list[dict[str, Any]] = field(default_factory=list)
-    requests: dict[int, dict[str, Any]] = field(default_factory=dict)
-    rejected: dict[int, str] = field(default_factory=dict)
-    num_empty_schedules: int = 0
-    num_idle_sleeps: int = 0
-    num_engine_turns: int = 0
-    end_ns: int = 0
-    free_blocks_end: int = 0
-    deadlock: bool = False
-
-
-class VirtualPipeline:
-    """When each stage and link is free next. A step's whole way is known when it is submitted."""
-
-    def __init__(self, cost: PipelineCost) -> None:
-        self.cost = cost
-        self.stages = len(cost.hops) + 1
-        self.stage_free = [0] * self.stages
-        self.link_free = [0] * len(cost.hops)
-
-    def submit(self, now: int, schedule: Schedule, previous_tokens_ns: int) -> tuple[list[list[int]], int]:
-        """Start and end of every stage, and when the sampled tokens are back. ``previous_tokens_ns``: stage 0
-        cannot start before, as it needs the tokens sampled then."""
-        prefills = [chunk for chunk in schedule.chunks if chunk.new > 1]
-        decodes = [chunk.computed for chunk in schedule.chunks if chunk.new == 1]
-        sampled = sum(chunk.samples for chunk in schedule.chunks)
-        compute = self.cost.stage.stage_ns(
-            sum(chunk.new for chunk in prefills),
-            sum(chunk.computed for chunk in prefills),
-            len(decodes),
-            sum(decodes),
-            min(decodes, default=0),
-            max(decodes, default=0),
-            sampled,
-        )
-        tokens = schedule.tokens
-        arrival = max(now, previous_tokens_ns)
-        times: list[list[int]] = []
-        for stage in range(self.stages):
-            start = max(self.stage_free[stage], arrival)
-            end = start + compute[stage]
-            self.stage_free[stage] = end
-            times.append([start, end])
-            if stage < self.stages - 1:
-                hop = self.cost.hops[stage]
-                sent = max(self.link_free[stage], end)
-                self.link_free[stage] = sent + hop.occupancy_ns[tokens]
-                arrival = sent + hop.arrival_ns[tokens]
-        return times, times[-1][1] + self.cost.token_return_ns[sampled]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Step:
-    """A step in the batch queue; ``row`` is its iteration, None if it scheduled nothing."""
+    """A step in the batch queue. ``turn`` and ``row`` are its lines of the trace; ``row`` is None where it scheduled
+    and preempted nothing. ``transit`` is its way through the stages or, of an empty step, that of the latest step
+    before it, whose result its own follows."""
 
     schedule: Schedule
-    done_ns: int
-    row: dict[str, Any] | None
+    scheduled_ns: int
+    turn: dict[str, Any]
+    row: dict[str, Any] | None = None
+    transit: Transit | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wait:
+    """What the engine waits for: a time, a step's result, an arrival, or the first of several."""
+
+    time: int | None = None
+    step: Step | None = None
+    arrival: bool = False
+
+
+def no_one(request: Request, now: int) -> None:
+    """Where nobody asks who has finished."""
 
 
 class ReferenceEngine:
-    """One engine core: the loop, its clock and the trace it writes."""
+    """One engine core: the loop, its clock and the trace it writes. ``on_finish`` is told of each request."""
 
     def __init__(
-        self, scheduler: ReferenceScheduler, cost: PipelineCost, requests: Iterable[Request]
+        self,
+        world: World,
+        scheduler: ReferenceScheduler,
+        pipeline: ReferencePipeline,
+        overhead: EngineOverhead | None = None,
+        on_finish: Callable[[Request, int], None] = no_one,
     ) -> None:
+        self.world = world
         self.scheduler = scheduler
         self.options = scheduler.options
-        self.pipeline = VirtualPipeline(cost)
-        self.arrivals = deque(sorted(requests, key=lambda request: request.arrival_ns))
+        self.pipeline = pipeline
+        self.overhead = overhead or EngineOverhead()
         self.now = 0
         self.queue: deque[Step] = deque()
+        self.inbox: deque[Request] = deque()
         self.trace = ReferenceTrace()
-        self._empty_before = 0
+        self._on_finish = on_finish
         self._idle_turns = 0
-        self._token_ready_ns: dict[int, int] = {}
+        self._latest: Transit | None = None
+        self._latest_sampling: dict[int, Transit] = {}
+        self._process = self._run()
+        self._waits_for = next(self._process)
 
-    def run(self) -> ReferenceTrace:
-        """Turn until nothing is left to do, or nothing can be done."""
-        while not self.trace.deadlock:
-            if not self.scheduler.has_requests() and not self.queue:
-                if not self.arrivals:
-                    break
-                self.now = max(self.now, self.arrivals[0].arrival_ns)
+    # --- waiting ----------------------------------------------------------------------------------------------
+
+    def deliver(self, request: Request) -> None:
+        """A request arrives, now; the engine takes it in at the top of its next turn."""
+        self.trace.add_request(request.index)
+        self.inbox.append(request)
+        if self._waits_for.arrival:
+            self._resume_at(self.world.now)
+
+    def _resume_at(self, time: int) -> None:
+        waits_for = self._waits_for
+        rank = (self.pipeline.rank,)
+        self.world.at(max(time, self.world.now), Phase.ENGINE, rank, lambda: self._resume(waits_for))
+
+    def _resume(self, waited_for: Wait) -> None:
+        if waited_for is not self._waits_for:
+            return  # something else came first
+        self.now = max(self.now, self.world.now)
+        self._waits_for = next(self._process)
+        if self._waits_for.time is not None:
+            self._resume_at(self._waits_for.time)
+        self._await_result()
+
+    def _await_result(self) -> None:
+        step = self._waits_for.step
+        if step is not None:
+            done = self._done_ns(step)
+            if done is not None:
+                self._resume_at(max(self.now, done))
+
+    def _done_ns(self, step: Step) -> int | None:
+        """When the engine can have the result of a step, None while nobody knows."""
+        transit = step.transit
+        if transit is None:
+            return step.scheduled_ns
+        if transit.end_ns is None:
+            return None
+        if not step.schedule.chunks:
+            return max(step.scheduled_ns, transit.end_ns)
+        back = self.pipeline.cost.token_return_ns[step.schedule.sampled]
+        return transit.end_ns + back + self.overhead.ipc_from_last_stage_ns
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> Generator[Wait]:
+        while True:
+            if not self.scheduler.has_requests() and not self.queue and not self.inbox:
+                yield Wait(arrival=True)
+            yield Wait(time=self.now)  # what arrives at this time comes first
             self._take_arrivals()
-            self._turn()
-        self.trace.end_ns = self.now
-        self.trace.free_blocks_end = len(self.scheduler.kv.free)
-        return self.trace
+            yield from self._turn()
 
     def _take_arrivals(self) -> None:
-        while self.arrivals and self.arrivals[0].arrival_ns <= self.now:
-            request = self.arrivals.popleft()
+        while self.inbox:
+            request = self.inbox.popleft()
             self.scheduler.add(request)
             self.trace.requests[request.index]["added_ns"] = self.now
 
-    def _turn(self) -> None:
+    def _turn(self) -> Generator[Wait]:
         """vLLM's ``_process_engine_step``: a step, then a sleep if it ran nothing and requests remain."""
         self.trace.num_engine_turns += 1
-        executed = self._step() if self.options.max_in_flight == 1 else self._step_with_batch_queue()
+        if self.options.max_in_flight == 1:
+            executed = yield from self._step()
+        else:
+            executed = yield from self._step_with_batch_queue()
         if executed or not self.scheduler.has_requests():
             self._idle_turns = 0
             return
         self.trace.num_idle_sleeps += 1
         self.now += self.options.engine_idle_sleep_ns
-        self._watch_for_deadlock()
+        yield from self._watch_for_deadlock()
 
-    def _watch_for_deadlock(self) -> None:
-        if any(step.row for step in self.queue):
+    def _watch_for_deadlock(self) -> Generator[Wait]:
+        """After so many idle turns nothing but an arrival can help: the real engine spins until there is one."""
+        if any(step.schedule.chunks for step in self.queue):
             self._idle_turns = 0
             return
         self._idle_turns += 1
-        if self._idle_turns < IDLE_TURNS_OF_A_DEADLOCK:
-            return
-        if self.arrivals:
-            self.now = max(self.now, self.arrivals[0].arrival_ns)
-            self._idle_turns = 0
-        else:
+        if self._idle_turns >= IDLE_TURNS_OF_A_DEADLOCK:
             self.trace.deadlock = True
+            yield Wait(arrival=True)
+            self.trace.deadlock = False
+            self._idle_turns = 0
 
-    def _step(self) -> bool:
+    def _step(self) -> Generator[Wait, None, bool]:
         if not self.scheduler.has_requests():
             return False
         step = self._submit()
-        self._await(step)
+        yield Wait(step=step)
+        self._take_result(step)
         return bool(step.schedule.chunks)
 
-    def _step_with_batch_queue(self) -> bool:
+    def _step_with_batch_queue(self) -> Generator[Wait, None, bool]:
         """Fill the queue first, with empty steps too; block on the oldest only when it is full."""
+        departures = self.scheduler.departures
+        depth = self.options.max_in_flight
         executed = False
         if self.scheduler.has_requests():
             step = self._submit()
             executed = bool(step.schedule.chunks)
-            takes_slot = executed or self.scheduler.departures.empty_steps_take_slots
-            if takes_slot:
+            if executed or departures.empty_steps_take_slots:
                 self.queue.append(step)
-                if len(self.queue) < self.options.max_in_flight and (
-                    executed or self.scheduler.has_requests()
-                ):
+                if len(self.queue) < depth and (executed or self.scheduler.has_requests()):
                     return executed
-        if self.queue and not self._woken_by_arrival():
-            self._await(self.queue.popleft())
+        if self.queue:
+            oldest = self.queue[0]
+            yield Wait(step=oldest, arrival=not departures.blocks_on_oldest_step and len(self.queue) < depth)
+            done = self._done_ns(oldest)
+            if done is not None and done <= self.now:
+                self.queue.popleft()
+                self._take_result(oldest)
         return executed
 
-    def _woken_by_arrival(self) -> bool:
-        """A departure: go on with an arrival before the oldest step is done, if the queue has room."""
-        if self.scheduler.departures.blocks_on_oldest_step or len(self.queue) >= self.options.max_in_flight:
-            return False
-        if not self.arrivals or self.arrivals[0].arrival_ns >= self.queue[0].done_ns:
-            return False
-        self.now = max(self.now, self.arrivals[0].arrival_ns)
-        return True
+    # --- a step -----------------------------------------------------------------------------------------------
 
     def _submit(self) -> Step:
         free_before = len(self.scheduler.kv.free)
         schedule = self.scheduler.schedule()
-        if not schedule.chunks:
+        step = Step(schedule, self.now, self._turn_row(schedule))
+        if schedule.chunks or schedule.preemptions:
+            step.row = self._row(schedule, free_before)
+        self._note_requests(schedule)
+        if schedule.chunks:
+            self._launch(step)
+            self.trace.empty_before = 0
+        else:
+            step.transit = self._latest
             self.trace.num_empty_schedules += 1
-            done = max(self.now, self.pipeline.stage_free[-1])
-            if not schedule.preemptions:
-                self._empty_before += 1
-                return Step(schedule, done, None)
-            row = self._row(schedule, free_before)
-            row.update(t_done_ns=done)
-            self._empty_before = 1
-            return Step(schedule, done, None)
-        stage_ns, done = self._run(schedule)
-        row = self._row(schedule, free_before)
-        row.update(t_done_ns=done, stage_ns=stage_ns)
-        self._empty_before = 0
-        return Step(schedule, done, row)
+            self.trace.empty_before = 1 if schedule.preemptions else self.trace.empty_before + 1
+        self.now += self.overhead.schedule_ns
+        return step
 
-    def _run(self, schedule: Schedule) -> tuple[list[list[int]], int]:
-        waits_for_tokens = self.options.async_scheduling and self.pipeline.stages > 1
-        previous = max(self._token_ready_ns.get(chunk.state.request.index, 0) for chunk in schedule.chunks)
-        stage_ns, done = self.pipeline.submit(self.now, schedule, previous if waits_for_tokens else 0)
-        for chunk in schedule.chunks:
+    def _launch(self, step: Step) -> None:
+        """Under async scheduling a step may need tokens that earlier steps are still computing."""
+        requests = [chunk.state.request.index for chunk in step.schedule.chunks]
+        after: list[Transit] = []
+        if self.options.async_scheduling:
+            after = [self._latest_sampling[index] for index in requests if index in self._latest_sampling]
+        entry = self.now + self.overhead.schedule_ns + self.overhead.ipc_to_first_stage_ns
+
+        def left(transit: Transit) -> None:
+            step.transit = transit
+            step.turn.update(
+                done_ns=self._done_ns(step), arrive=transit.arrive, start=transit.start, end=transit.end
+            )
+            if step.row is not None:
+                step.row.update(t_done_ns=step.turn["done_ns"], stage_ns=transit.stage_ns)
+            awaited = self._waits_for.step
+            if awaited is not None and awaited.transit is transit:
+                self._await_result()
+
+        step.transit = self._latest = self.pipeline.launch(step.schedule, entry, after, left)
+        for chunk in step.schedule.chunks:
             if chunk.samples:
-                self._token_ready_ns[chunk.state.request.index] = stage_ns[-1][1]
-        return stage_ns, done
+                self._latest_sampling[chunk.state.request.index] = step.transit
+
+    def _take_result(self, step: Step) -> None:
+        step.turn["update_ns"] = self.now
+        self.trace.turns.append(step.turn)
+        if step.row is not None:
+            step.row["t_done_ns"] = self._done_ns(step)
+            step.row["t_update_ns"] = self.now if step.schedule.chunks else None
+        for state, finished in self.scheduler.update(step.schedule):
+            self.trace.take_token(state.request.index, self.now, finished=finished)
+            if finished:
+                self._on_finish(state.request, self.now)
+        self.now += self.overhead.update_ns
+
+    # --- the trace --------------------------------------------------------------------------------------------
+
+    def _turn_row(self, schedule: Schedule) -> dict[str, Any]:
+        prefills = [chunk for chunk in schedule.chunks if chunk.new > 1]
+        return {
+            "schedule_ns": self.now,
+            "tokens": schedule.tokens,
+            "sampled": schedule.sampled,
+            "decodes": len(schedule.chunks) - len(prefills),
+            "prefills": len(prefills),
+            "prefill_tokens": sum(chunk.new for chunk in prefills),
+            "context_tokens": sum(chunk.computed for chunk in schedule.chunks),
+            "free_blocks": len(self.scheduler.kv.free),
+            "running": len(self.scheduler.running),
+            "waiting": len(self.scheduler.waiting),
+            "in_flight": len(self.queue),
+        }
 
     def _row(self, schedule: Schedule, free_before: int) -> dict[str, Any]:
         scheduler = self.scheduler
@@ -217,7 +274,7 @@ class ReferenceEngine:
             "num_running": len(scheduler.running),
             "num_waiting": len(scheduler.waiting),
             "queue_len_before": len(self.queue),
-            "empty_schedules_before": self._empty_before,
+            "empty_schedules_before": self.trace.empty_before,
         }
         if schedule.preemptions:
             row["preempted_detail"] = [
@@ -232,7 +289,6 @@ class ReferenceEngine:
         partial = [chunk.state.request.index for chunk in schedule.chunks if not chunk.samples]
         if partial:
             row["partial_prefill"] = partial
-        self._note_requests(schedule)
         self.trace.iterations.append(row)
         return row
 
@@ -249,19 +305,6 @@ class ReferenceEngine:
                 row["cached_tokens"] = admission.cached
         for preemption in schedule.preemptions:
             self.trace.requests[preemption.state.request.index]["num_preemptions"] += 1
-
-    def _await(self, step: Step) -> None:
-        self.now = max(self.now, step.done_ns)
-        if step.row is not None:
-            step.row["t_update_ns"] = self.now
-        for state, finished in self.scheduler.update(step.schedule):
-            row = self.trace.requests[state.request.index]
-            if row["first_token_ns"] is None:
-                row["first_token_ns"] = self.now
-            row["token_times_ns"].append(self.now)
-            if finished:
-                row["finish_ns"] = self.now
-                row["finish_reason"] = "length"
 
 
 def reason_to_reject(request: Request, options: SchedulerOptions, num_gpu_blocks: int) -> str | None:
@@ -283,29 +326,27 @@ def replay(
     *,
     reject_oversized: bool = True,
     departures: Departures | None = None,
+    until_ns: int | None = None,
 ) -> ReferenceTrace:
-    """Serve ``requests``, in any order, on one instance of ``len(cost.hops) + 1`` stages."""
+    """Serve ``requests``, in any order, on one instance of ``len(cost.hops) + 1`` stages, to the end or up to
+    ``until_ns``."""
+    world = World()
     scheduler = ReferenceScheduler(config, num_gpu_blocks, len(cost.hops) + 1, departures)
+    engine = ReferenceEngine(world, scheduler, ReferencePipeline(world, cost, 0, {}, blocking_sends=False))
     accepted: list[Request] = []
-    rejected: dict[int, str] = {}
     for request in requests:
         reason = reason_to_reject(request, config, num_gpu_blocks) if reject_oversized else None
         if reason is None:
             accepted.append(request)
         else:
-            rejected[request.index] = reason
-    engine = ReferenceEngine(scheduler, cost, accepted)
-    engine.trace.rejected = rejected
+            engine.trace.rejected[request.index] = reason
+    for request in sorted(accepted, key=lambda request: request.arrival_ns):
+        world.at(request.arrival_ns, Phase.ARRIVAL, (), lambda request=request: engine.deliver(request))
+    world.run(until_ns)
+    trace = engine.trace
     for request in accepted:
-        engine.trace.requests[request.index] = {
-            "added_ns": None,
-            "first_scheduled_ns": None,
-            "first_token_ns": None,
-            "finish_ns": None,
-            "token_times_ns": [],
-            "num_preemptions": 0,
-            "cached_tokens": None,
-            "resumes": [],
-            "finish_reason": None,
-        }
-    return engine.run()
+        if request.index not in trace.requests:
+            trace.add_request(request.index)
+    trace.end_ns = engine.now
+    trace.free_blocks_end = len(scheduler.kv.free)
+    return trace

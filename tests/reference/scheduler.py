@@ -6,9 +6,12 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from penstock.scheduler.policies import make_policy
+from penstock.scheduler.policies.make import PrefillTime
 from penstock.spec.options import SchedulerOptions
 from penstock.workload.request import Request
 
+from .allowance import Allowance, View
 from .kv_cache import Block, ContentHasher, KVCache
 
 
@@ -30,7 +33,8 @@ class Departures:
 
 @dataclass(slots=True, eq=False)
 class RequestState:
-    """A request inside the scheduler. ``tokens`` are the ids known so far, prompt and outputs."""
+    """A request inside the scheduler. ``tokens`` are the ids known so far, prompt and outputs. ``decoding`` since
+    the step that computes the last of them was scheduled, until it is preempted. ``slot`` is the policy's."""
 
     request: Request
     max_tokens: int
@@ -44,6 +48,8 @@ class RequestState:
     next_decode_step: int = 0
     generated: int = 0
     status: str = "waiting"
+    decoding: bool = False
+    slot: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -93,6 +99,11 @@ class Schedule:
         """New tokens in the step."""
         return sum(chunk.new for chunk in self.chunks)
 
+    @property
+    def sampled(self) -> int:
+        """Requests whose next token comes out of the step."""
+        return sum(chunk.samples for chunk in self.chunks)
+
 
 def urgency(state: RequestState) -> tuple[int, int, int]:
     """The order of vLLM's ``Request.__lt__``: priority, arrival, request id. The least is served first."""
@@ -110,6 +121,8 @@ class ReferenceScheduler:
         num_gpu_blocks: int,
         pp_size: int,
         departures: Departures | None = None,
+        *,
+        prefill_ns: PrefillTime | None = None,
     ) -> None:
         self.options = options
         self.departures = departures or Departures()
@@ -119,6 +132,9 @@ class ReferenceScheduler:
             caching=options.enable_prefix_caching,
             unhashed_blocks_first=self.departures.unhashed_blocks_first,
         )
+        self.usable_blocks = num_gpu_blocks - 1
+        self.policy = make_policy(options.policy, pp_size, prefill_ns or (lambda tokens, context: tokens))
+        self.allowance: Allowance | None = None
         self.watermark_blocks = int(options.watermark * num_gpu_blocks)
         self.pp_size = pp_size
         self.hasher = ContentHasher()
@@ -158,6 +174,8 @@ class ReferenceScheduler:
         """Decide the next step: running requests first, then waiting ones."""
         self.current_step += 1
         result = Schedule()
+        if self.policy is not None:
+            self.allowance = Allowance(self.policy.limits(View(self)))
         alone = len(self.running) + len(self.waiting) <= 1
         threshold = 0 if alone else self.options.long_prefill_token_threshold
         budget = self._schedule_running(result, self.options.max_num_batched_tokens, threshold)
@@ -192,7 +210,7 @@ class ReferenceScheduler:
         position = 0
         while position < len(self.running) and budget > 0:
             state = self.running[position]
-            new = self._new_tokens_of_running(state, budget, threshold)
+            new = self._permitted(state, self._new_tokens_of_running(state, budget, threshold))
             if new == 0:
                 position += 1
                 continue
@@ -203,10 +221,20 @@ class ReferenceScheduler:
                 if victim is state:
                     return budget
             self._allocate(state, state.computed + new, ())
-            result.chunks.append(self._chunk(state, new))
+            self._enter(result, self._chunk(state, new))
             budget -= new
             position += 1
         return budget
+
+    def _permitted(self, state: RequestState, new: int, computed: int | None = None) -> int:
+        if self.allowance is None:
+            return new
+        return min(new, self.allowance.tokens_for(state, state.computed if computed is None else computed))
+
+    def _enter(self, result: Schedule, chunk: ScheduledChunk) -> None:
+        result.chunks.append(chunk)
+        if self.allowance is not None:
+            self.allowance.spend(chunk)
 
     def _lacks_blocks(self, state: RequestState, tokens: int) -> bool:
         return self.kv.blocks_needed(state.request.index, tokens, ()) > len(self.kv.free)
@@ -235,10 +263,15 @@ class ReferenceScheduler:
         """Take the victim's blocks, and its chunk out of the step where it has one: the tokens given back."""
         taken_back = [chunk for chunk in result.chunks if chunk.state is victim]
         result.chunks = [chunk for chunk in result.chunks if chunk.state is not victim]
+        if self.allowance is not None:
+            for chunk in taken_back:
+                self.allowance.spend(chunk, sign=-1)
         result.preemptions.append(Preemption(victim, victim.num_tokens, victim.computed))
         self.running.remove(victim)
         self.kv.release(victim.request.index)
         victim.status = "preempted"
+        victim.decoding = False
+        victim.slot = None
         victim.computed = 0
         victim.output_placeholders = 0
         # Everything in flight, chunks that sample nothing included, must drain before it may run again.
@@ -249,6 +282,8 @@ class ReferenceScheduler:
     def _schedule_waiting(self, result: Schedule, budget: int, threshold: int) -> None:
         for state in list(self.waiting):
             if budget <= 0 or len(self.running) >= self.options.max_num_seqs:
+                return
+            if self.allowance is not None and self.allowance.admissions <= 0:
                 return
             if state.stale_tokens > 0 and self.departures.deliver_late_tokens:
                 continue
@@ -264,9 +299,10 @@ class ReferenceScheduler:
         new = state.num_tokens - cached
         if 0 < threshold < new:
             new = threshold
-        if not self.options.enable_chunked_prefill and new > budget:
+        room = self._permitted(state, budget, cached)
+        if room == 0 or (new > room and not self.options.enable_chunked_prefill):
             return None
-        new = min(new, budget)
+        new = min(new, room)
         if not self._admissible(state, hits, cached + new):
             return None
         self.waiting.remove(state)
@@ -275,7 +311,10 @@ class ReferenceScheduler:
         result.admissions.append(Admission(state, cached, state.num_tokens, state.status == "preempted"))
         state.status = "running"
         state.computed = cached
-        result.chunks.append(self._chunk(state, new))
+        self._enter(result, self._chunk(state, new))
+        if self.allowance is not None:
+            self.allowance.admissions -= 1
+            state.slot = self.allowance.slot
         return new
 
     def _admissible(self, state: RequestState, hits: Sequence[Block], tokens: int) -> bool:
@@ -303,6 +342,7 @@ class ReferenceScheduler:
             state = chunk.state
             state.computed += chunk.new
             state.in_flight_tokens += chunk.new
+            state.decoding = state.decoding or chunk.samples
             if chunk.samples and self.options.async_scheduling:
                 state.output_placeholders += 1
                 if self.options.v2_model_runner:
