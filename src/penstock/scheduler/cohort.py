@@ -8,7 +8,7 @@ at any turn, without looking at them:
 - the sum of their contexts: ``offset_sum + size * (turn - 1)``;
 - the shortest and the longest context: the ends of the sorted ``offsets``;
 - who finishes: those in ``finish_at[turn]``;
-- how many need a new KV block: ``needs[turn % block_size]``;
+- how many need a new KV block: ``block_needs[turn % block_size]``;
 - when each token came: a slice of ``times``.
 
 A member with nothing in flight has ``num_tokens = offset + turn``, all but the last of them computed.
@@ -31,19 +31,19 @@ class Cohort:
 
     ``next_finish`` is no later than the next turn in ``finish_at``. ``last_order`` bounds the members'
     admission numbers from above. ``last_ns`` is when the latest token came; the members in ``irregular`` had
-    theirs at another time (``last_token_ns``), as they joined between two tokens. ``due`` holds the members whose
+    theirs at another time (``last_token_ns``), as they joined between two tokens. ``block_fills`` holds the members whose
     blocks are cached, by the turn, modulo the block size, in which one fills up.
     """
 
     __slots__ = (
         "block_size",
-        "due",
+        "block_fills",
         "finish_at",
         "irregular",
         "last_ns",
         "last_order",
         "members",
-        "needs",
+        "block_needs",
         "next_finish",
         "offset_sum",
         "offsets",
@@ -63,10 +63,10 @@ class Cohort:
         self.members: dict[RequestState, None] = {}
         self.offset_sum = 0
         self.offsets: list[int] = []
-        self.needs = [0] * block_size
+        self.block_needs = [0] * block_size
         self.finish_at: dict[int, list[RequestState]] = {}
         self.next_finish = 0
-        self.due: dict[int, dict[RequestState, None]] = {}
+        self.block_fills: dict[int, dict[RequestState, None]] = {}
         self.irregular: dict[RequestState, None] = {}
         self.last_order = -1
 
@@ -83,7 +83,7 @@ class Cohort:
         self.members[state] = None
         self.offset_sum += offset
         insort(self.offsets, offset)
-        self.needs[(1 - offset) % self.block_size] += 1
+        self.block_needs[(1 - offset) % self.block_size] += 1
         finish = state.final_tokens - offset
         bucket = self.finish_at.get(finish)
         if finish < self.next_finish:
@@ -93,7 +93,7 @@ class Cohort:
         else:
             bucket.append(state)
         if caches:
-            self.due.setdefault(-offset % self.block_size, {})[state] = None
+            self.block_fills.setdefault(-offset % self.block_size, {})[state] = None
         if state.order > self.last_order:
             self.last_order = state.order
 
@@ -117,9 +117,9 @@ class Cohort:
         self.offset_sum -= offset
         offsets = self.offsets
         del offsets[bisect_left(offsets, offset)]
-        self.needs[(1 - offset) % self.block_size] -= 1
-        if self.due:
-            self.due.get(-offset % self.block_size, {}).pop(state, None)
+        self.block_needs[(1 - offset) % self.block_size] -= 1
+        if self.block_fills:
+            self.block_fills.get(-offset % self.block_size, {}).pop(state, None)
         if not self.size:
             self.last_order = -1
             self.finish_at.clear()
@@ -132,7 +132,7 @@ class Cohort:
 
     def move(self, state: RequestState, other: Cohort) -> None:
         """Hand a member over to another cohort, between two of its tokens."""
-        caches = bool(self.due) and state in self.due.get(-state.offset % self.block_size, {})
+        caches = bool(self.block_fills) and state in self.block_fills.get(-state.offset % self.block_size, {})
         self.leave(state)
         self.irregular.pop(state, None)
         other.join(state, caches=caches)

@@ -2,9 +2,12 @@
 
 vLLM keeps a queue of free blocks (``v1/core/block_pool.py: FreeKVCacheBlockQueue``): blocks without a hash are
 put back at its front, blocks with one at its end, and new blocks come from the front. Blocks without a hash are
-therefore always ahead of all the others, and as nothing tells them apart a counter stands for them. The hashed
-blocks of a request whose token ids are unknown can never be hit, so a counter in their place in the queue does for
-all of them. Only blocks that can be hit have an identity here.
+therefore always ahead of all the others, and as nothing tells them apart a counter stands for them.
+
+Two kinds of hashed block can be hit: one whose token ids are known (:class:`CachedBlock`), by any request, and one
+of a request without token ids that was preempted (:class:`OwnBlocks`), by that request alone when it resumes.
+All other hashed blocks matter only for the order of reuse: a counter in their place in the queue does for them,
+and once nothing that can be hit stands before them they are like blocks without a hash.
 """
 
 from __future__ import annotations
@@ -25,13 +28,15 @@ class CachedBlock:
         self.users = 1
 
 
-class AnonymousRun:
-    """Full blocks of one request whose content nothing will ever equal, next to each other in the queue."""
+class OwnBlocks:
+    """The first ``blocks`` full blocks of one request without token ids, next to each other in the queue, the
+    last of them reused first. ``can_be_hit`` while the request waits to resume."""
 
-    __slots__ = ("blocks",)
+    __slots__ = ("blocks", "can_be_hit")
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, *, can_be_hit: bool) -> None:
         self.blocks = blocks
+        self.can_be_hit = can_be_hit
 
 
 class KVCache:
@@ -46,11 +51,9 @@ class KVCache:
         self.block_size = block_size
         self.prefix_caching = prefix_caching
         self.free = self.usable
-        # The queue's hashed part, next to be reused first, and how many blocks that is.
-        self._queue: OrderedDict[CachedBlock | AnonymousRun, None] = OrderedDict()
+        # The queue from the first block on that can be hit, next to be reused first, and how many blocks that is.
+        self._queue: OrderedDict[CachedBlock | OwnBlocks, None] = OrderedDict()
         self._queued = 0
-        # The run that stands before all others in the queue, where one does.
-        self._head = AnonymousRun(0)
         self._by_key: dict[int, dict[CachedBlock, None]] = {}
         self._key_of: dict[tuple[int, bytes], int] = {}
         self._next_key = 1
@@ -63,37 +66,34 @@ class KVCache:
         """Hand out ``blocks`` blocks; the caller has made sure that as many are free. Cached content is
         given up, the longest unused first, once no other block is left."""
         self.free -= blocks
-        excess = self._queued - self.free
-        if excess <= 0:
-            return
-        if self._head.blocks >= excess:
-            self._head.blocks -= excess
-            self._queued -= excess
-            return
+        if self._queued > self.free:
+            self._reuse()
+
+    def _reuse(self) -> None:
+        """Give up what stands first in the queue until no more blocks are queued than are free."""
+        queue = self._queue
         while self._queued > self.free:
-            self._evict(self._queued - self.free)
+            first = next(iter(queue))
+            if isinstance(first, CachedBlock):
+                del queue[first]
+                self._queued -= 1
+                self._forget(first)
+            else:
+                given = min(first.blocks, self._queued - self.free) if first.can_be_hit else first.blocks
+                first.blocks -= given
+                self._queued -= given
+                if not first.blocks:
+                    del queue[first]
 
-    def _evict(self, excess: int) -> None:
-        """Give up what stands first in the queue, ``excess`` blocks at most."""
-        head = self._head
-        if head.blocks:
-            given = min(head.blocks, excess)
-            head.blocks -= given
-            self._queued -= given
-            return
-        first, _ = self._queue.popitem(last=False)
-        if isinstance(first, AnonymousRun):
-            self._head = first
-            return
-        self._queued -= 1
-        holders = self._by_key[first.key]
-        del holders[first]
+    def _forget(self, block: CachedBlock) -> None:
+        holders = self._by_key[block.key]
+        del holders[block]
         if not holders:
-            del self._by_key[first.key]
+            del self._by_key[block.key]
 
-    def release(self, state: RequestState, computed: int, known: int) -> None:
+    def release(self, state: RequestState, computed: int, known: int, *, resumes: bool) -> None:
         """Take back all blocks of a request that has ``computed`` tokens in them, its last block first. The
-        blocks that its ``known`` tokens fill are hashed."""
+        blocks that its ``known`` tokens fill are hashed. ``resumes``: it was preempted and will look for them."""
         held = self.blocks_for(computed)
         hashed = state.hashed_blocks
         if hashed:
@@ -107,42 +107,71 @@ class KVCache:
             state.hashed_blocks = []
             return
         self.free += held
-        if self.prefix_caching:
+        # What stands first and cannot be hit is as good as without a hash, so it need not be kept.
+        if self.prefix_caching and (self._queue or resumes):
             full = min(known, computed) // self.block_size
             if full:
-                self._queue[AnonymousRun(full)] = None
-                self._queued += full
+                can_be_hit = resumes and not self.caches(state)
+                blocks = OwnBlocks(full, can_be_hit=can_be_hit)
+                if can_be_hit:
+                    state.own_blocks = blocks
+                if can_be_hit or self._queue:
+                    self._queue[blocks] = None
+                    self._queued += full
 
     def caches(self, state: RequestState) -> bool:
-        """Whether this request's blocks are cached: caching is on and its token ids are known."""
+        """Whether this request's blocks can be hit by others: caching is on and its token ids are known."""
         return self.prefix_caching and state.request.input_ids is not None
 
-    def find_prefix(self, state: RequestState) -> list[CachedBlock]:
+    def find_prefix(self, state: RequestState) -> list[CachedBlock] | OwnBlocks | None:
         """The longest chain of cached blocks from the request's first token, over at most all its tokens but
-        one: at least one is always computed."""
+        one: at least one is always computed. None where there is none."""
+        own = state.own_blocks
+        if own is not None:
+            return own if own.blocks and state.num_tokens > self.block_size else None
         if not self.caches(state):
-            return []
+            return None
         found: list[CachedBlock] = []
         for position in range((state.num_tokens - 1) // self.block_size):
             holders = self._by_key.get(self._key(state, position))
             if holders is None:
                 break
             found.append(next(iter(holders)))
-        return found
+        return found or None
 
-    def count_unused(self, blocks: list[CachedBlock]) -> int:
-        """How many of these have no user: using them takes them out of the free blocks."""
-        return sum(not block.users for block in blocks)
+    def count_found(self, state: RequestState, found: list[CachedBlock] | OwnBlocks) -> tuple[int, int]:
+        """How many blocks were found, and how many of them nobody uses: using those takes them out of the free
+        ones."""
+        if isinstance(found, OwnBlocks):
+            blocks = min(found.blocks, (state.num_tokens - 1) // self.block_size)
+            return blocks, blocks
+        return len(found), sum(not block.users for block in found)
 
-    def use(self, state: RequestState, blocks: list[CachedBlock]) -> None:
-        """Put cached blocks at the head of an admitted request."""
-        for block in blocks:
+    def use(self, state: RequestState, found: list[CachedBlock] | OwnBlocks) -> None:
+        """Put found blocks at the head of an admitted request."""
+        if isinstance(found, OwnBlocks):
+            blocks, _ = self.count_found(state, found)
+            found.blocks -= blocks
+            self._queued -= blocks
+            self.free -= blocks
+            return
+        for block in found:
             if not block.users:
                 del self._queue[block]
                 self._queued -= 1
                 self.free -= 1
             block.users += 1
-        state.hashed_blocks = blocks
+        state.hashed_blocks = found
+
+    def resumed(self, state: RequestState) -> None:
+        """The request runs again, or has ended: what is left of its own blocks is of no use to anybody."""
+        own = state.own_blocks
+        if own is None:
+            return
+        state.own_blocks = None
+        own.can_be_hit = False
+        if not own.blocks:
+            self._queue.pop(own, None)
 
     def register(self, state: RequestState, tokens: int) -> None:
         """The request's first ``tokens`` tokens are scheduled: its full blocks can be hit from now on."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from penstock.scheduler.cohort import Cohort
-    from penstock.scheduler.kv_cache import CachedBlock
+    from penstock.scheduler.kv_cache import CachedBlock, OwnBlocks
     from penstock.scheduler.step import Step
     from penstock.workload.request import Request
 
@@ -15,10 +16,20 @@ Segment = tuple["array[int]", int, int]
 """Token times as a slice of a cohort's completion times: (times, start, stop)."""
 
 
+class Outcome(IntEnum):
+    """How a request left its instance."""
+
+    FINISHED = 0
+    HANDED_OFF = 1  # its prompt is computed, and another instance goes on with it
+    ABORTED = 2  # its client has left
+    FAILED = 3
+
+
 class RequestState:
     """What the scheduler knows of one unfinished request.
 
-    ``num_tokens`` counts prompt and answer so far, ``num_computed`` those of them that steps have been given, and
+    ``arrived_ns`` is when it came to this instance, ``request.arrival_ns`` when its user sent it; ``outcome`` says
+    how it ended, once it has. ``num_tokens`` counts prompt and answer so far, ``num_computed`` those of them that steps have been given, and
     ``final_tokens`` is the count at which it finishes. ``held_blocks`` counts KV blocks while its prompt is being
     scheduled. ``order`` numbers admissions: running requests are scheduled in that order.
 
@@ -28,6 +39,7 @@ class RequestState:
     """
 
     __slots__ = (
+        "arrived_ns",
         "cached_tokens",
         "cohort",
         "eligible_at",
@@ -44,6 +56,8 @@ class RequestState:
         "num_tokens",
         "offset",
         "order",
+        "outcome",
+        "own_blocks",
         "own_times",
         "placeholders",
         "preemptions",
@@ -53,8 +67,10 @@ class RequestState:
         "slot",
     )
 
-    def __init__(self, request: Request, max_model_len: int) -> None:
+    def __init__(self, request: Request, max_model_len: int, arrived_ns: int | None = None) -> None:
         self.request = request
+        self.arrived_ns = request.arrival_ns if arrived_ns is None else arrived_ns
+        self.outcome = Outcome.FINISHED
         self.num_tokens = request.input_tokens
         self.num_computed = 0
         self.final_tokens = min(request.input_tokens + request.output_tokens, max_model_len)
@@ -75,6 +91,7 @@ class RequestState:
         self.slot: int | None = None
         self.hashed_blocks: list[CachedBlock] = []
         self.keys: list[int] = []
+        self.own_blocks: OwnBlocks | None = None
         # Async scheduling only: tokens scheduled and not known yet, the schedule() call from which the next
         # may be scheduled, and the times of all tokens.
         self.placeholders = 0

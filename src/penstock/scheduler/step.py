@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
+import sys
+
 from penstock.scheduler.cohort import Cohort
 from penstock.scheduler.request_state import RequestState
+
+UNKNOWN_NS = sys.maxsize
+"""A time that depends on what others do, and that is not known yet."""
 
 
 class Step:
     """The decodes of one cohort and the prefill chunks beside them; without either, an empty step.
 
     ``members`` counts the cohort's decodes, ``chunks`` lists (request, new tokens, computed before) of all
-    others. ``decodes``, ``prefills`` and the contexts are the step as the cost model sees it: a chunk of one
-    token is a decode there. ``graduates`` are the requests whose last chunk this is, ``late`` those preempted
-    since with their token in flight (and whether as members of the cohort); the tokens of both come with the
-    step's result. The first stage cannot begin before ``not_before_ns``: it needs tokens that are still being
-    computed then. ``number`` counts a scheduler's steps from 1. ``end_ns`` is when it leaves the last stage,
-    ``done_ns`` when the engine can have its result. A step that has come back is used again.
+    others. ``decodes``, ``prefills`` and the contexts are the step as the cost model sees it
+    (:class:`~penstock.cost.step_cost.StepLoad`): a chunk of one token is a decode there. ``sampling`` are the
+    requests outside the cohort whose next token this step computes, ``preempted_in_flight`` those preempted since
+    (and whether as members of the cohort); the tokens of both come with the step's result.
+
+    ``after`` is the step in flight whose tokens this one needs: it cannot begin before that has left the last
+    stage. ``number`` counts a scheduler's steps from 1, ``row`` is its row in the turn log. ``end_ns`` is when it
+    leaves the last stage, ``done_ns`` when the engine can have its result; UNKNOWN_NS until that is known. A step
+    that has come back is used again.
     """
 
     __slots__ = (
+        "after",
         "chunks",
         "cohort",
         "decode_context",
         "decodes",
         "done_ns",
         "end_ns",
-        "graduates",
-        "late",
         "max_context",
         "members",
         "min_context",
-        "not_before_ns",
         "number",
         "preempted",
+        "preempted_in_flight",
         "prefill_context",
         "prefill_tokens",
         "prefills",
+        "row",
         "sampled",
+        "sampling",
         "tokens",
     )
 
@@ -44,9 +53,10 @@ class Step:
         self.cohort: Cohort | None = None
         self.members = 0
         self.chunks: list[tuple[RequestState, int, int]] = []
-        self.graduates: list[RequestState] = []
-        self.late: list[tuple[RequestState, bool]] = []
+        self.sampling: list[RequestState] = []
+        self.preempted_in_flight: list[tuple[RequestState, bool]] = []
         self.preempted: list[RequestState] = []
+        self.after: Step | None = None
         self.tokens = 0
         self.sampled = 0
         self.decodes = 0
@@ -58,21 +68,21 @@ class Step:
         self.prefill_context = 0
         self.done_ns = 0
         self.end_ns = 0
-        self.not_before_ns = 0
         self.number = 0
+        self.row = 0
 
     def clear(self) -> None:
         """Make it an empty step again."""
         self.cohort = None
         self.members = self.tokens = self.sampled = 0
         self.decodes = self.decode_context = self.min_context = self.max_context = 0
-        if self.chunks or self.preempted or self.late:
+        if self.chunks or self.preempted or self.preempted_in_flight:
             self.chunks.clear()
-            self.graduates.clear()
-            self.late.clear()
+            self.sampling.clear()
+            self.preempted_in_flight.clear()
             self.preempted.clear()
             self.prefills = self.prefill_tokens = self.prefill_context = 0
-            self.not_before_ns = 0
+            self.after = None
 
     def add_members(self, cohort: Cohort) -> None:
         """Add all decodes of a ready cohort."""
@@ -103,3 +113,26 @@ class Step:
             self.prefills += 1
             self.prefill_tokens += new
             self.prefill_context += computed
+
+    def wait_for(self, step: Step) -> None:
+        """Do not begin before ``step``, which is in flight, has left the last stage."""
+        if self.after is None or step.number > self.after.number:
+            self.after = step
+
+    def take_out(self, state: RequestState) -> int:
+        """Take a request's chunk out again; returns its new tokens, 0 where it has none. To be called before the
+        cohort's members are added."""
+        chunks = self.chunks[:]
+        given = sum(new for owner, new, _ in chunks if owner is state)
+        if not given:
+            return 0
+        self.chunks.clear()
+        self.tokens = self.decodes = self.decode_context = self.min_context = self.max_context = 0
+        self.prefills = self.prefill_tokens = self.prefill_context = 0
+        for owner, new, computed in chunks:
+            if owner is not state:
+                self.add_chunk(owner, new, computed)
+        if state in self.sampling:
+            self.sampling.remove(state)
+            self.sampled -= 1
+        return given

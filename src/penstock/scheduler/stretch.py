@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from penstock.scheduler.scheduler import Scheduler
+from penstock.scheduler.vllm import VllmScheduler
 from penstock.units import Int64Array
 
 
-def turns_alike(scheduler: Scheduler) -> int:
+def turns_alike(scheduler: VllmScheduler) -> int:
     """For how many turns from now, one step in flight at a time, all requests decode in lock-step and no
     other joins or finishes. 0 where it takes a closer look."""
     cohort = scheduler.ready
-    if cohort is None or scheduler.waiting or scheduler.partials or cohort.due or cohort.irregular:
+    if cohort is None or scheduler.waiting or scheduler.partials or cohort.block_fills or cohort.irregular:
         return 0
     if (
         scheduler.exact_only
@@ -23,7 +23,7 @@ def turns_alike(scheduler: Scheduler) -> int:
     return cohort.turns_alike()
 
 
-def take_alike(scheduler: Scheduler, updates_ns: Int64Array) -> Int64Array:
+def take_alike(scheduler: VllmScheduler, updates_ns: Int64Array) -> Int64Array:
     """Take turns that :func:`turns_alike` foresaw, as many as blocks last; returns the new blocks of each.
 
     ``updates_ns`` are their completions.
@@ -32,7 +32,7 @@ def take_alike(scheduler: Scheduler, updates_ns: Int64Array) -> Int64Array:
     assert cohort is not None
     size = cohort.size
     phases = (cohort.turn + np.arange(len(updates_ns))) % cohort.block_size
-    needs = np.array(cohort.needs)[phases]
+    needs = np.array(cohort.block_needs)[phases]
     needs = needs[np.cumsum(needs) <= scheduler.kv.free]
     turns = len(needs)
     if turns:

@@ -83,6 +83,16 @@ class StepLimits:
         self.prefill_tokens -= tokens
         self.requests -= 1
 
+    def give_back_decode(self) -> None:
+        """A decode was taken out of the step again."""
+        self.decodes += 1
+        self.requests += 1
+
+    def give_back_chunk(self, tokens: int) -> None:
+        """A prefill chunk was taken out of the step again."""
+        self.prefill_tokens += tokens
+        self.requests += 1
+
 
 class Policy(Protocol):
     """One method; it may keep state between calls."""

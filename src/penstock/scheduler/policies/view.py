@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from penstock.scheduler.scheduler import Scheduler
+    from penstock.scheduler.vllm import VllmScheduler
     from penstock.spec.options import SchedulerOptions
 
 
@@ -14,7 +14,7 @@ class PolicyView:
 
     __slots__ = ("_scheduler",)
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: VllmScheduler) -> None:
         self._scheduler = scheduler
 
     @property
@@ -40,7 +40,7 @@ class PolicyView:
     def prompt_tokens_left(self, enough: int) -> int:
         """Prompt tokens not scheduled yet, of running and waiting requests; counting stops at ``enough``."""
         left = sum(state.num_tokens - state.num_computed for state in self._scheduler.partials)
-        for state in self._scheduler.waiting:
+        for state in self._scheduler.waiting.states():
             if left >= enough:
                 break
             left += state.num_tokens

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from array import array
 
-from penstock.scheduler.request_state import RequestState
-from penstock.scheduler.scheduler import Scheduler, by_order
+from penstock.scheduler.kv_connector import KVConnector
+from penstock.scheduler.policies.limits import Policy
+from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import Step
+from penstock.scheduler.vllm import VllmScheduler, by_order
 from penstock.spec.options import SchedulerOptions
 
 
-class AsyncScheduler(Scheduler):
+class VllmAsyncScheduler(VllmScheduler):
     """With the V2 model runner a decode is eligible again ``pp_size`` calls of schedule() after its last."""
 
     lockstep = False
@@ -26,22 +28,35 @@ class AsyncScheduler(Scheduler):
         num_gpu_blocks: int,
         pp_size: int,
         *,
+        policy: Policy | None = None,
+        connector: KVConnector | None = None,
         keep_token_times: bool = True,
     ) -> None:
-        super().__init__(options, num_gpu_blocks, keep_token_times=keep_token_times, exact_only=True)
+        super().__init__(
+            options,
+            num_gpu_blocks,
+            policy=policy,
+            connector=connector,
+            keep_token_times=keep_token_times,
+            exact_only=True,
+        )
         self._eligible_after = pp_size if options.v2_model_runner else 0
         self._calls = 0
 
     def schedule(self, now: int) -> Step:
         """Decide the next step; it may be empty."""
         self._calls += 1
+        self._decodes_taken.clear()
         self.exact_turns += bool(self.running)
         return super().schedule(now)
 
     def _schedule_running(self, step: Step, budget: int, threshold: int) -> int:
+        limits = self._limits
         for state in list(self.running):
-            if budget <= 0 or state not in self.running:
+            if budget <= 0:
                 break
+            if state not in self.running:
+                continue  # preempted by one before it
             if self._has_all_in_flight(state) or self._calls < state.eligible_at:
                 continue
             computed = state.num_computed
@@ -49,16 +64,30 @@ class AsyncScheduler(Scheduler):
             if threshold and new > threshold:
                 new = threshold
             new = min(new, budget, self.options.max_model_len - 1 - computed)
+            decodes = limits is not None and state not in self.partials
+            if limits is not None:
+                if not decodes:
+                    new = min(new, limits.allowed_chunk(state, computed))
+                elif not limits.allows_decode(state):
+                    continue
             if new <= 0:
                 continue
             need = self.kv.blocks_for(computed + new) - state.held_blocks
             if not self._make_room(step, state, need):
+                self._budget_back = 0
                 return -1
             was_partial = computed < state.num_tokens and not state.placeholders
             self._grant(step, state, new, need)
             if was_partial and state.placeholders and state in self.partials:
                 self.partials.remove(state)
-            budget -= new
+            if limits is not None:
+                if decodes:
+                    limits.spend_decode()
+                    self._decodes_taken[state] = None
+                else:
+                    limits.spend_chunk(new)
+            budget += self._budget_back - new
+            self._budget_back = 0
         return budget
 
     @staticmethod
@@ -74,6 +103,8 @@ class AsyncScheduler(Scheduler):
         state.held_blocks += need
         state.num_computed = computed + new
         previous = state.latest_step
+        if self.by_priority:
+            self._before[state] = previous, state.latest_number
         state.latest_step = step
         state.latest_number = step.number
         self.kv.register(state, min(computed + new, state.num_tokens))
@@ -81,11 +112,31 @@ class AsyncScheduler(Scheduler):
         if state.num_computed < state.num_tokens + state.placeholders:
             return
         if state.placeholders and previous is not None:
-            step.not_before_ns = max(step.not_before_ns, previous.end_ns)
+            step.wait_for(previous)
         state.placeholders += 1
         state.eligible_at = self._calls + self._eligible_after
-        step.graduates.append(state)
+        step.sampling.append(state)
         step.sampled += 1
+
+    def _take_out(self, step: Step, victim: RequestState) -> None:
+        if victim not in self._before:
+            return
+        previous, number = self._before.pop(victim)
+        if victim in step.sampling:
+            victim.placeholders -= 1
+        tokens = step.take_out(victim)
+        victim.latest_step, victim.latest_number = previous, number
+        step.after = None
+        for state in step.sampling:
+            earlier = self._before[state][0]
+            if state.placeholders > 1 and earlier is not None:
+                step.wait_for(earlier)
+        if self._limits is not None:
+            if victim in self._decodes_taken:
+                self._limits.give_back_decode()
+            else:
+                self._limits.give_back_chunk(tokens)
+        self._budget_back += tokens
 
     def _preempt(self, victim: RequestState, step: Step) -> None:
         """As ever, but the tokens in flight are in steps that know the request still."""
@@ -94,14 +145,21 @@ class AsyncScheduler(Scheduler):
             self.partials.remove(victim)
         self._evict(victim, victim.num_computed, step)
 
+    def _withdraw(self, state: RequestState, computed: int) -> int:
+        if state in self.partials:
+            self.partials.remove(state)
+        return computed
+
     def update(self, step: Step, now: int) -> list[RequestState]:
         """Take the tokens of a step that has come back; returns the requests that this finishes."""
         self._returned += 1
         self._spare_steps.append(step)
+        if self.connector is not None:
+            self._ask_connector(self.connector, now)
         finished: list[RequestState] = []
-        for state in step.graduates:
-            if state.num_tokens == state.final_tokens:
-                continue  # it has finished with an earlier step; what was scheduled beyond is dropped
+        for state in step.sampling:
+            if state.num_tokens == state.final_tokens or state.outcome is Outcome.ABORTED:
+                continue  # it has ended with an earlier step; what was scheduled beyond is dropped
             self._deliver(state, now, gap_is_logged=False)
             state.placeholders -= 1
             if self.keep_token_times:
@@ -111,11 +169,11 @@ class AsyncScheduler(Scheduler):
                 self.kv.register(state, state.num_computed - state.placeholders)
             if state.num_tokens == state.final_tokens:
                 if not is_running:
-                    self.waiting.remove(state)
+                    self.waiting.discard(state)
                 finished.append(state)
         if finished:
             finished.sort(key=by_order)
-            self._finish(finished)
+            self._finish(finished, now)
         return finished
 
     @staticmethod

@@ -1,0 +1,724 @@
+"""Continuous batching as vLLM V1 does it (``v1/core/sched/scheduler.py: Scheduler.schedule``).
+
+Running requests first, in the order of their admission, then waiting ones, first come first served or by priority;
+prefills in chunks; preemption by recompute. Nothing sorts requests into micro-batches: each call takes everything
+that has no token in flight.
+
+The decodes that came back with the last update are one :class:`Cohort` and are taken whole, at a cost that does
+not depend on their number, whenever budget and blocks suffice for all of them and no prefill stands before any of
+them. Otherwise the same turn is decided request by request (:meth:`VllmScheduler._schedule_each`), with the same
+result, and the cohort goes on with those that were taken.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from operator import attrgetter
+
+from penstock.recording.records import Cause
+from penstock.scheduler.cohort import Cohort
+from penstock.scheduler.kv_cache import CachedBlock, KVCache, OwnBlocks
+from penstock.scheduler.kv_connector import NO_MATCH, KVConnector
+from penstock.scheduler.policies.limits import Policy, StepLimits
+from penstock.scheduler.policies.view import PolicyView
+from penstock.scheduler.protocol import SchedulerStatus
+from penstock.scheduler.request_state import Outcome, RequestState
+from penstock.scheduler.step import Step
+from penstock.scheduler.waiting import FcfsQueue, PriorityQueue
+from penstock.spec.options import SchedulerOptions
+
+by_order = attrgetter("order")
+_IDLE, _DEPENDENCY, _MEMORY, _ENGINE = Cause.IDLE, Cause.DEPENDENCY, Cause.MEMORY, Cause.ENGINE
+
+
+class VllmScheduler:
+    """Which tokens are computed next: an :class:`~penstock.scheduler.protocol.EngineScheduler`.
+
+    ``ready`` are the decodes with nothing in flight, ``partials`` the running requests with prompt left to
+    schedule, in order of admission; all other running requests wait for a token in flight. Beside ``waiting``
+    stand, where a KV connector loads tokens, the requests ``loading`` and those ``loaded`` and not admitted yet;
+    they have their blocks. After :meth:`schedule`, ``out_of_budget`` says that the token budget ended it,
+    ``out_of_capacity`` that blocks or ``max_num_seqs`` kept a waiting request out. ``exact_only`` decides every
+    turn request by request.
+    """
+
+    lockstep = True
+    """Whether decodes are kept in cohorts."""
+
+    def __init__(
+        self,
+        options: SchedulerOptions,
+        num_gpu_blocks: int,
+        *,
+        policy: Policy | None = None,
+        connector: KVConnector | None = None,
+        keep_token_times: bool = True,
+        exact_only: bool = False,
+    ) -> None:
+        self.options = options
+        self.connector = connector
+        self.policy = policy
+        self.kv = KVCache(num_gpu_blocks, options.block_size, prefix_caching=options.enable_prefix_caching)
+        self.watermark_blocks = int(options.watermark * num_gpu_blocks)
+        self.keep_token_times = keep_token_times
+        self.exact_only = exact_only
+        self.by_priority = options.scheduling_policy == "priority"
+        self.waiting: FcfsQueue | PriorityQueue = PriorityQueue() if self.by_priority else FcfsQueue()
+        self.loading: dict[RequestState, None] = {}
+        self.loaded: deque[RequestState] = deque()
+        self.running: dict[RequestState, None] = {}
+        self.ready: Cohort | None = None
+        self.partials: list[RequestState] = []
+        self.finished_unreported = False
+        self.out_of_budget = False
+        self.out_of_capacity = False
+        self.preemptions = 0
+        self.cohort_turns = 0
+        self.exact_turns = 0
+        # Pairs (gap_ns, how many): all inter-token latencies, without a list per request.
+        self.token_gaps: array[int] = array("q")
+        self._spare_cohorts: list[Cohort] = []
+        self._spare_steps: list[Step] = []
+        # Steps come back in the order in which they left, so two counts say which are on their way.
+        self._scheduled = 0
+        self._returned = 0
+        self._next_order = 0
+        self._max_tokens = options.max_num_batched_tokens
+        self._max_seqs = options.max_num_seqs
+        self._threshold = options.long_prefill_token_threshold
+        self._limits: StepLimits | None = None
+        self._view = PolicyView(self)
+        self._status = SchedulerStatus(self.kv.usable)
+        # Ended requests whose blocks a connector holds, with the tokens in them.
+        self._held: dict[RequestState, tuple[int, int]] = {}
+        # Only where a victim may be in the step being decided: each request of the step as it was before, and the
+        # tokens that came back from victims.
+        self._before: dict[RequestState, tuple[Step | None, int]] = {}
+        self._decodes_taken: dict[RequestState, None] = {}
+        self._budget_back = 0
+
+    def add(self, state: RequestState, now: int) -> None:
+        """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
+        self.waiting.add(state)
+
+    def has_work(self) -> bool:
+        """Unfinished requests, or finished ones that the workers have not been told of
+        (``Scheduler.has_requests``), or whose blocks are held."""
+        return (
+            bool(self.running)
+            or bool(self.waiting)
+            or self.finished_unreported
+            or (self.connector is not None and bool(self.loading or self.loaded or self._held))
+        )
+
+    def status(self) -> SchedulerStatus:
+        """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
+        status = self._status
+        status.running = len(self.running)
+        status.waiting = len(self.waiting)
+        status.free_blocks = self.kv.free
+        if self.connector is not None:
+            status.loading = len(self.loading)
+            status.waiting += status.loading + len(self.loaded)
+        return status
+
+    # --- schedule ---------------------------------------------------------------------------------------------
+
+    def schedule(self, now: int) -> Step:
+        """Decide the next step; it may be empty."""
+        spare = self._spare_steps
+        if spare:
+            step = spare.pop()
+            step.clear()
+        else:
+            step = Step()
+        self._scheduled += 1
+        step.number = self._scheduled
+        budget = self._max_tokens
+        threshold = self._threshold
+        if threshold and len(self.running) + len(self.waiting) == 1:
+            threshold = 0
+        self.finished_unreported = False
+        self.out_of_budget = self.out_of_capacity = False
+        if self.by_priority:
+            self._before.clear()
+        if self.policy is not None:
+            self._limits = self.policy.limits(self._view)
+        budget = self._schedule_running(step, budget, threshold)
+        if step.preempted:
+            self.out_of_capacity = True
+        elif (self.waiting or self.loaded) and budget > 0:
+            if len(self.running) < self._max_seqs:
+                budget = self._admit(step, budget, threshold, now)
+            else:
+                self.out_of_capacity = True
+        if budget == 0:
+            self.out_of_budget = True
+        if step.sampled and self.lockstep:
+            cohort = step.cohort
+            if cohort is None:
+                cohort = step.cohort = self._new_cohort()
+            cohort.step = step
+        if self.out_of_capacity:
+            cause = _MEMORY
+        elif self.ready is not None or self.partials or (self.waiting and self.out_of_budget):
+            cause = _ENGINE
+        else:
+            cause = _DEPENDENCY if self.running or self.waiting or self.loading or self.loaded else _IDLE
+        self._status.cause = cause
+        if self.connector is not None:
+            self.connector.scheduled(step, now)
+        return step
+
+    def _schedule_running(self, step: Step, budget: int, threshold: int) -> int:
+        """The running requests in order; returns the budget left, or -1 if one had to preempt itself."""
+        cohort = self.ready
+        partials = self.partials
+        if cohort is not None:
+            phase = cohort.turn % cohort.block_size
+            need = cohort.block_needs[phase]
+            kv = self.kv
+            if (
+                cohort.size > budget
+                or need > kv.free
+                or (partials and partials[0].order < cohort.last_order)
+                or self._limits is not None
+                or self.exact_only
+                or (self.by_priority and partials and self._may_preempt(need, budget))
+            ):
+                self.exact_turns += 1
+                return self._schedule_each(step, budget, threshold)
+            # In lock-step: all of them go, each with one token.
+            if need:
+                kv.take(need)
+            if cohort.block_fills:
+                for state in sorted(cohort.block_fills.get(phase, ()), key=by_order):
+                    kv.register(state, state.offset + cohort.turn)
+            step.add_members(cohort)
+            budget -= cohort.size
+            self.ready = None
+        elif not partials:
+            return budget
+        elif self._limits is not None or self.exact_only:
+            self.exact_turns += 1
+            return self._schedule_each(step, budget, threshold)
+        self.cohort_turns += 1
+        if partials:
+            for state in partials[:]:
+                if budget <= 0:
+                    break
+                budget = self._schedule_chunk(step, state, budget, threshold)
+        return budget
+
+    def _may_preempt(self, need: int, budget: int) -> bool:
+        """Whether the chunks behind ``need`` blocks of decodes may run out of blocks. By priority, that may take a
+        decode back out of the step."""
+        kv = self.kv
+        return kv.free - need < budget // kv.block_size + len(self.partials)
+
+    def _schedule_each(self, step: Step, budget: int, threshold: int) -> int:
+        """The running requests one by one; returns the budget left, or -1 if a request had to preempt itself."""
+        kv = self.kv
+        limits = self._limits
+        cohort = self.ready
+        members = cohort.members if cohort is not None else {}
+        taken = self._decodes_taken
+        for state in sorted([*members, *self.partials], key=by_order):
+            if budget <= 0:
+                break
+            if state not in self.running:
+                continue  # preempted by one before it
+            if state.cohort is None:
+                budget = self._schedule_chunk(step, state, budget, threshold)
+                continue
+            if limits is not None and not limits.allows_decode(state):
+                continue
+            tokens = state.offset + state.cohort.turn
+            need = kv.blocks_for(tokens) - kv.blocks_for(tokens - 1)
+            if need and not self._make_room(step, state, need):
+                budget = -1
+                break
+            kv.take(need)
+            kv.register(state, tokens)
+            taken[state] = None
+            budget -= 1
+            if limits is not None:
+                limits.spend_decode()
+            if self._budget_back:
+                budget += self._budget_back
+                self._budget_back = 0
+        if cohort is not None:
+            self._split(step, cohort, taken)
+        taken.clear()
+        self._budget_back = 0
+        return budget
+
+    def _split(self, step: Step, cohort: Cohort, taken: dict[RequestState, None]) -> None:
+        """``taken`` go into the step; whoever is left stays ready, in another cohort. The fewer move."""
+        left = [state for state in cohort.members if state not in taken]
+        if not taken:
+            self.ready = cohort if left else None
+            return
+        self.ready = None
+        # Chunks of one token have been counted as decodes already; add_members() starts from nothing.
+        chunk_decodes = step.decodes, step.decode_context, step.min_context, step.max_context
+        if left:
+            other = self._new_cohort()
+            for state in left if len(left) <= len(taken) else taken:
+                cohort.move(state, other)
+            if len(left) <= len(taken):
+                self.ready = other
+            else:
+                self.ready, cohort = cohort, other
+        step.add_members(cohort)
+        decodes, context, shortest, longest = chunk_decodes
+        if decodes:
+            step.decodes += decodes
+            step.decode_context += context
+            step.min_context = min(step.min_context, shortest)
+            step.max_context = max(step.max_context, longest)
+
+    def _schedule_chunk(self, step: Step, state: RequestState, budget: int, threshold: int) -> int:
+        """The next chunk of a running request; returns the budget left, or -1 if it had to preempt itself."""
+        if state not in self.running:
+            return budget
+        computed = state.num_computed
+        new = state.num_tokens - computed
+        if threshold and new > threshold:
+            new = threshold
+        new = min(new, budget, self.options.max_model_len - 1 - computed)
+        limits = self._limits
+        if limits is not None:
+            new = min(new, limits.allowed_chunk(state, computed))
+        if new <= 0:
+            return budget
+        need = self.kv.blocks_for(computed + new) - state.held_blocks
+        if not self._make_room(step, state, need):
+            return -1
+        self._grant(step, state, new, need)
+        if limits is not None:
+            limits.spend_chunk(new)
+        if state.num_computed == state.num_tokens:
+            self.partials.remove(state)
+        budget += self._budget_back - new
+        self._budget_back = 0
+        return budget
+
+    def _grant(self, step: Step, state: RequestState, new: int, need: int) -> None:
+        """Blocks and a place in the step for ``new`` tokens of a prefill."""
+        computed = state.num_computed
+        self.kv.take(need)
+        state.held_blocks += need
+        state.num_computed = computed + new
+        if self.by_priority:
+            self._before[state] = state.latest_step, state.latest_number
+        state.latest_step = step
+        state.latest_number = step.number
+        self.kv.register(state, computed + new)
+        step.add_chunk(state, new, computed)
+        if state.num_computed == state.num_tokens:
+            step.sampling.append(state)
+            step.sampled += 1
+
+    # --- waiting ----------------------------------------------------------------------------------------------
+
+    def _admit(self, step: Step, budget: int, threshold: int, now: int) -> int:
+        """Admit waiting requests in their order until one cannot be; returns the budget left."""
+        kv = self.kv
+        limits = self._limits
+        waiting = self.waiting
+        if self.loaded:
+            budget = self._admit_loaded(step, budget, threshold, now)
+            if self.loaded:
+                return budget
+        skipped: list[RequestState] = []
+        while waiting and budget > 0:
+            if len(self.running) >= self._max_seqs:
+                self.out_of_capacity = True
+                break
+            if limits is not None and not limits.admissions:
+                self.out_of_budget = True
+                break
+            state = waiting.first()
+            if state.latest_number > self._returned:
+                # Preempted while a step computes it: that comes back first, others may overtake.
+                skipped.append(waiting.pop())
+                continue
+            found = kv.find_prefix(state)
+            hit_blocks = claim = 0
+            if found is not None:
+                hit_blocks, claim = kv.count_found(state, found)
+            computed = hit_blocks * kv.block_size
+            external = NO_MATCH
+            if self.connector is not None:
+                match = self.connector.matched_tokens(state, computed)
+                if match is None:
+                    skipped.append(waiting.pop())
+                    continue
+                external = match
+                computed += match.tokens
+                if match.loads:
+                    if not self._load(state, found, hit_blocks, claim, match.tokens, now):
+                        break
+                    continue
+            new = self._admissible(state, computed, budget, threshold, hit_blocks, claim)
+            if not new:
+                break
+            waiting.pop()
+            self._start(state, found, hit_blocks, computed, now)
+            budget -= self._run(step, state, new)
+            if external.tokens and self.connector is not None:
+                self.connector.allocated(state, state.held_blocks, external.tokens)
+        waiting.restore(skipped)
+        return budget
+
+    def _admissible(
+        self, state: RequestState, computed: int, budget: int, threshold: int, held: int, claim: int
+    ) -> int:
+        """How many tokens after ``computed`` the next request in line may start with; 0 if it cannot start.
+
+        ``held`` blocks of its are there already; ``claim`` of them are free ones that it takes out of the pool.
+        """
+        options = self.options
+        kv = self.kv
+        limits = self._limits
+        new = state.num_tokens - computed
+        if threshold and new > threshold:
+            new = threshold
+        room = budget if limits is None else min(budget, limits.allowed_chunk(state, computed))
+        if not room or (new > room and not options.enable_chunked_prefill):
+            self.out_of_budget = True
+            return 0
+        new = min(new, room)
+        claim += kv.blocks_for(state.num_tokens if options.reserve_full_isl else computed + new) - held
+        if self.watermark_blocks and self.running:
+            claim += self.watermark_blocks
+        if claim > kv.free:
+            self.out_of_capacity = True
+            return 0
+        return new
+
+    def _start(
+        self,
+        state: RequestState,
+        found: list[CachedBlock] | OwnBlocks | None,
+        hit_blocks: int,
+        computed: int,
+        now: int,
+    ) -> None:
+        """A waiting request runs after ``computed`` tokens that it need not compute; the blocks found for it are
+        its first."""
+        if found is not None:
+            self.kv.use(state, found)
+        if state.own_blocks is not None:
+            self.kv.resumed(state)
+        state.held_blocks = hit_blocks
+        state.num_computed = computed
+        self._enter(state, now)
+
+    def _enter(self, state: RequestState, now: int) -> None:
+        if state.first_scheduled_ns is None:
+            state.first_scheduled_ns = now
+            state.cached_tokens = state.num_computed
+        state.order = self._next_order
+        self._next_order += 1
+        self.running[state] = None
+
+    def _run(self, step: Step, state: RequestState, new: int) -> int:
+        """The first tokens of a request that has just started go into the step; returns how many."""
+        limits = self._limits
+        if limits is not None:
+            limits.spend_chunk(new)
+            limits.admissions -= 1
+            state.slot = limits.slot
+        self._grant(step, state, new, self.kv.blocks_for(state.num_computed + new) - state.held_blocks)
+        if state.num_computed < state.num_tokens:
+            self.partials.append(state)
+        return new
+
+    # --- KV from elsewhere ------------------------------------------------------------------------------------
+
+    def _load(
+        self,
+        state: RequestState,
+        found: list[CachedBlock] | OwnBlocks | None,
+        hit_blocks: int,
+        claim: int,
+        external_tokens: int,
+        now: int,
+    ) -> bool:
+        """Give the first in line blocks for tokens that a connector loads, and set it aside until they are there;
+        False if they do not fit."""
+        kv = self.kv
+        tokens = hit_blocks * kv.block_size + external_tokens
+        blocks = kv.blocks_for(tokens) - hit_blocks
+        if blocks + claim > kv.free:
+            self.out_of_capacity = True
+            return False
+        self.waiting.pop()
+        if found is not None:
+            kv.use(state, found)
+        if state.own_blocks is not None:
+            kv.resumed(state)
+        kv.take(blocks)
+        state.held_blocks = hit_blocks + blocks
+        state.num_computed = tokens
+        self.loading[state] = None
+        assert self.connector is not None
+        self.connector.allocated(state, state.held_blocks, external_tokens)
+        return True
+
+    def _admit_loaded(self, step: Step, budget: int, threshold: int, now: int) -> int:
+        """Those whose KV has come run before any newcomer; returns the budget left."""
+        while self.loaded and budget > 0:
+            if len(self.running) >= self._max_seqs:
+                self.out_of_capacity = True
+                break
+            state = self.loaded[0]
+            # At least one token is computed here: the one after which the next is sampled.
+            computed = min(state.num_computed, state.num_tokens - 1)
+            new = self._admissible(state, computed, budget, threshold, state.held_blocks, 0)
+            if not new:
+                break
+            self.loaded.popleft()
+            state.num_computed = computed
+            self._enter(state, now)
+            budget -= self._run(step, state, new)
+        return budget
+
+    def _ask_connector(self, connector: KVConnector, now: int) -> None:
+        """What the workers have reported with a step: loads that are done, blocks that need not be held."""
+        for state in connector.loaded(now):
+            if self.loading.pop(state, state) is None:
+                self.kv.register(state, state.num_computed)
+                self.loaded.append(state)
+        for state in connector.released(now):
+            computed, known = self._held.pop(state)
+            self.kv.release(state, computed, known, resumes=False)
+
+    # --- preemption -------------------------------------------------------------------------------------------
+
+    def _make_room(self, step: Step, state: RequestState, need: int) -> bool:
+        """Preempt running requests until ``need`` blocks are free; False if ``state`` itself had to go."""
+        while need > self.kv.free:
+            victim = self._worst_running()
+            if self.by_priority:
+                self._take_out(step, victim)
+            self._preempt(victim, step)
+            if victim is state:
+                if not (self.running or self.loading or self.loaded or self._held):
+                    self._status.stuck = state  # it had the whole pool
+                return False
+        return True
+
+    def _worst_running(self) -> RequestState:
+        """Who is preempted next: the last one admitted, or the worst by (priority, arrival), the first of equals."""
+        if not self.by_priority:
+            return next(reversed(self.running))
+        return max(self.running, key=_urgency)
+
+    def _take_out(self, step: Step, victim: RequestState) -> None:
+        """Where the victim is in the step being decided, it leaves it, and its tokens go back into the budget."""
+        tokens = 0
+        if victim in self._decodes_taken:
+            tokens = 1
+            if self._limits is not None:
+                self._limits.give_back_decode()
+        elif victim in self._before:
+            tokens = step.take_out(victim)
+            victim.latest_step, victim.latest_number = self._before.pop(victim)
+            if victim not in self.partials:
+                self.partials.append(victim)
+            if self._limits is not None:
+                self._limits.give_back_chunk(tokens)
+        self._budget_back += tokens
+
+    def _preempt(self, victim: RequestState, step: Step) -> None:
+        """Free everything of a running request and queue it again. A token that is in flight will still be
+        delivered."""
+        del self.running[victim]
+        computed = victim.num_computed
+        cohort = victim.cohort
+        if cohort is not None:
+            in_flight = cohort.step
+            tokens = victim.offset + cohort.turn
+            is_taken = self._decodes_taken.pop(victim, victim) is None
+            computed = tokens if in_flight is not None or is_taken else tokens - 1
+            cohort.leave(victim)
+            if in_flight is not None:
+                victim.latest_number = in_flight.number
+                in_flight.preempted_in_flight.append((victim, True))
+            else:
+                cohort.irregular.pop(victim, None)
+        elif victim in self.partials:
+            self.partials.remove(victim)
+        elif victim.latest_step is not None:
+            victim.latest_step.sampling.remove(victim)
+            victim.latest_step.preempted_in_flight.append((victim, False))
+        self._evict(victim, computed, step)
+
+    def _evict(self, victim: RequestState, computed: int, step: Step) -> None:
+        """Free the blocks that ``computed`` tokens of a request take that no longer runs, and queue it again."""
+        self.kv.release(victim, computed, victim.num_tokens, resumes=True)
+        victim.held_blocks = 0
+        victim.slot = None
+        victim.num_computed = 0
+        victim.preemptions += 1
+        self.preemptions += 1
+        self.waiting.put_back(victim)
+        step.preempted.append(victim)
+
+    def abort(self, state: RequestState, now: int) -> bool:
+        """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
+        computed = state.num_computed
+        if state in self.running:
+            del self.running[state]
+            computed = self._withdraw(state, computed)
+        elif state in self.loading or state in self.loaded:
+            self.loading.pop(state, None)
+            if state in self.loaded:
+                self.loaded.remove(state)
+        else:
+            queued = len(self.waiting)
+            self.waiting.discard(state)
+            if len(self.waiting) == queued:
+                return False
+        state.outcome = Outcome.ABORTED
+        state.num_computed = computed
+        self._finish([state], now)
+        return True
+
+    def _withdraw(self, state: RequestState, computed: int) -> int:
+        """Drop a running request's tokens in flight; returns how many tokens its blocks hold."""
+        cohort = state.cohort
+        if cohort is not None:
+            tokens = state.offset + cohort.turn
+            cohort.leave(state)
+            cohort.irregular.pop(state, None)
+            if cohort.step is None:
+                if not cohort.size and self.ready is cohort:
+                    self.ready = None
+                    self._spare_cohorts.append(cohort)
+                return tokens - 1
+            cohort.step.members -= 1
+            return tokens
+        if state in self.partials:
+            self.partials.remove(state)
+        elif state.latest_step is not None:
+            state.latest_step.sampling.remove(state)
+        return computed
+
+    # --- update -----------------------------------------------------------------------------------------------
+
+    def update(self, step: Step, now: int) -> list[RequestState]:
+        """Take the tokens of a step that has come back; returns the requests that this finishes, in the
+        order of the step."""
+        self._returned += 1
+        self._spare_steps.append(step)
+        if self.connector is not None:
+            self._ask_connector(self.connector, now)
+        cohort = step.cohort
+        if cohort is None:
+            return []
+        turn = cohort.turn + 1
+        cohort.turn = turn
+        members = step.members
+        for state, was_member in step.preempted_in_flight:
+            if was_member and state.outcome is Outcome.ABORTED and state not in cohort.irregular:
+                members -= 1
+        if members:
+            if cohort.irregular:
+                members -= self._log_irregular_gaps(cohort, now)
+            self.token_gaps.append(now - cohort.last_ns)
+            self.token_gaps.append(members)
+        cohort.last_ns = now
+        if self.keep_token_times:
+            cohort.times.append(now)
+        finished: list[RequestState] = []
+        done = cohort.finish_at.pop(turn, None)
+        if done is not None:
+            for state in done:
+                cohort.drop(state)
+                state.num_computed = state.num_tokens - 1
+            finished += done
+        for state in step.sampling:
+            self._deliver(state, now, gap_is_logged=False)
+            if state.num_tokens < state.final_tokens:
+                cohort.join(state, caches=self.kv.caches(state), with_token=self.keep_token_times)
+            else:
+                self._note_last_time(state, cohort)
+                finished.append(state)
+        for state, was_member in step.preempted_in_flight:
+            if state.outcome is Outcome.ABORTED:
+                continue
+            self._deliver(state, now, gap_is_logged=was_member)
+            self._note_last_time(state, cohort)
+            if state.num_tokens == state.final_tokens:
+                self.waiting.discard(state)
+                finished.append(state)
+        cohort.step = None
+        if self.ready is None and cohort.size:
+            self.ready = cohort
+        else:
+            self._merge(cohort)
+        if finished:
+            finished.sort(key=by_order)
+            self._finish(finished, now)
+        return finished
+
+    def _deliver(self, state: RequestState, now: int, *, gap_is_logged: bool) -> None:
+        """One token for a request outside of cohorts."""
+        state.num_tokens += 1
+        if state.first_token_ns is None:
+            state.first_token_ns = now
+        elif not gap_is_logged:
+            self.token_gaps.extend((now - state.last_token_ns, 1))
+        state.last_token_ns = now
+
+    def _note_last_time(self, state: RequestState, cohort: Cohort) -> None:
+        """The latest of the cohort's completion times is this request's, though it is no member."""
+        if self.keep_token_times:
+            stop = len(cohort.times)
+            state.segments.append((cohort.times, stop - 1, stop))
+
+    def _log_irregular_gaps(self, cohort: Cohort, now: int) -> int:
+        """The gaps of those whose latest token did not come with the cohort's; returns how many they are."""
+        for state in cohort.irregular:
+            if state.outcome is not Outcome.ABORTED:
+                self.token_gaps.extend((now - state.last_token_ns, 1))
+        count = len(cohort.irregular)
+        cohort.irregular.clear()
+        return count
+
+    def _merge(self, cohort: Cohort) -> None:
+        """A cohort is back empty, or others are ready still: then the fewer join the many."""
+        ready = self.ready
+        if cohort.size and ready is not None:
+            small, large = (cohort, ready) if cohort.size < ready.size else (ready, cohort)
+            for state in list(small.members):
+                small.move(state, large)
+            self.ready = large
+            cohort = small
+        self._spare_cohorts.append(cohort)
+
+    def _new_cohort(self) -> Cohort:
+        return self._spare_cohorts.pop() if self._spare_cohorts else Cohort(self.kv.block_size)
+
+    def _finish(self, ended: list[RequestState], now: int) -> None:
+        for state in ended:
+            self.running.pop(state, None)
+            computed, known = state.num_computed, state.num_tokens - 1
+            if self.connector is not None and self.connector.finished(state, now):
+                self._held[state] = computed, known
+            else:
+                self.kv.release(state, computed, known, resumes=False)
+            if state.own_blocks is not None:
+                self.kv.resumed(state)
+            state.held_blocks = 0
+            state.latest_step = None
+        self.finished_unreported = True
+
+
+def _urgency(state: RequestState) -> tuple[int, int]:
+    return state.request.priority, state.request.arrival_ns
