@@ -18,15 +18,15 @@ LONGEST_LINE = 72
 def profile() -> str:
     """The lines on which most time passes, calls included; the profiler's own overhead weighs on short lines."""
     from line_profiler import LineProfiler
+    from penstock.engine.instance import Instance
+    from penstock.scheduler.scheduler import Scheduler
 
     from penstock.api import load_scenario
     from penstock.cost.attention import AttentionLookup
     from penstock.cost.stage import TabulatedStageCost
-    from penstock.engine.instance import Instance
     from penstock.engine.simulation import Simulation
     from penstock.pipeline.pipeline import Pipeline
     from penstock.scheduler.cohort import Cohort
-    from penstock.scheduler.scheduler import Scheduler
     from penstock.scheduler.step import Step
 
     root = profile_root()

@@ -1,5 +1,7 @@
 """Units of time and memory. Time is integer nanoseconds everywhere, memory integer bytes."""
 
+import sys
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,6 +11,8 @@ Int64Array = npt.NDArray[np.int64]
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
+NEVER_NS = sys.maxsize
+"""Later than anything that happens."""
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from penstock.engine.instance import Instance
 
 from penstock.accounting.bubbles import BubbleLedger, Bubbles
 from penstock.accounting.stage_spans import StageCause, StageSpans
 from penstock.cost.step_cost import HopCost, PipelineCost
-from penstock.engine.instance import Instance
 from penstock.pipeline.pipeline import Pipeline
 from penstock.recording.records import TURN_COLUMNS, Cause, TurnChunk, stage_columns
 from penstock.scheduler.make import make_scheduler

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from penstock.engine.instance import Instance
 
 from penstock.cost.step_cost import HopCost, PipelineCost
-from penstock.engine.instance import Instance
 from penstock.engine.replay import replay
 from penstock.errors import NoProgressError
 from penstock.pipeline.pipeline import Pipeline

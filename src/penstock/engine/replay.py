@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.cost.step_cost import PipelineCost
 from penstock.engine.admission import reason_to_reject
-from penstock.engine.instance import Instance
+from penstock.engine.local_pipeline import LocalPipeline
+from penstock.engine.replica import Replica
 from penstock.errors import NoProgressError
-from penstock.pipeline.pipeline import Pipeline
+from penstock.recording.turn_log import TurnLog
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import Step
 from penstock.spec.options import EngineOverhead, SchedulerOptions
+from penstock.units import NEVER_NS
 from penstock.workload.request import Request
 
 
@@ -39,11 +40,12 @@ class ReplayTrace:
 
 
 class _Recorder:
-    """A tracer that writes down every step and every token of every request."""
+    """A watcher that writes down every step and every token of every request."""
 
     def __init__(self, trace: ReplayTrace) -> None:
         self.trace = trace
-        self.instance: Instance | None = None
+        self.replica: Replica | None = None
+        self.pipeline: LocalPipeline | None = None
         self._row_of: dict[int, dict[str, Any]] = {}
         self._empty_before = 0
         self.free_before = 0
@@ -52,12 +54,12 @@ class _Recorder:
         self.trace.requests[state.request.index]["added_ns"] = now
 
     def scheduled(self, step: Step, now: int) -> None:
-        instance = self.instance
-        assert instance is not None
-        scheduler = instance.scheduler
+        replica = self.replica
+        assert replica is not None
+        status = replica.scheduler.status()
         if not step.tokens and not step.preempted:
             self._empty_before += 1
-            self.free_before = scheduler.kv.free
+            self.free_before = status.free_blocks
             return
         scheduled, partial = _contents(step)
         for state, _, computed in scheduled:
@@ -70,28 +72,30 @@ class _Recorder:
             "scheduled": [[state.request.index, new, computed] for state, new, computed in scheduled],
             "preempted": [state.request.index for state in step.preempted],
             "free_blocks_before": self.free_before,
-            "free_blocks_after": scheduler.kv.free,
-            "num_running": len(scheduler.running),
-            "num_waiting": len(scheduler.waiting),
-            "queue_len_before": instance.queue_length - 1,
+            "free_blocks_after": status.free_blocks,
+            "num_running": status.running,
+            "num_waiting": status.waiting,
+            "queue_len_before": replica.queue_length - 1,
             "empty_schedules_before": self._empty_before,
         }
         if step.tokens:
-            row["stage_ns"] = instance.last_stage_times()
+            assert self.pipeline is not None
+            times = self.pipeline.latest_times
+            row["stage_ns"] = [times[place + 1 : place + 3] for place in range(0, len(times), 3)]
         if partial:
             row["partial_prefill"] = partial
         self._empty_before = 0 if step.tokens else 1
-        self.free_before = scheduler.kv.free
+        self.free_before = status.free_blocks
         self.trace.iterations.append(row)
         self._row_of[id(step)] = row
 
-    def updated(self, step: Step, now: int, finished: Sequence[RequestState]) -> None:
-        assert self.instance is not None
-        self.free_before = self.instance.scheduler.kv.free
+    def updated(self, step: Step, now: int, ended: Sequence[RequestState]) -> None:
+        assert self.replica is not None
+        self.free_before = self.replica.scheduler.status().free_blocks
         row = self._row_of.pop(id(step), None)
         if row is not None and step.tokens:
             row["t_update_ns"] = now
-        for state in finished:
+        for state in ended:
             entry = self.trace.requests[state.request.index]
             entry["finish_ns"] = now
             entry["finish_reason"] = "length"
@@ -121,14 +125,9 @@ class _Recorder:
 
 def _contents(step: Step) -> tuple[list[tuple[RequestState, int, int]], list[int]]:
     """The step in vLLM's order, and who in it has prompt left."""
-    members: list[tuple[RequestState, int, int]] = []
-    if step.members and step.cohort is not None:
-        computed = step.cohort.turn - 1
-        members = [(state, 1, state.offset + computed) for state in step.cohort.members]
-    scheduled = sorted([*members, *step.chunks], key=lambda entry: entry[0].order)
-    final = {id(state) for state in step.graduates}
+    final = {id(state) for state in step.sampling}
     partial = [state.request.index for state, _, _ in step.chunks if id(state) not in final]
-    return scheduled, partial
+    return step.contents(), partial
 
 
 def replay(
@@ -140,18 +139,25 @@ def replay(
     exact_only: bool = False,
     reject_oversized: bool = True,
     overhead: EngineOverhead | None = None,
+    until_ns: int = NEVER_NS,
 ) -> ReplayTrace:
     """Serve ``requests`` on one instance of ``len(cost.hops) + 1`` stages and write everything down.
 
     With ``reject_oversized`` a request that can never run is refused on arrival, as the real server does;
-    without, it goes to the scheduler, and a deadlock that follows is recorded.
+    without, it goes to the scheduler, and a deadlock that follows is recorded. A request that preempts itself for
+    ever is recorded up to ``until_ns``; without an end it counts as a deadlock.
     """
     trace = ReplayTrace()
     recorder = _Recorder(trace)
-    scheduler = make_scheduler(config, len(cost.hops) + 1, num_gpu_blocks, exact_only=exact_only)
-    pipeline = Pipeline(cost, len(cost.hops) + 1)
-    instance = Instance(0, scheduler, cost, pipeline, overhead=overhead, tracer=recorder)
-    recorder.instance = instance
+    pp_size = len(cost.hops) + 1
+    overhead = overhead or EngineOverhead()
+    scheduler = make_scheduler(config, pp_size, num_gpu_blocks, exact_only=exact_only)
+    pipeline = LocalPipeline(cost, pp_size, back_ns=overhead.ipc_from_last_stage_ns)
+    replica = Replica(
+        0, scheduler, pipeline, config, TurnLog(0, pp_size), overhead=overhead, watcher=recorder
+    )
+    replica.gives_up = until_ns == NEVER_NS
+    recorder.replica, recorder.pipeline = replica, pipeline
     recorder.free_before = scheduler.kv.free
     states: list[RequestState] = []
     for request in requests:
@@ -172,18 +178,19 @@ def replay(
             "finish_reason": None,
             "order": None,
         }
-    for state in sorted(states, key=lambda state: state.request.arrival_ns):
-        instance.run_until(state.request.arrival_ns)
-        instance.deliver(state)
+    for state in sorted(states, key=lambda state: state.arrived_ns):
+        replica.run_until(min(state.arrived_ns, until_ns))
+        replica.deliver(state)
     try:
-        instance.run_until(sys.maxsize)
+        replica.run_until(until_ns)
     except NoProgressError:
         trace.deadlock = True
+    trace.deadlock |= replica.is_deadlocked
     recorder.close(states)
-    trace.num_empty_schedules = instance.empty_schedules
-    trace.num_idle_sleeps = instance.idle_sleeps
-    trace.num_engine_turns = instance.turns
-    trace.end_ns = instance.now_ns
+    trace.num_empty_schedules = replica.empty_schedules
+    trace.num_idle_sleeps = replica.idle_sleeps
+    trace.num_engine_turns = replica.turns
+    trace.end_ns = replica.now_ns
     trace.free_blocks_end = scheduler.kv.free
     trace.cohort_turns = scheduler.cohort_turns
     trace.exact_turns = scheduler.exact_turns

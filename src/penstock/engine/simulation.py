@@ -1,36 +1,42 @@
-"""The only wiring: instances behind a router, arrivals in order, and a heap of who acts next."""
+"""The only wiring: replicas behind a router, requests as they arrive, and the agenda of who acts next."""
 
 from __future__ import annotations
 
 import gc
 import heapq
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.build import BuiltInstance, build_instances
-from penstock.engine.contended import ContendedInstance
 from penstock.engine.fleet import watch
-from penstock.engine.instance import Instance
+from penstock.engine.kernel import Agenda, Phase
+from penstock.engine.observer import Observer, StepObservers, view_of_request
+from penstock.engine.replica import Replica
+from penstock.engine.replica_build import make_replica
 from penstock.engine.router import Router, make_router
-from penstock.engine.stretch import StretchingInstance
 from penstock.errors import Problem, UserError
-from penstock.pipeline.contended import ContendedPipeline, SharedLink
-from penstock.pipeline.pipeline import Pipeline
-from penstock.recording.records import InstanceTotals, Rejection, RequestLog, RunRecord, TurnChunk, TurnSink
-from penstock.scheduler.make import make_scheduler
-from penstock.scheduler.request_state import RequestState
+from penstock.network.links import Network
+from penstock.recording.records import (
+    Abortion,
+    InstanceTotals,
+    Rejection,
+    RequestLog,
+    RunRecord,
+    TurnChunk,
+    TurnSink,
+)
+from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.options import RunOptions
+from penstock.units import NEVER_NS
 from penstock.workload.request import Request
 from penstock.workload.workload import Workload
-
-NEVER_NS = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,166 +49,197 @@ class Progress:
 
 
 class Simulation:
-    """One run of a workload on a cluster.
+    """A cluster that serves a workload, and whatever is submitted besides.
 
-    Everything that can be wrong with the inputs is found when it is made; :meth:`run` can be called once.
-    ``sinks`` receive every instance's turns. ``progress`` is called now and then while the run goes on.
-    ``built`` are the cluster's instances, where they are built already: runs may share them, one after another.
+    Everything that can be wrong with the inputs is found when it is made. :meth:`run` serves the workload to the
+    end, once; or a program moves the simulation on by itself with :meth:`advance`, submits requests, aborts some,
+    and takes the :meth:`record` when it likes. ``sinks`` receive every instance's turns. ``observers`` are shown
+    what happens while it happens. ``progress`` is called now and then while the run goes on. ``built`` are the
+    cluster's instances, where they are built already: runs may share them, one after another.
     """
 
     def __init__(
         self,
         cluster: ClusterSpec,
-        workload: Workload,
+        workload: Workload | None = None,
         options: RunOptions | None = None,
         *,
         sinks: Sequence[TurnSink] = (),
+        observers: Sequence[Observer] = (),
         progress: Callable[[Progress], None] | None = None,
         built: Sequence[BuiltInstance] | None = None,
     ) -> None:
         self.cluster = cluster
-        self.workload = workload
+        self.workload = workload if workload is not None else Workload.empty()
         self.options = options or RunOptions()
+        self.now_ns = 0
         profile_root = Path(self.options.profile_root) if self.options.profile_root else None
         self._built = build_instances(cluster, profile_root) if built is None else list(built)
         self._router: Router = make_router(self.options.router, self.options.seed)
         self._log = RequestLog(keep_token_times=self.options.keep_token_times)
         self._rejections: list[Rejection] = []
-        self._released: list[tuple[int, int, Request]] = []
+        self._abortions: list[Abortion] = []
+        self._arrivals: Iterator[Request] = self.workload.requests()
+        self._upcoming: Request | None = next(self._arrivals, None)
+        self._submitted: list[tuple[int, int, Request]] = []
+        self._next_index = len(self.workload)
         self._first_arrival_ns: int | None = None
         self._end_ns = 0
         self._progress = progress
-        self._shared_links: dict[str, SharedLink] = {}
+        self._observers = list(observers)
+        self._agenda = Agenda()
+        self._network = Network(self._wake_network)
+        self._agenda.add(self._network, Phase.LINK, 0)
         all_sinks = (*sinks, _ProgressSink(self._report)) if progress else tuple(sinks)
-        self.instances = [self._make_instance(built, all_sinks) for built in self._built]
+        self.instances = [self._make_replica(one, all_sinks) for one in self._built]
         self._fleet, self._fleet_columns = watch(self.instances)
+        self._listen()
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
         """Each instance as it will run: layers, memory, and what each cost rests on."""
         return tuple(built.deployment for built in self._built)
 
-    def _make_instance(self, built: BuiltInstance, sinks: Sequence[TurnSink]) -> Instance:
-        spec = built.spec
-        # Without token ids nothing ever hits, so the order of the free blocks does not matter.
-        caches = spec.scheduler.enable_prefix_caching and self.workload.has_token_ids
-        scheduler = make_scheduler(
-            replace(spec.scheduler, enable_prefix_caching=caches),
-            spec.pp_size,
-            built.deployment.memory.num_gpu_blocks,
-            prefill_ns=lambda tokens, context: max(built.cost.stage.stage_ns(tokens, context, 0, 0, 0, 0, 0)),
-            keep_token_times=self.options.keep_token_times,
-            exact_only=self.options.exact_only,
-        )
-        kind, pipeline = self._make_pipeline(built)
-        instance = kind(
-            spec.index,
-            scheduler,
-            built.cost,
-            pipeline,
-            overhead=spec.overhead,
-            sinks=sinks,
-            on_finish=self._finished,
-        )
-        instance.stops_on_finish = self.workload.has_sessions
-        return instance
+    @property
+    def next_index(self) -> int:
+        """A number that no request has yet."""
+        return self._next_index
 
-    def _make_pipeline(self, built: BuiltInstance) -> tuple[type[Instance], Pipeline]:
-        """The pipeline, and the kind of instance that can drive it."""
-        spec, cost = built.spec, built.cost
-        names = [hop.shared_link for hop in cost.hops]
-        if not any(names):
-            alone = spec.scheduler.max_in_flight == 1 and hasattr(cost.stage, "decode_turns_ns")
-            kind = StretchingInstance if alone and not spec.scheduler.async_scheduling else Instance
-            return kind, Pipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends)
-        for option in ("blocking_sends", "async_scheduling"):
-            if getattr(spec, option, False) or getattr(spec.scheduler, option, False):
-                where = f"{spec.where}.{option}" if spec.where else option
-                raise UserError([Problem(where, "is not simulated together with shared_node_links")])
-        links = [self._shared_links.setdefault(name, SharedLink(name)) if name else None for name in names]
-        return ContendedInstance, ContendedPipeline(cost, spec.pp_size, links)
+    def _make_replica(self, built: BuiltInstance, sinks: Sequence[TurnSink]) -> Replica:
+        replica = make_replica(
+            built,
+            options=self.options,
+            network=self._network,
+            agenda=self._agenda,
+            sinks=sinks,
+            on_end=self._ended,
+        )
+        self._agenda.add(replica, Phase.ENGINE, built.spec.index)
+        return replica
+
+    def _wake_network(self, at_ns: int) -> None:
+        self._agenda.wake(self._network, at_ns)
+
+    # --- from outside ---------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Let a request arrive, at ``request.arrival_ns``, which must not have passed. Its ``index`` must be one
+        that no other request has: :attr:`next_index` is.
+
+        Raises:
+            ValueError: it comes too late, or its index is taken.
+        """
+        if request.arrival_ns < self.now_ns:
+            raise ValueError(
+                f"request {request.index} arrives at {request.arrival_ns} ns, it is {self.now_ns} ns"
+            )
+        if request.index < self._next_index:
+            raise ValueError(f"there is a request {request.index} already, the next is {self._next_index}")
+        self._next_index = request.index + 1
+        heapq.heappush(self._submitted, (request.arrival_ns, request.index, request))
+
+    def abort(self, request_index: int) -> bool:
+        """The client of a request leaves. The engine takes note when it reads its messages next; a token that is
+        computed already may still come. False if no such request is being served."""
+        for replica in self.instances:
+            state = replica.find(request_index)
+            if state is not None:
+                replica.abort(state, self.now_ns)
+                self._rewake(replica)
+                return True
+        return False
+
+    def observe(self, observer: Observer) -> None:
+        """Show ``observer`` what happens from here on."""
+        self._observers.append(observer)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Let replicas stop where somebody outside may act on what they did, and take turns in the order of time
+        where they concern each other."""
+        reacts = self.workload.has_sessions or bool(self._observers)
+        self._is_coupled = len(self.instances) > 1 and (reacts or bool(self._network.links))
+        self._is_coupled |= bool(self._network.links)
+        for replica in self.instances:
+            replica.stops_on_end = reacts
+            replica.watcher = StepObservers(replica.index, self._observers) if self._observers else None
 
     # --- the run --------------------------------------------------------------------------------------------
 
     def run(self) -> RunRecord:
-        """Serve every request of the workload.
+        """Serve every request of the workload, and what is submitted meanwhile.
 
         Raises:
             NoProgressError: an instance has work that can never run.
         """
-        # Nothing that the run lets go of is in a cycle, and to look for cycles among a million live requests
-        # again and again takes a good part of its time.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            self._serve_all()
-        finally:
-            if collects:
-                gc.enable()
-        return self._record()
+        with _no_collection(unless=bool(self._observers)):
+            self.advance(NEVER_NS)
+        return self.record()
 
-    def _serve_all(self) -> None:
-        arrivals = self.workload.requests()
-        upcoming = next(arrivals, None)
-        agenda: list[tuple[int, int]] = []
+    def advance(self, until_ns: int) -> None:
+        """Let everything happen that happens before ``until_ns``; it is then ``until_ns``.
+
+        Raises:
+            NoProgressError: an instance has work that can never run.
+        """
         while True:
-            arrival_ns = self._next_arrival_ns(upcoming)
-            self._advance(agenda, arrival_ns)
-            if self._next_arrival_ns(upcoming) < arrival_ns:
+            arrival_ns = self._next_arrival_ns()
+            limit_ns = min(arrival_ns, until_ns)
+            self._act_before(limit_ns)
+            if self._next_arrival_ns() < limit_ns:
                 continue  # the end of a request has released an earlier one
-            if arrival_ns == NEVER_NS:
+            if arrival_ns >= until_ns:
                 break
-            if (
-                self._released
-                and self._released[0][0] == arrival_ns
-                and not (upcoming is not None and upcoming.arrival_ns == arrival_ns)
-            ):
-                request = heapq.heappop(self._released)[2]
-            else:
-                assert upcoming is not None
-                request = upcoming
-                upcoming = next(arrivals, None)
-            self._arrive(request, agenda)
+            self.now_ns = arrival_ns
+            self._arrive(self._next_arrival())
+        if until_ns < NEVER_NS:
+            self.now_ns = max(self.now_ns, until_ns)
 
-    def _next_arrival_ns(self, upcoming: Request | None) -> int:
-        first = upcoming.arrival_ns if upcoming is not None else NEVER_NS
-        return min(first, self._released[0][0]) if self._released else first
+    def _next_arrival_ns(self) -> int:
+        first = self._upcoming.arrival_ns if self._upcoming is not None else NEVER_NS
+        return min(first, self._submitted[0][0]) if self._submitted else first
 
-    def _advance(self, agenda: list[tuple[int, int]], limit_ns: int) -> None:
-        """Let every instance act that acts before ``limit_ns``. Where the end of a request can release another,
-        or links are shared, they take turns in the order of time."""
-        in_step = (self.workload.has_sessions or self._shared_links) and len(self.instances) > 1
+    def _next_arrival(self) -> Request:
+        """Who arrives next: of those at one time the workload's own first."""
+        upcoming = self._upcoming
+        if upcoming is None or (self._submitted and self._submitted[0][0] < upcoming.arrival_ns):
+            return heapq.heappop(self._submitted)[2]
+        self._upcoming = next(self._arrivals, None)
+        return upcoming
+
+    def _act_before(self, limit_ns: int) -> None:
+        """Let everyone act who acts before ``limit_ns``, unless a request is released that arrives earlier."""
+        agenda = self._agenda
         routes = len(self.instances) > 1
-        while agenda and agenda[0][0] < limit_ns:
-            _, index = heapq.heappop(agenda)
-            instance = self.instances[index]
-            until = min(limit_ns, agenda[0][0] + 1) if in_step and agenda else limit_ns
-            instance.run_until(until)
-            if routes:
-                self._fleet_columns.refresh(index, instance)
-            if instance.next_ns is not None:
-                heapq.heappush(agenda, (instance.next_ns, index))
-            if self._released and self._released[0][0] < limit_ns:
+        while (at_ns := agenda.next_ns()) < limit_ns:
+            self.now_ns = at_ns
+            actor = agenda.run_next(limit_ns, alone=not self._is_coupled)
+            if routes and isinstance(actor, Replica):
+                self._fleet_columns.refresh(actor.index, actor)
+            if self._submitted and self._submitted[0][0] < limit_ns:
                 return
 
-    def _arrive(self, request: Request, agenda: list[tuple[int, int]]) -> None:
+    def _arrive(self, request: Request) -> None:
         if self._first_arrival_ns is None:
             self._first_arrival_ns = request.arrival_ns
         routes = len(self.instances) > 1
         index = self._router.route(request, self._fleet)[0] if routes else 0
         if not 0 <= index < len(self.instances):
             raise UserError([Problem("--router", f"returned instance {index} of {len(self.instances)}")])
-        instance = self.instances[index]
-        reason = reason_to_reject(request, instance.options, instance.scheduler.kv.usable)
+        replica = self.instances[index]
+        reason = reason_to_reject(request, replica.options, replica.scheduler.status().usable_blocks)
         if reason is not None:
             self._reject(request, index, reason)
             return
-        idle = instance.next_ns is None
-        instance.deliver(RequestState(request, instance.options.max_model_len))
+        replica.deliver(RequestState(request, replica.options.max_model_len))
         if routes:
-            self._fleet_columns.refresh(index, instance)
-        if idle and instance.next_ns is not None:
-            heapq.heappush(agenda, (instance.next_ns, index))
+            self._fleet_columns.refresh(index, replica)
+        self._rewake(replica)
+
+    def _rewake(self, replica: Replica) -> None:
+        """A replica that had nothing to do may have now."""
+        if replica.next_ns is not None:
+            self._agenda.wake(replica, replica.next_ns)
 
     def _reject(self, request: Request, instance: int, reason: str) -> None:
         self._rejections.append(
@@ -218,53 +255,68 @@ class Simulation:
         self._end_ns = max(self._end_ns, request.arrival_ns)
         self._release_next_call(request, request.arrival_ns)
 
-    def _finished(self, instance: Instance, state: RequestState, at_ns: int) -> None:
+    def _ended(self, replica: Replica, state: RequestState, at_ns: int) -> None:
         request = state.request
-        assert state.first_scheduled_ns is not None
-        assert state.first_token_ns is not None
-        self._log.append(
-            (
-                request.index,
-                instance.index,
-                request.input_tokens,
-                state.num_tokens - request.input_tokens,
-                request.arrival_ns,
-                state.first_scheduled_ns,
-                state.first_token_ns,
-                at_ns,
-                state.preemptions,
-                state.cached_tokens or 0,
-            ),
-            tuple(state.segments),
-        )
+        if state.outcome is Outcome.ABORTED:
+            generated = state.num_tokens - request.input_tokens
+            self._abortions.append(
+                Abortion(
+                    request.index, replica.index, request.arrival_ns, at_ns, request.input_tokens, generated
+                )
+            )
+        else:
+            assert state.first_scheduled_ns is not None
+            assert state.first_token_ns is not None
+            self._log.append(
+                (
+                    request.index,
+                    replica.index,
+                    request.input_tokens,
+                    state.num_tokens - request.input_tokens,
+                    request.arrival_ns,
+                    state.first_scheduled_ns,
+                    state.first_token_ns,
+                    at_ns,
+                    state.preemptions,
+                    state.cached_tokens or 0,
+                ),
+                tuple(state.segments),
+            )
         self._end_ns = max(self._end_ns, at_ns)
         self._release_next_call(request, at_ns)
+        if self._observers:
+            self.now_ns = at_ns
+            view = view_of_request(replica.index, state, at_ns)
+            for observer in self._observers:
+                observer.request_ended(view)
 
     def _release_next_call(self, request: Request, at_ns: int) -> None:
         if request.session is None:
             return
         call = self.workload.next_call(request.index, at_ns)
         if call is not None:
-            heapq.heappush(self._released, (call.arrival_ns, call.index, call))
+            heapq.heappush(self._submitted, (call.arrival_ns, call.index, call))
 
     # --- the record -----------------------------------------------------------------------------------------
 
-    def _record(self) -> RunRecord:
-        for instance in self.instances:
-            instance.flush()
-        gaps = [np.frombuffer(instance.scheduler.token_gaps, dtype=np.int64) for instance in self.instances]
+    def record(self) -> RunRecord:
+        """All that has happened so far beside the turns, which are handed on to the sinks."""
+        for replica in self.instances:
+            replica.log.flush()
+        gaps = [np.frombuffer(replica.scheduler.token_gaps, dtype=np.int64) for replica in self.instances]
         pairs = np.concatenate(gaps).reshape(-1, 2)
         return RunRecord(
             deployments=self.deployments,
             requests=self._log,
             rejections=tuple(self._rejections),
-            totals=tuple(_totals(instance, built) for instance, built in self._pairs()),
+            abortions=tuple(self._abortions),
+            totals=tuple(_totals(replica, built) for replica, built in self._pairs()),
             token_gaps=(pairs[:, 0], pairs[:, 1]),
             first_arrival_ns=self._first_arrival_ns or 0,
-            end_ns=max(self._end_ns, *(max(i.pipeline.stage_free_ns) for i in self.instances)),
+            end_ns=max(self._end_ns, *(max(replica.executor.stage_free_ns) for replica in self.instances)),
         )
 
-    def _pairs(self) -> Iterator[tuple[Instance, BuiltInstance]]:
+    def _pairs(self) -> Iterator[tuple[Replica, BuiltInstance]]:
         return zip(self.instances, self._built, strict=True)
 
     def _report(self, simulated_ns: int) -> None:
@@ -283,18 +335,32 @@ class _ProgressSink:
         self._report(int(chunk.column("update_ns")[-1]))
 
 
-def _totals(instance: Instance, built: BuiltInstance) -> InstanceTotals:
-    scheduler = instance.scheduler
+@contextmanager
+def _no_collection(*, unless: bool) -> Generator[None]:
+    """Without the search for cycles: nothing that a run lets go of is in one, and to look for them among a million
+    live requests again and again takes a good part of its time. Not where code of others runs meanwhile."""
+    if unless or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
+    scheduler = replica.scheduler
     return InstanceTotals(
-        iterations=instance.iterations,
-        empty_schedules=instance.empty_schedules,
-        idle_sleeps=instance.idle_sleeps,
+        iterations=replica.iterations,
+        empty_schedules=replica.empty_schedules,
+        idle_sleeps=replica.idle_sleeps,
         preemptions=scheduler.preemptions,
-        prompt_tokens=instance.prompt_tokens,
-        generated_tokens=instance.generated_tokens,
+        prompt_tokens=replica.prompt_tokens,
+        generated_tokens=replica.generated_tokens,
         cohort_turns=scheduler.cohort_turns,
         exact_turns=scheduler.exact_turns,
-        busy_ns=instance.busy_ns(),
-        end_ns=instance.now_ns,
+        busy_ns=replica.log.busy_ns(),
+        end_ns=replica.now_ns,
         notes=built.cost.stage.notes(),
     )

@@ -13,31 +13,49 @@ from typing import cast
 
 import numpy as np
 
-from penstock.engine.instance import CHUNK_TURNS, DONE_COLUMN, Instance
-from penstock.recording.records import TURN_COLUMNS, Cause, Int64Array
+from penstock.cost.step_cost import PipelineCost
+from penstock.engine.local_pipeline import LocalPipeline
+from penstock.engine.replica import Replica
+from penstock.recording.records import TURN_COLUMNS, Cause
 from penstock.scheduler.stretch import take_alike, turns_alike
+from penstock.scheduler.vllm import VllmScheduler
+from penstock.spec.options import EngineOverhead
+from penstock.units import Int64Array
 
 SHORTEST = 24
 LONGEST = 1024
 
 DecodeTurns = Callable[[int, int, int, int, int], Int64Array | None]
+_DONE = TURN_COLUMNS.index("done_ns")
+_FREE_BLOCKS = TURN_COLUMNS.index("free_blocks")
+_SAMPLED = TURN_COLUMNS.index("sampled")
 
 
-class StretchingInstance(Instance):
-    """Same turns, same records, fewer of them one by one. For ``max_in_flight`` 1 and a cost model that has
-    ``decode_turns_ns``."""
+def can_stretch(cost: PipelineCost, max_in_flight: int) -> bool:
+    """Whether stretches have a closed form: one step in flight, and a cost model with ``decode_turns_ns``."""
+    return max_in_flight == 1 and hasattr(cost.stage, "decode_turns_ns")
 
-    stretches = True
-    _last_now_ns = 0
 
-    def _between_turns(self, limit_ns: int) -> None:
-        scheduler = self.scheduler
-        if self.inbox:
+class DecodeStretches:
+    """An :class:`~penstock.engine.replica.Accelerator` of replicas with a :class:`VllmScheduler` that decides
+    synchronously, one step in flight, and a :class:`LocalPipeline`."""
+
+    def __init__(self, scheduler: VllmScheduler, pipeline: LocalPipeline, overhead: EngineOverhead) -> None:
+        self._scheduler = scheduler
+        self._pipeline = pipeline
+        self._overhead = overhead
+        self._decode_turns_ns = cast("DecodeTurns", pipeline.cost.stage.decode_turns_ns)  # type: ignore[attr-defined]
+        self._last_now_ns = 0
+
+    def take_turns(self, replica: Replica, limit_ns: int) -> None:
+        """See :class:`~penstock.engine.replica.Accelerator`."""
+        scheduler = self._scheduler
+        if replica.has_news:
             return
         most = turns_alike(scheduler)
         if most < SHORTEST:
             return
-        now = self.now_ns
+        now = replica.now_ns
         turn_ns = max(now - self._last_now_ns, 1)
         self._last_now_ns = now
         turns = min(most, LONGEST, (limit_ns - now) // turn_ns + 1)
@@ -47,34 +65,34 @@ class StretchingInstance(Instance):
         assert cohort is not None
         size, computed = cohort.size, cohort.turn - 1
         context = cohort.offset_sum + size * computed
-        decode_turns_ns = cast("DecodeTurns", self._cost.stage.decode_turns_ns)  # type: ignore[attr-defined]
-        compute = decode_turns_ns(
+        compute = self._decode_turns_ns(
             size, context, cohort.offsets[0] + computed, cohort.offsets[-1] + computed, turns
         )
         if compute is None:
             return
-        rows = self._lay_out(compute, size, context)
-        taken = int(np.searchsorted(rows[:, DONE_COLUMN], limit_ns))
+        rows = self._lay_out(compute, size, context, now)
+        taken = int(np.searchsorted(rows[:, _DONE], limit_ns))
         if taken < SHORTEST:
             return
-        needs = take_alike(scheduler, rows[:taken, DONE_COLUMN])
+        needs = take_alike(scheduler, rows[:taken, _DONE])
         rows = rows[: len(needs)]
         if not len(rows):
             return
         rows[:, _FREE_BLOCKS] = scheduler.kv.free + needs.sum() - np.cumsum(needs)
-        self._write(rows)
+        self._write(replica, rows)
 
-    def _lay_out(self, compute: Int64Array, size: int, context: int) -> Int64Array:
+    def _lay_out(self, compute: Int64Array, size: int, context: int, now: int) -> Int64Array:
         """One row of the turn log per turn, shape (turns, columns); free blocks are still missing."""
         stages, turns = compute.shape
         overhead = self._overhead
-        hops = [int(hop.arrival_ns[size]) for hop in self._cost.hops]
+        cost = self._pipeline.cost
+        hops = [int(hop.arrival_ns[size]) for hop in cost.hops]
         entry = overhead.schedule_ns + overhead.ipc_to_first_stage_ns
-        back = int(self._cost.token_return_ns[size]) + overhead.ipc_from_last_stage_ns
+        back = int(cost.token_return_ns[size]) + self._pipeline.back_ns
         done_after = entry + compute.sum(axis=0) + sum(hops) + back
         turn_ns = done_after + overhead.update_ns
-        schedule = self.now_ns + np.cumsum(turn_ns) - turn_ns
-        rows = np.zeros((turns, self._width), dtype=np.int64)
+        schedule = now + np.cumsum(turn_ns) - turn_ns
+        rows = np.zeros((turns, len(TURN_COLUMNS) + 3 * stages), dtype=np.int64)
         constant = {
             "cause_after": int(Cause.DEPENDENCY),
             "tokens": size,
@@ -87,7 +105,7 @@ class StretchingInstance(Instance):
         rows[:, TURN_COLUMNS.index("schedule_ns")] = schedule
         rows[:, TURN_COLUMNS.index("first_arrival_ns")] = schedule
         rows[:, TURN_COLUMNS.index("context_tokens")] = context + size * np.arange(turns)
-        rows[:, DONE_COLUMN] = schedule + done_after
+        rows[:, _DONE] = schedule + done_after
         arrive = schedule + entry
         for stage in range(stages):
             place = len(TURN_COLUMNS) + 3 * stage
@@ -98,22 +116,11 @@ class StretchingInstance(Instance):
                 arrive = end + hops[stage]
         return rows
 
-    def _write(self, rows: Int64Array) -> None:
+    def _write(self, replica: Replica, rows: Int64Array) -> None:
         """The turns have happened."""
         turns = len(rows)
         last = rows[-1]
-        done = rows[:, DONE_COLUMN]
-        for stage in range(self.pipeline.pp_size):
-            self.pipeline.stage_free_ns[stage] = int(last[len(TURN_COLUMNS) + 3 * stage + 2])
-        self._trace += rows.ravel().tolist()
-        self._updates += done.tolist()
+        for stage in range(self._pipeline.pp_size):
+            self._pipeline.stage_free_ns[stage] = int(last[len(TURN_COLUMNS) + 3 * stage + 2])
         self._last_now_ns = int(last[0])
-        self.now_ns = int(done[-1]) + self._overhead.update_ns
-        self.iterations += turns
-        self.turns += turns
-        self.generated_tokens += turns * int(last[TURN_COLUMNS.index("sampled")])
-        if len(self._updates) >= CHUNK_TURNS:
-            self.flush()
-
-
-_FREE_BLOCKS = TURN_COLUMNS.index("free_blocks")
+        replica.skip_turns(rows, int(last[_DONE]) + self._overhead.update_ns, turns * int(last[_SAMPLED]))

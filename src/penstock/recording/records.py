@@ -142,6 +142,18 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
+class Abortion:
+    """A request whose client left before its end, at ``at_ns``; ``generated_tokens`` had come by then."""
+
+    request: int
+    instance: int
+    arrival_ns: int
+    at_ns: int
+    input_tokens: int
+    generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceTotals:
     """Counters of one instance over its run. ``iterations`` counts steps with tokens, ``empty_schedules``
     the others; ``cohort_turns`` and ``exact_turns`` say which path scheduled them."""
@@ -175,3 +187,4 @@ class RunRecord:
     token_gaps: tuple[Int64Array, Int64Array]
     first_arrival_ns: int
     end_ns: int
+    abortions: tuple[Abortion, ...] = ()

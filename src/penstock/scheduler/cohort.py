@@ -36,14 +36,14 @@ class Cohort:
     """
 
     __slots__ = (
-        "block_size",
         "block_fills",
+        "block_needs",
+        "block_size",
         "finish_at",
         "irregular",
         "last_ns",
         "last_order",
         "members",
-        "block_needs",
         "next_finish",
         "offset_sum",
         "offsets",

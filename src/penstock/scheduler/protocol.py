@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from penstock.recording.records import Cause
@@ -61,6 +61,14 @@ class EngineScheduler(Protocol):
     def update(self, step: Step, now: int) -> Sequence[RequestState]:
         """The oldest step is back: take its tokens. Returns the requests that left with it, each with its
         ``outcome``, in the order of the step."""
+        ...
+
+    def states(self) -> Iterable[RequestState]:
+        """All requests that have not ended."""
+        ...
+
+    def first_in_line(self) -> RequestState:
+        """Who is tried first at the next schedule(), for a message when nobody can run; somebody must be here."""
         ...
 
     def status(self) -> SchedulerStatus:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 from penstock.scheduler.cohort import Cohort
 from penstock.scheduler.request_state import RequestState
+from penstock.units import NEVER_NS
 
-UNKNOWN_NS = sys.maxsize
+UNKNOWN_NS = NEVER_NS
 """A time that depends on what others do, and that is not known yet."""
 
 
@@ -136,3 +135,20 @@ class Step:
             self.sampling.remove(state)
             self.sampled -= 1
         return given
+
+    def contents(self) -> list[tuple[RequestState, int, int]]:
+        """(request, new tokens, computed before) of everything in the step, in the order of admission."""
+        members: list[tuple[RequestState, int, int]] = []
+        if self.members and self.cohort is not None:
+            computed = self.cohort.turn - 1
+            members = [(state, 1, state.offset + computed) for state in self.cohort.members]
+        return sorted([*members, *self.chunks], key=_order_of_entry)
+
+    @property
+    def known_done_ns(self) -> int | None:
+        """``done_ns``, or None where it is not known yet."""
+        return None if self.done_ns == UNKNOWN_NS else self.done_ns
+
+
+def _order_of_entry(entry: tuple[RequestState, int, int]) -> int:
+    return entry[0].order

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Iterator
+from itertools import chain
 from operator import attrgetter
 
 from penstock.recording.records import Cause
@@ -122,6 +124,16 @@ class VllmScheduler:
             status.loading = len(self.loading)
             status.waiting += status.loading + len(self.loaded)
         return status
+
+    def states(self) -> Iterator[RequestState]:
+        """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
+        return chain(self.running, self.loaded, self.loading, self.waiting.states())
+
+    def first_in_line(self) -> RequestState:
+        """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
+        if self.waiting:
+            return self.waiting.first()
+        return next(iter([*self.loaded, *self.loading, *self.running]))
 
     # --- schedule ---------------------------------------------------------------------------------------------
 

@@ -177,6 +177,11 @@ class Workload:
         columns = Columns(array("q", input_tokens), array("q", output_tokens), array("q", arrival_ns))
         return cls(columns, source)
 
+    @classmethod
+    def empty(cls) -> Workload:
+        """No requests: all that is served is submitted."""
+        return cls(Columns(), "submitted")
+
     def with_arrivals(self, arrival_ns: array[int]) -> Workload:
         """The same requests at other times, one per request; all calls of a session have its first."""
         if len(arrival_ns) != len(self):

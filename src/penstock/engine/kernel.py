@@ -1,0 +1,87 @@
+"""The agenda of a simulation: who acts next, and when.
+
+Actors hold their own clocks. Anyone may wake an actor, at any time that has not passed; an entry that its actor has
+left behind is dropped when it comes up. What acts at one instant acts in the order of phases, then of ranks: what
+arrives is seen by those who act then.
+"""
+
+from __future__ import annotations
+
+import heapq
+from enum import IntEnum
+from typing import Protocol
+
+from penstock.units import NEVER_NS
+
+
+class Phase(IntEnum):
+    """The order of what happens at one instant."""
+
+    MESSAGE = 0  # deliveries: what was sent arrives
+    LINK = 1  # transfers start
+    CONTROL = 2  # coordinators and proxies decide
+    WORKER = 3  # workers look
+    ENGINE = 4  # replicas schedule and take results
+
+
+class Actor(Protocol):
+    """Something with a clock. ``next_ns`` is when it acts next, None while it waits to be woken."""
+
+    next_ns: int | None
+
+    def run_until(self, limit_ns: int) -> None:
+        """Do everything that is to be done before ``limit_ns``, or less; ``next_ns`` says what is left."""
+        ...
+
+
+class Agenda:
+    """Who acts next. ``limit_ns`` bounds the actor that runs now: it must not act at or after that time, as
+    somebody before it in the order will. It falls when the running actor wakes somebody."""
+
+    def __init__(self) -> None:
+        self.limit_ns = NEVER_NS
+        self._entries: list[tuple[int, int, Actor]] = []
+        self._actors: dict[Actor, int] = {}
+        self._running = -1
+
+    def add(self, actor: Actor, phase: Phase, rank: int) -> None:
+        """Let an actor take part. Each pair of phase and rank is one actor's."""
+        key = (int(phase) << 32) + rank
+        if key in self._actors.values():
+            raise ValueError(f"two actors of phase {phase.name} with rank {rank}")
+        self._actors[actor] = key
+
+    def wake(self, actor: Actor, at_ns: int) -> None:
+        """Let ``actor`` act at ``at_ns``, which is its ``next_ns``."""
+        key = self._actors[actor]
+        heapq.heappush(self._entries, (at_ns, key, actor))
+        limit = at_ns + 1 if key > self._running else at_ns
+        if limit < self.limit_ns:
+            self.limit_ns = limit
+
+    def next_ns(self) -> int:
+        """When somebody acts next; NEVER_NS if nobody does."""
+        entries = self._entries
+        while entries and entries[0][2].next_ns != entries[0][0]:
+            heapq.heappop(entries)
+        return entries[0][0] if entries else NEVER_NS
+
+    def run_next(self, limit_ns: int, *, alone: bool) -> Actor:
+        """Let the next actor act until somebody else's turn comes, or ``limit_ns``; returns it.
+
+        ``alone``: nothing that it does before ``limit_ns`` concerns anybody, so it goes through to there. There
+        must be an actor that acts before ``limit_ns`` (:meth:`next_ns`).
+        """
+        _, key, actor = heapq.heappop(self._entries)
+        self._running = key
+        self.limit_ns = limit_ns
+        if not alone:
+            following = self.next_ns()
+            if following < limit_ns:
+                self.limit_ns = following + 1 if self._entries[0][1] > key else following
+        actor.run_until(self.limit_ns)
+        self._running = -1
+        self.limit_ns = NEVER_NS
+        if actor.next_ns is not None:
+            heapq.heappush(self._entries, (actor.next_ns, key, actor))
+        return actor

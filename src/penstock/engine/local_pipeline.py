@@ -1,0 +1,61 @@
+"""Stages whose hops have links of their own: a step's whole way is known when it is sent off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from penstock.cost.step_cost import PipelineCost
+from penstock.engine.executor import Arrived
+from penstock.pipeline.pipeline import Pipeline
+from penstock.scheduler.step import Step
+
+
+class LocalPipeline:
+    """An :class:`~penstock.engine.executor.Executor`. ``back_ns`` is the way of a result from the last stage's
+    worker to the engine, beyond the transfer of the tokens."""
+
+    def __init__(
+        self, cost: PipelineCost, pp_size: int, *, blocking_sends: bool = False, back_ns: int = 0
+    ) -> None:
+        self.pp_size = pp_size
+        self.cost = cost
+        self.back_ns = back_ns
+        self._pipeline = Pipeline(cost, pp_size, blocking_sends=blocking_sends)
+        self.stage_free_ns = self._pipeline.stage_free_ns
+        self._stage_ns = cost.stage.stage_ns
+        self._return_ns = cost.token_return_ns
+
+    @property
+    def latest_times(self) -> list[int]:
+        """``arrive, start, end`` of the latest step on every stage, one after the other."""
+        return self._pipeline.times
+
+    def launch(self, step: Step, entry_ns: int) -> Sequence[int]:
+        """See :class:`~penstock.engine.executor.Executor`."""
+        after = step.after
+        if after is not None and after.end_ns > entry_ns:
+            entry_ns = after.end_ns
+        pipeline = self._pipeline
+        step.end_ns = end = pipeline.submit(
+            entry_ns,
+            step.tokens,
+            self._stage_ns(
+                step.prefill_tokens,
+                step.prefill_context,
+                step.decodes,
+                step.decode_context,
+                step.min_context,
+                step.max_context,
+                step.sampled,
+            ),
+        )
+        step.done_ns = end + self._return_ns[step.sampled] + self.back_ns
+        return pipeline.times
+
+    def pass_empty(self, step: Step, now: int) -> None:
+        """See :class:`~penstock.engine.executor.Executor`."""
+        last = self.stage_free_ns[-1]
+        step.done_ns = last if last > now else now
+
+    def when_arrived(self, arrived: Arrived) -> None:
+        """Nothing is ever left open here."""

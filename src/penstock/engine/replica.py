@@ -1,0 +1,363 @@
+"""One replica: vLLM's engine loop between a scheduler and an executor.
+
+The loop is ``v1/engine/core.py: EngineCore.step_with_batch_queue``. A turn takes in what has arrived, calls
+schedule(), puts the step (an empty one too) into the batch queue, and goes on at once while the queue has room
+and work remains; otherwise it blocks on the oldest step and takes its tokens. A turn that scheduled nothing is
+followed by a short sleep (``EngineCoreProc._process_engine_step``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from penstock.engine.executor import Executor
+from penstock.engine.kernel import Agenda
+from penstock.errors import NoProgressError
+from penstock.recording.records import Cause
+from penstock.recording.turn_log import TurnLog
+from penstock.scheduler.protocol import EngineScheduler
+from penstock.scheduler.request_state import Outcome, RequestState
+from penstock.scheduler.step import UNKNOWN_NS, Step
+from penstock.spec.options import EngineOverhead, SchedulerOptions
+from penstock.units import Int64Array
+
+# A plain number: a list of cells takes it faster than a member of an enumeration.
+_CAUSE_NUMBER = {cause: int(cause) for cause in Cause}
+
+
+class Watcher(Protocol):
+    """Sees single turns as they happen, live objects and all; a replica without one pays nothing for it."""
+
+    def added(self, state: RequestState, now: int) -> None:
+        """The engine has taken a request in."""
+        ...
+
+    def scheduled(self, step: Step, now: int) -> None:
+        """schedule() has returned ``step``, and it was sent off."""
+        ...
+
+    def updated(self, step: Step, now: int, ended: Sequence[RequestState]) -> None:
+        """The engine has taken the tokens of ``step``."""
+        ...
+
+
+class Accelerator(Protocol):
+    """Takes many turns at once where they are foreseeable, and leaves the same records as the turns would."""
+
+    def take_turns(self, replica: Replica, limit_ns: int) -> None:
+        """Called between two turns, with nothing in flight; may move the replica on to before ``limit_ns``."""
+        ...
+
+
+class Replica:
+    """One instance. ``next_ns`` is when it acts next, None while it has nothing to do or waits for what others do.
+
+    Events before a limit are processed by :meth:`run_until`; between calls the replica is in the state that
+    an observer at that time would see. ``on_end`` is called with each request that leaves and the time.
+    ``stops_on_end``: then the call returns, so that what this releases can arrive before the next turn. With an
+    ``agenda`` others may act on what it does: it then also stops where the agenda's limit falls.
+    ``outstanding_tokens`` counts input and output tokens of all requests sent here and not finished.
+    ``watchdog_turns`` is how many turns in a row may be empty while requests wait and nothing is in flight; with
+    ``gives_up`` False the replica then sleeps until somebody comes, as the real engine's spinning looks from
+    outside.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        scheduler: EngineScheduler,
+        executor: Executor,
+        options: SchedulerOptions,
+        log: TurnLog,
+        *,
+        overhead: EngineOverhead | None = None,
+        agenda: Agenda | None = None,
+        accelerator: Accelerator | None = None,
+        on_end: Callable[[Replica, RequestState, int], None] | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.index = index
+        self.scheduler = scheduler
+        self.executor = executor
+        self.options = options
+        self.log = log
+        self.overhead = overhead or EngineOverhead()
+        self.next_ns: int | None = None
+        self.now_ns = 0
+        self.inbox: deque[RequestState] = deque()
+        self.stops_on_end = False
+        self.iterations = 0
+        self.empty_schedules = 0
+        self.idle_sleeps = 0
+        self.prompt_tokens = 0
+        self.generated_tokens = 0
+        self.turns = 0
+        self.outstanding_tokens = 0
+        self.watchdog_turns = 20
+        self.gives_up = True
+        self.is_deadlocked = False
+        self._agenda = agenda
+        self._accelerator = accelerator
+        self._on_end = on_end
+        self.watcher = watcher
+        self._entry_ns = self.overhead.schedule_ns + self.overhead.ipc_to_first_stage_ns
+        self._no_times = [0] * (3 * executor.pp_size)
+        self._queue: deque[Step] = deque()
+        self._blocked_on: Step | None = None
+        self._aborts: list[RequestState] = []
+        self._scheduled_nothing = False
+        self._steps_in_flight = 0
+        self._fruitless_turns = 0
+        executor.when_arrived(self._arrived)
+
+    # --- what a router may see ------------------------------------------------------------------------------
+
+    @property
+    def num_running(self) -> int:
+        """Requests admitted and not finished."""
+        return self.scheduler.status().running
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests routed here and not admitted, seen by the scheduler or not."""
+        return self.scheduler.status().waiting + len(self.inbox)
+
+    @property
+    def max_num_seqs(self) -> int:
+        """How many requests may run at once."""
+        return self.options.max_num_seqs
+
+    @property
+    def queue_length(self) -> int:
+        """Steps in the batch queue, empty ones included."""
+        return len(self._queue)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request to come."""
+        return self.next_ns is None and self._blocked_on is None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the engine has messages that it has not read: requests, or that a client has left."""
+        return bool(self.inbox) or bool(self._aborts)
+
+    # --- events ---------------------------------------------------------------------------------------------
+
+    def deliver(self, state: RequestState) -> None:
+        """A request arrives; the engine takes it in at the top of its next turn."""
+        self.inbox.append(state)
+        self.outstanding_tokens += state.final_tokens
+        if self.is_idle:
+            self._rouse(state.arrived_ns)
+
+    def abort(self, state: RequestState, now: int) -> None:
+        """The client of a request has left: the engine lets go of it at the top of its next turn or, while it is
+        blocked on a step, right before it takes that step's tokens (vLLM ``EngineCore.abort_requests``)."""
+        self._aborts.append(state)
+        if self.is_idle:
+            self._rouse(now)
+
+    def find(self, request_index: int) -> RequestState | None:
+        """The request of that number, if it is here and has not ended."""
+        for state in (*self.inbox, *self.scheduler.states()):
+            if state.request.index == request_index:
+                return state
+        return None
+
+    def _rouse(self, now: int) -> None:
+        self.now_ns = max(self.now_ns, now)
+        self.next_ns = self.now_ns
+
+    def run_until(self, limit_ns: int) -> None:
+        """Process all events before ``limit_ns``, or fewer: see ``stops_on_end`` and ``agenda``.
+
+        Raises:
+            NoProgressError: unfinished requests, nothing in flight, and turn after turn schedules nothing.
+        """
+        scheduler = self.scheduler
+        queue = self._queue
+        depth = self.options.max_in_flight
+        overhead = self.overhead
+        agenda = self._agenda
+        while True:
+            if agenda is not None and agenda.limit_ns < limit_ns:
+                limit_ns = agenda.limit_ns
+            step = self._blocked_on
+            if step is not None:
+                at = step.done_ns
+                if at == UNKNOWN_NS:
+                    self.next_ns = None
+                    return
+                if at < self.now_ns:
+                    at = self.now_ns
+                if at >= limit_ns:
+                    self.next_ns = at
+                    return
+                self._blocked_on = None
+                ended = self._take_tokens(step, at)
+                self.now_ns = at + overhead.update_ns
+                if self._scheduled_nothing:
+                    self._sleep()
+                    if self._fruitless_turns > self.watchdog_turns:
+                        self._give_up()
+                        return
+                if ended and self.stops_on_end:
+                    self.next_ns = self.now_ns
+                    return
+                if agenda is not None and agenda.limit_ns < limit_ns:
+                    limit_ns = agenda.limit_ns
+                if self._accelerator is not None:
+                    self._accelerator.take_turns(self, limit_ns)
+            now = self.now_ns
+            if now >= limit_ns:
+                self.next_ns = now
+                return
+            if self._aborts:
+                self._let_go(now)
+            first_arrival = self._take_in(now) if self.inbox else now
+            if scheduler.has_work():
+                self._scheduled_nothing = not self._turn(now, first_arrival)
+                self.now_ns = now + overhead.schedule_ns
+                if len(queue) < depth and (not self._scheduled_nothing or scheduler.has_work()):
+                    if self._scheduled_nothing:
+                        self._sleep()
+                    self.turns += 1
+                    continue
+            elif not queue:
+                self.next_ns = None
+                return
+            else:
+                self._scheduled_nothing = False
+            self.turns += 1
+            self._blocked_on = queue.popleft()
+
+    def skip_turns(self, rows: Int64Array, now_ns: int, generated_tokens: int) -> None:
+        """Turns that an :class:`Accelerator` has taken, shape (turns, columns of the turn log)."""
+        self.log.extend(rows)
+        self.now_ns = now_ns
+        self.iterations += len(rows)
+        self.turns += len(rows)
+        self.generated_tokens += generated_tokens
+
+    def _take_in(self, now: int) -> int:
+        """Drain the input queue; returns the earliest arrival among what was drained."""
+        inbox = self.inbox
+        first = now
+        while inbox and inbox[0].arrived_ns <= now:
+            state = inbox.popleft()
+            first = min(first, state.arrived_ns)
+            self.scheduler.add(state, now)
+            if self.watcher is not None:
+                self.watcher.added(state, now)
+        return first
+
+    def _let_go(self, now: int) -> None:
+        """Requests whose clients have left."""
+        for state in self._aborts:
+            if state in self.inbox:
+                self.inbox.remove(state)
+                state.outcome = Outcome.ABORTED
+            elif not self.scheduler.abort(state, now):
+                continue  # it has ended by itself
+            self._end([state], now)
+        self._aborts.clear()
+
+    def _turn(self, now: int, first_arrival: int) -> bool:
+        """Schedule a step and send it off; False if it is empty."""
+        step = self.scheduler.schedule(now)
+        status = self.scheduler.status()
+        tokens = step.tokens
+        prefill_tokens = step.prefill_tokens
+        executor = self.executor
+        if tokens:
+            times = executor.launch(step, now + self._entry_ns) or self._no_times
+            self.iterations += 1
+            self.prompt_tokens += prefill_tokens
+            self.generated_tokens += step.sampled
+            self._steps_in_flight += 1
+            self._fruitless_turns = 0
+        else:
+            executor.pass_empty(step, now)
+            times = [now] * (3 * executor.pp_size)
+            self.empty_schedules += 1
+            if not self._steps_in_flight and (status.running or status.waiting) and not status.loading:
+                self._fruitless_turns += 1
+            if status.stuck is not None and self.gives_up:
+                self._fruitless_turns = self.watchdog_turns + 1
+        step.row = self.log.begin(
+            (
+                now,
+                first_arrival,
+                _CAUSE_NUMBER[status.cause],
+                tokens,
+                step.sampled,
+                step.decodes,
+                step.prefills,
+                prefill_tokens,
+                step.prefill_context + step.decode_context,
+                status.free_blocks,
+                status.running,
+                status.waiting,
+                len(self._queue),
+                step.done_ns,
+                0,
+            ),
+            times,
+        )
+        self._queue.append(step)
+        if self.watcher is not None:
+            self.watcher.scheduled(step, now)
+        return tokens > 0
+
+    def _arrived(self, step: Step, times: Sequence[int]) -> None:
+        """The way of a step is known that was not when it was sent off."""
+        self.log.complete(step.row, step.done_ns, times)
+        if step is self._blocked_on:
+            self.next_ns = max(step.done_ns, self.now_ns)
+            if self._agenda is not None:
+                self._agenda.wake(self, self.next_ns)
+
+    def _take_tokens(self, step: Step, at: int) -> bool:
+        """The oldest step is back; returns whether a request ended with it."""
+        if self._aborts:
+            self._let_go(at)
+        ended = self.scheduler.update(step, at)
+        if step.tokens:
+            self._steps_in_flight -= 1
+        self.log.taken(at)
+        if self.watcher is not None:
+            self.watcher.updated(step, at, ended)
+        if ended:
+            self._end(ended, at)
+            return True
+        return False
+
+    def _end(self, ended: Sequence[RequestState], at: int) -> None:
+        for state in ended:
+            self.outstanding_tokens -= state.final_tokens
+            if self._on_end is not None:
+                self._on_end(self, state, at)
+
+    def _sleep(self) -> None:
+        if self.scheduler.has_work():
+            self.now_ns += self.options.engine_idle_sleep_ns
+            self.idle_sleeps += 1
+
+    def _give_up(self) -> None:
+        """Turn after turn was fruitless."""
+        self.is_deadlocked = True
+        self._fruitless_turns = 0
+        self.next_ns = None
+        if not self.gives_up:
+            return
+        status = self.scheduler.status()
+        first = self.scheduler.first_in_line()
+        raise NoProgressError(
+            f"instance {self.index} makes no progress at {self.now_ns} ns: {status.running} requests "
+            f"running, {self.num_waiting} waiting, none in flight, {status.free_blocks} of "
+            f"{status.usable_blocks} KV blocks free; first in line is request {first.request.index} with "
+            f"{first.num_tokens} tokens ({-(-first.num_tokens // self.options.block_size)} blocks)"
+        )

@@ -1,0 +1,82 @@
+"""The turns of one instance on their way to the sinks: rows that are begun, completed, and handed on in chunks."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from penstock.recording.records import TURN_COLUMNS, TurnChunk, TurnSink
+from penstock.units import Int64Array
+
+CHUNK_TURNS = 2048
+_DONE_COLUMN = TURN_COLUMNS.index("done_ns")
+_UPDATE_COLUMN = TURN_COLUMNS.index("update_ns")
+
+
+class TurnLog:
+    """A row per turn, in the order of the turns. Results are taken in that order too, so a row is complete once as
+    many results were taken; complete rows go to the sinks ``CHUNK_TURNS`` at a time."""
+
+    def __init__(self, instance: int, pp_size: int, sinks: Sequence[TurnSink] = ()) -> None:
+        self.instance = instance
+        self.pp_size = pp_size
+        self._sinks = sinks
+        self._width = len(TURN_COLUMNS) + 3 * pp_size
+        # Cells of the turns not handed on yet. A list takes them twice as fast as an array would.
+        self._cells: list[int] = []
+        self._updates: list[int] = []
+        self._handed_on = 0
+        self._busy_ns = np.zeros(pp_size, dtype=np.int64)
+
+    def begin(self, turn: tuple[int, ...], times: Sequence[int]) -> int:
+        """Add a turn: its values in the order of TURN_COLUMNS, and the stages' ``arrive, start, end``. Returns its
+        row, counted over the whole run."""
+        cells = self._cells
+        row = self._handed_on + len(cells) // self._width
+        cells += turn
+        cells += times
+        return row
+
+    def complete(self, row: int, done_ns: int, times: Sequence[int]) -> None:
+        """What was not known when the row was begun. Its result must not have been taken yet."""
+        place = (row - self._handed_on) * self._width
+        self._cells[place + _DONE_COLUMN] = done_ns
+        stages = place + len(TURN_COLUMNS)
+        self._cells[stages : stages + len(times)] = times
+
+    def taken(self, at_ns: int) -> None:
+        """The engine has taken the oldest result that it had not."""
+        self._updates.append(at_ns)
+        if len(self._updates) >= CHUNK_TURNS:
+            self.flush()
+
+    def extend(self, rows: Int64Array) -> None:
+        """Add turns whose results have been taken already, shape (turns, columns), while none is open."""
+        self._cells += rows.ravel().tolist()
+        self._updates += rows[:, _DONE_COLUMN].tolist()
+        if len(self._updates) >= CHUNK_TURNS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand all complete turns to the sinks."""
+        rows = len(self._updates)
+        if not rows:
+            return
+        cells = rows * self._width
+        packed = struct.pack(f"{cells}q", *self._cells[:cells])
+        values = np.frombuffer(bytearray(packed), dtype=np.int64).reshape(rows, self._width)
+        values[:, _UPDATE_COLUMN] = self._updates
+        del self._cells[:cells]
+        self._updates.clear()
+        chunk = TurnChunk(self.instance, self.pp_size, self._handed_on, values)
+        self._handed_on += rows
+        for stage in range(self.pp_size):
+            self._busy_ns[stage] += np.sum(chunk.stage(stage, "end") - chunk.stage(stage, "start"))
+        for sink in self._sinks:
+            sink.accept(chunk)
+
+    def busy_ns(self) -> tuple[int, ...]:
+        """Compute time of each stage over all turns handed on."""
+        return tuple(int(busy) for busy in self._busy_ns)
