@@ -18,16 +18,18 @@ LONGEST_LINE = 72
 def profile() -> str:
     """The lines on which most time passes, calls included; the profiler's own overhead weighs on short lines."""
     from line_profiler import LineProfiler
-    from penstock.engine.instance import Instance
-    from penstock.scheduler.scheduler import Scheduler
 
     from penstock.api import load_scenario
     from penstock.cost.attention import AttentionLookup
     from penstock.cost.stage import TabulatedStageCost
+    from penstock.engine.local_pipeline import LocalPipeline
+    from penstock.engine.replica import Replica
     from penstock.engine.simulation import Simulation
     from penstock.pipeline.pipeline import Pipeline
+    from penstock.recording.turn_log import TurnLog
     from penstock.scheduler.cohort import Cohort
     from penstock.scheduler.step import Step
+    from penstock.scheduler.vllm import VllmScheduler
 
     root = profile_root()
     options: dict[str, Any] = {
@@ -40,8 +42,10 @@ def profile() -> str:
     lines = LineProfiler()
     for owner in (
         Simulation,
-        Instance,
-        Scheduler,
+        Replica,
+        LocalPipeline,
+        TurnLog,
+        VllmScheduler,
         Cohort,
         Step,
         Pipeline,

@@ -7,17 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock.engine.instance import Instance
 
 from penstock.accounting.bubbles import BubbleLedger, Bubbles
 from penstock.accounting.stage_spans import StageCause, StageSpans
 from penstock.cost.step_cost import HopCost, PipelineCost
-from penstock.pipeline.pipeline import Pipeline
 from penstock.recording.records import TURN_COLUMNS, Cause, TurnChunk, stage_columns
-from penstock.scheduler.make import make_scheduler
-from penstock.scheduler.request_state import RequestState
 from penstock.spec.options import EngineOverhead, SchedulerOptions
 from penstock.workload.request import Request
+from replicas import local_replica, serve_all
 
 # --- turn logs out of thin air ----------------------------------------------------------------------------
 
@@ -296,20 +293,16 @@ def serve(
     cost = PipelineCost(StageTimes(times), hops, [0] * 5000)
     ledger = BubbleLedger([stages], blocking_sends=[blocking])
     finishes: list[int] = []
-    instance = Instance(
-        0,
-        make_scheduler(chosen, stages, blocks),
+    replica = local_replica(
+        chosen,
         cost,
-        Pipeline(cost, stages, blocking_sends=blocking),
+        blocks=blocks,
+        blocking_sends=blocking,
         overhead=overhead,
         sinks=[ledger],
-        on_finish=lambda _instance, _state, at_ns: finishes.append(at_ns),
+        on_end=lambda _replica, _state, at_ns: finishes.append(at_ns),
     )
-    for request in requests:
-        instance.run_until(request.arrival_ns)
-        instance.deliver(RequestState(request, chosen.max_model_len))
-    instance.run_until(10**18)
-    instance.flush()
+    serve_all(replica, requests)
     assert len(finishes) == len(requests)
     bubbles = ledger.finish(requests[0].arrival_ns, max(finishes))
     assert bubbles.ns[0].sum(axis=1).tolist() == [bubbles.window_ns] * stages

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.engine import stretch
+from penstock.engine.replica import Replica
 from penstock.engine.simulation import Simulation
 from penstock.recording.records import Int64Array, RunRecord, TurnChunk
 from penstock.spec.load import load_cluster
@@ -77,8 +78,8 @@ def test_a_jump_leaves_the_same_records_as_its_turns(
 
 def test_jumps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     single = []
-    turn = stretch.StretchingInstance._turn
-    monkeypatch.setattr(stretch.StretchingInstance, "_turn", lambda *given: single.append(1) or turn(*given))
+    turn = Replica._turn
+    monkeypatch.setattr(Replica, "_turn", lambda *given: single.append(1) or turn(*given))
     record, rows = run({}, [(0, 100, 1000)], stretch.SHORTEST)
     assert len(rows) == 1001
     assert len(single) < 20

@@ -49,7 +49,7 @@ def test_what_the_cohort_counts_is_what_its_members_would_add_up_to(
         if contexts:
             assert cohort.offsets[0] + cohort.turn - 1 == min(contexts)
             assert cohort.offsets[-1] + cohort.turn - 1 == max(contexts)
-        assert cohort.needs[cohort.turn % block_size] == sum(c % block_size == 0 for c in contexts)
+        assert cohort.block_needs[cohort.turn % block_size] == sum(c % block_size == 0 for c in contexts)
         done = advance(cohort, turn)
         tokens = {state: count + 1 for state, count in tokens.items()}
         assert {s for s, count in tokens.items() if count == s.final_tokens} == set(done)

@@ -304,7 +304,6 @@ def test_a_mistake_is_named_with_its_place(overrides: dict[str, Any], message: s
         {"enable_local_offloading": True},
         {"enable_attn_offloading": True},
         {"enable_sub_batch_interleaving": True},
-        {"scheduling_policy": "priority"},
         {"placement": {"default": {"weights": "cpu"}}},
         {"placement": {"blocks": [{"blocks": "0-3", "kv_loc": "cxl:0"}]}},
         {"placement": {"layers": {"lm_head": {"kv_evict_loc": "cxl:1"}}}},
@@ -323,7 +322,6 @@ def test_what_is_not_simulated_is_refused_in_a_sentence(overrides: dict[str, Any
         {"prefix_storage": "CPU"},
         {"skip_prefill": True},
         {"enable_attn_offloading": True},
-        {"scheduling_policy": "priority"},
     ],
 )
 def test_flags_that_are_not_simulated_are_refused(flag: dict[str, Any]) -> None:

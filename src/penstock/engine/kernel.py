@@ -35,34 +35,37 @@ class Actor(Protocol):
 
 
 class Agenda:
-    """Who acts next. ``limit_ns`` bounds the actor that runs now: it must not act at or after that time, as
-    somebody before it in the order will. It falls when the running actor wakes somebody."""
+    """Who acts next. ``limit_ns`` bounds the actor that runs: it must not act at or after that time, as somebody
+    before it in the order will. It falls when the running actor wakes somebody."""
 
     def __init__(self) -> None:
         self.limit_ns = NEVER_NS
         self._entries: list[tuple[int, int, Actor]] = []
-        self._actors: dict[Actor, int] = {}
-        self._running = -1
+        self._keys: dict[Actor, int] = {}
+        self._running: Actor | None = None
+        self._running_key = -1
 
     def add(self, actor: Actor, phase: Phase, rank: int) -> None:
         """Let an actor take part. Each pair of phase and rank is one actor's."""
         key = (int(phase) << 32) + rank
-        if key in self._actors.values():
+        if key in self._keys.values():
             raise ValueError(f"two actors of phase {phase.name} with rank {rank}")
-        self._actors[actor] = key
+        self._keys[actor] = key
 
     def wake(self, actor: Actor, at_ns: int) -> None:
-        """Let ``actor`` act at ``at_ns``, which is its ``next_ns``."""
-        key = self._actors[actor]
+        """Let ``actor`` act at ``at_ns``, which is its ``next_ns``. The running actor need not be told."""
+        if actor is self._running:
+            return
+        key = self._keys[actor]
         heapq.heappush(self._entries, (at_ns, key, actor))
-        limit = at_ns + 1 if key > self._running else at_ns
+        limit = at_ns + 1 if key > self._running_key else at_ns
         if limit < self.limit_ns:
             self.limit_ns = limit
 
     def next_ns(self) -> int:
         """When somebody acts next; NEVER_NS if nobody does."""
         entries = self._entries
-        while entries and entries[0][2].next_ns != entries[0][0]:
+        while entries and (entries[0][2].next_ns != entries[0][0] or entries[0][2] is self._running):
             heapq.heappop(entries)
         return entries[0][0] if entries else NEVER_NS
 
@@ -73,14 +76,14 @@ class Agenda:
         must be an actor that acts before ``limit_ns`` (:meth:`next_ns`).
         """
         _, key, actor = heapq.heappop(self._entries)
-        self._running = key
+        self._running, self._running_key = actor, key
         self.limit_ns = limit_ns
         if not alone:
-            following = self.next_ns()
-            if following < limit_ns:
-                self.limit_ns = following + 1 if self._entries[0][1] > key else following
+            following_ns = self.next_ns()
+            if following_ns < limit_ns:
+                self.limit_ns = following_ns + 1 if self._entries[0][1] > key else following_ns
         actor.run_until(self.limit_ns)
-        self._running = -1
+        self._running, self._running_key = None, -1
         self.limit_ns = NEVER_NS
         if actor.next_ns is not None:
             heapq.heappush(self._entries, (actor.next_ns, key, actor))

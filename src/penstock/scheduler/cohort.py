@@ -31,8 +31,8 @@ class Cohort:
 
     ``next_finish`` is no later than the next turn in ``finish_at``. ``last_order`` bounds the members'
     admission numbers from above. ``last_ns`` is when the latest token came; the members in ``irregular`` had
-    theirs at another time (``last_token_ns``), as they joined between two tokens. ``block_fills`` holds the members whose
-    blocks are cached, by the turn, modulo the block size, in which one fills up.
+    theirs at another time (``last_token_ns``), as they joined between two tokens. ``block_fills`` holds the members
+    whose blocks are cached, by the turn, modulo the block size, in which one fills up.
     """
 
     __slots__ = (

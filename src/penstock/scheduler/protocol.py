@@ -13,8 +13,8 @@ from penstock.scheduler.step import Step
 
 class SchedulerStatus:
     """How a scheduler stands: ``cause`` says why its latest schedule() could take no more; requests ``running``
-    and ``waiting``; ``loading`` of those wait for KV from elsewhere; KV blocks ``free_blocks`` of ``usable_blocks``. ``stuck`` is a request that can never run on,
-    whatever the others do, or None."""
+    and ``waiting``, ``loading`` of those waiting for KV from elsewhere; KV blocks ``free_blocks`` of
+    ``usable_blocks``. ``stuck`` is a request that can never run on, whatever the others do, or None."""
 
     __slots__ = ("cause", "free_blocks", "loading", "running", "stuck", "usable_blocks", "waiting")
 

@@ -29,9 +29,9 @@ class RequestState:
     """What the scheduler knows of one unfinished request.
 
     ``arrived_ns`` is when it came to this instance, ``request.arrival_ns`` when its user sent it; ``outcome`` says
-    how it ended, once it has. ``num_tokens`` counts prompt and answer so far, ``num_computed`` those of them that steps have been given, and
-    ``final_tokens`` is the count at which it finishes. ``held_blocks`` counts KV blocks while its prompt is being
-    scheduled. ``order`` numbers admissions: running requests are scheduled in that order.
+    how it ended, once it has. ``num_tokens`` counts prompt and answer so far, ``num_computed`` those of them that
+    steps have been given, and ``final_tokens`` is the count at which it finishes. ``held_blocks`` counts KV blocks
+    while its prompt is being scheduled. ``order`` numbers admissions: running requests are scheduled in that order.
 
     While the request decodes in a cohort, everything that changes with its tokens is kept by the cohort. It then has
     ``offset + cohort.turn`` tokens, all but one computed (with nothing in flight), and the fields are stale: leaving

@@ -37,10 +37,7 @@ _BLOCK_COPY = "has no effect: all layers of a stage are costed alike without it"
 
 def engine_refusals(engine: RawEngine) -> dict[str, str]:
     """Members of an instance or flags that cannot be honoured, each with the reason."""
-    refused = {name: reason for name, reason in _OFFLOADS.items() if getattr(engine, name)}
-    if engine.scheduling_policy == "priority":
-        refused["scheduling_policy"] = "the order by priority is not simulated: leave it out or 'fcfs'"
-    return refused
+    return {name: reason for name, reason in _OFFLOADS.items() if getattr(engine, name)}
 
 
 def flag_refusals(flags: RawFlags) -> dict[str, str]:

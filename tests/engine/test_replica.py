@@ -7,17 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock.engine.instance import Instance
 
 from penstock.cost.step_cost import HopCost, PipelineCost
 from penstock.engine.replay import replay
+from penstock.engine.replica import Replica
 from penstock.errors import NoProgressError
-from penstock.pipeline.pipeline import Pipeline
 from penstock.recording.records import TURN_COLUMNS, Cause, TurnChunk
-from penstock.scheduler.make import make_scheduler
-from penstock.scheduler.request_state import RequestState
 from penstock.spec.options import EngineOverhead, SchedulerOptions
 from penstock.workload.request import Request
+from replicas import local_replica, serve_all
 
 
 class PerToken:
@@ -67,23 +65,11 @@ def serve(
     *,
     blocks: int = 10_000,
     overhead: EngineOverhead | None = None,
-) -> tuple[Instance, Keep]:
-    stages = len(cost.hops) + 1
+) -> tuple[Replica, Keep]:
     keep = Keep()
-    instance = Instance(
-        0,
-        make_scheduler(options, stages, blocks),
-        cost,
-        Pipeline(cost, stages),
-        overhead=overhead,
-        sinks=[keep],
-    )
-    for request in sorted(requests, key=lambda request: request.arrival_ns):
-        instance.run_until(request.arrival_ns)
-        instance.deliver(RequestState(request, options.max_model_len))
-    instance.run_until(10**18)
-    instance.flush()
-    return instance, keep
+    replica = local_replica(options, cost, blocks=blocks, overhead=overhead, sinks=[keep])
+    serve_all(replica, requests)
+    return replica, keep
 
 
 @pytest.mark.parametrize("stages", range(1, 9))
@@ -92,11 +78,11 @@ def test_the_bubble_of_the_textbook_pipeline(stages: int) -> None:
     for micro_batches in range(1, 33):
         options = SchedulerOptions(max_num_batched_tokens=64, max_in_flight=stages)
         requests = [Request(index, 0, 64, 1) for index in range(micro_batches)]
-        instance, keep = serve(requests, options, pipeline_cost(stages, 1_000_003))
+        replica, keep = serve(requests, options, pipeline_cost(stages, 1_000_003))
         steps = zip(keep.column("tokens"), keep.column("done_ns"), strict=True)
         window = max(done for tokens, done in steps if tokens)
         assert window == (micro_batches + stages - 1) * 1_000_003
-        for busy in instance.busy_ns():
+        for busy in replica.log.busy_ns():
             assert (window - busy) * (micro_batches + stages - 1) == (stages - 1) * window
 
 
@@ -214,10 +200,10 @@ def test_cohorts_and_the_request_by_request_path_agree(
 
 
 def test_turns_reach_the_sinks_in_order_with_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.engine.instance.CHUNK_TURNS", 3)
+    monkeypatch.setattr("penstock.recording.turn_log.CHUNK_TURNS", 3)
     options = SchedulerOptions(max_in_flight=2)
     requests = [Request(index, 10 * index, 20, 5) for index in range(4)]
-    instance, keep = serve(requests, options, pipeline_cost(2, 100))
+    replica, keep = serve(requests, options, pipeline_cost(2, 100))
     assert len(keep.chunks) > 1
     assert [chunk.first_turn for chunk in keep.chunks] == list(
         np.cumsum([0, *(len(chunk.values) for chunk in keep.chunks[:-1])])
@@ -228,4 +214,4 @@ def test_turns_reach_the_sinks_in_order_with_every_column(monkeypatch: pytest.Mo
         done <= update for done, update in zip(keep.column("done_ns"), keep.column("update_ns"), strict=True)
     )
     assert sum(keep.column("sampled")) == 20
-    assert len(keep.column("tokens")) == instance.iterations + instance.empty_schedules
+    assert len(keep.column("tokens")) == replica.iterations + replica.empty_schedules
