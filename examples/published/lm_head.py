@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from shapes import cluster
 
+from penstock.cost.step_cost import StepShape
 from penstock.engine.build import build_instances
 from penstock.spec.load import load_cluster
 
@@ -23,7 +24,7 @@ def main() -> None:
     stage = build_instances(spec, None)[0].cost.stage
     print(f"{'batch':>6} {'stages 1-7':>11} {'last':>9} {'gain':>6}")
     for batch in (1, 16, 64, 128, 256):
-        times = [ns / 1e6 for ns in stage.stage_ns(0, 0, batch, batch * 2048, 2048, 2048, batch)]
+        times = [ns / 1e6 for ns in stage.stage_ns(StepShape.of_decodes(batch, 2048))]
         print(f"{batch:>6} {times[1]:>8.3f} ms {times[-1]:>6.3f} ms {sum(times) / max(times):>5.2f}x")
     print(f"published stages: {sum(PUBLISHED_STAGES) / max(PUBLISHED_STAGES):.2f}x")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.accounting.bubbles import BubbleLedger, Bubbles
 from penstock.accounting.stage_spans import StageCause, StageSpans
-from penstock.cost.step_cost import HopCost, PipelineCost
+from penstock.cost.step_cost import HopCost, PipelineCost, StepLoad
 from penstock.recording.records import TURN_COLUMNS, Cause, TurnChunk, stage_columns
 from penstock.spec.options import EngineOverhead, SchedulerOptions
 from penstock.workload.request import Request
@@ -269,7 +269,7 @@ class StageTimes:
     def __init__(self, times: Sequence[int]) -> None:
         self.times = times
 
-    def stage_ns(self, *_: int) -> Sequence[int]:
+    def stage_ns(self, load: StepLoad) -> Sequence[int]:
         return self.times
 
     def notes(self) -> tuple[str, ...]:

@@ -9,18 +9,14 @@ import numpy as np
 
 from penstock.cost.tables import AttentionGrid, Curve, KernelTables
 from penstock.spec.cluster import ClusterSpec, InstanceSpec, LinkSpec
-from penstock.spec.model import ModelSpec
+from penstock.spec.model import ModelSpec, uniform_layers
 from penstock.spec.options import SchedulerOptions
 from penstock.units import GIB
 
 TINY = ModelSpec(
     name="tiny/model",
-    num_layers=4,
     hidden_size=1024,
-    intermediate_size=4096,
-    num_heads=16,
-    num_kv_heads=4,
-    head_dim=64,
+    layers=uniform_layers(4, num_heads=16, num_kv_heads=4, head_dim=64, intermediate_size=4096),
     vocab_size=32000,
     max_position_embeddings=8192,
 )

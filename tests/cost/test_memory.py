@@ -10,6 +10,7 @@ from tests.cost.build import TINY, make_instance
 from penstock.cost.memory import CUDA_CONTEXT_BYTES, activation_peak_bytes, plan_memory
 from penstock.cost.weights import kv_bytes_per_token_layer, layer_weight_bytes, stage_weight_bytes
 from penstock.errors import UserError
+from penstock.spec.model import uniform_layers
 from penstock.spec.options import SchedulerOptions
 from penstock.units import GIB, MIB
 
@@ -18,34 +19,34 @@ TABLE = 32000 * 1024 * 2
 
 
 def test_weights_of_a_layer_by_hand() -> None:
-    assert layer_weight_bytes(TINY, 1, "bfloat16") == LAYER
+    assert layer_weight_bytes(TINY, TINY.kinds[0], 1, "bfloat16") == LAYER
     linear = LAYER - 2 * 2 * 1024
-    assert layer_weight_bytes(TINY, 2, "bfloat16") == linear // 2 + 2 * 2 * 1024
-    assert layer_weight_bytes(TINY, 1, "fp8") == linear // 2 + 2 * 2 * 1024
+    assert layer_weight_bytes(TINY, TINY.kinds[0], 2, "bfloat16") == linear // 2 + 2 * 2 * 1024
+    assert layer_weight_bytes(TINY, TINY.kinds[0], 1, "fp8") == linear // 2 + 2 * 2 * 1024
 
 
 def test_kv_heads_are_replicated_beyond_their_number() -> None:
-    assert kv_bytes_per_token_layer(TINY, 1, "bfloat16", "auto") == 2 * 4 * 64 * 2
-    assert kv_bytes_per_token_layer(TINY, 4, "bfloat16", "auto") == 2 * 64 * 2
-    assert kv_bytes_per_token_layer(TINY, 8, "bfloat16", "auto") == 2 * 64 * 2
-    assert kv_bytes_per_token_layer(TINY, 4, "bfloat16", "fp8") == 2 * 64
-    assert kv_bytes_per_token_layer(TINY, 4, "fp8", "auto") == 2 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY.kinds[0].attention, 1, "bfloat16", "auto") == 2 * 4 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY.kinds[0].attention, 4, "bfloat16", "auto") == 2 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY.kinds[0].attention, 8, "bfloat16", "auto") == 2 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY.kinds[0].attention, 4, "bfloat16", "fp8") == 2 * 64
+    assert kv_bytes_per_token_layer(TINY.kinds[0].attention, 4, "fp8", "auto") == 2 * 64 * 2
 
 
 def test_tied_embeddings_stand_on_both_ends_of_a_pipeline_and_once_without() -> None:
     norm = 2 * 1024
     tied = replace(TINY, tie_word_embeddings=True)
-    alone = {"layers": 4, "first": True, "last": True}
+    alone = {"layers": TINY.layers, "first": True, "last": True}
     assert stage_weight_bytes(TINY, 1, "bfloat16", **alone) == 4 * LAYER + 2 * TABLE + norm
     assert stage_weight_bytes(tied, 1, "bfloat16", **alone) == 4 * LAYER + TABLE + norm
-    first = stage_weight_bytes(tied, 1, "bfloat16", layers=2, first=True, last=False)
-    last = stage_weight_bytes(tied, 1, "bfloat16", layers=2, first=False, last=True)
+    first = stage_weight_bytes(tied, 1, "bfloat16", layers=TINY.cut((2, 2))[0], first=True, last=False)
+    last = stage_weight_bytes(tied, 1, "bfloat16", layers=TINY.cut((2, 2))[0], first=False, last=True)
     assert (first, last) == (2 * LAYER + TABLE, 2 * LAYER + TABLE + norm)
 
 
 def test_blocks_are_the_minimum_over_stages_and_the_rest_is_stranded() -> None:
     instance = make_instance()
-    plan = plan_memory(instance, (1, 3))
+    plan = plan_memory(instance, TINY.cut((1, 3)))
     small = plan.stages[1]
     usable = int(8 * GIB * 0.9)
     reserved = CUDA_CONTEXT_BYTES + activation_peak_bytes(instance, 1, last=True)
@@ -59,7 +60,7 @@ def test_blocks_are_the_minimum_over_stages_and_the_rest_is_stranded() -> None:
 
 
 def test_measured_blocks_override() -> None:
-    plan = plan_memory(make_instance(num_gpu_blocks=77), (2, 2))
+    plan = plan_memory(make_instance(num_gpu_blocks=77), TINY.cut((2, 2)))
     assert plan.num_gpu_blocks == 77
     assert plan.basis == "num_gpu_blocks as given"
 
@@ -67,7 +68,7 @@ def test_measured_blocks_override() -> None:
 def test_a_model_that_does_not_fit_is_refused_with_what_would() -> None:
     instance = make_instance(memory_bytes=GIB, memory_utilization=0.7, pp_size=1)
     with pytest.raises(UserError) as error:
-        plan_memory(instance, (4,))
+        plan_memory(instance, TINY.cut((4,)))
     text = str(error.value)
     assert text.startswith(
         "cluster.json: nodes[0].instances[0]: tiny/model in bfloat16 does not fit at tp 1 x pp 1"
@@ -76,21 +77,22 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would() -> None:
     assert "would fit: pp " in text or "would fit: tp " in text
     for pp_size, layers in ((2, (2, 2)), (4, (1, 1, 1, 1))):
         if f"pp {pp_size} at" in text:
-            assert plan_memory(replace(instance, pp_size=pp_size), layers).num_gpu_blocks >= 2
+            assert plan_memory(replace(instance, pp_size=pp_size), TINY.cut(layers)).num_gpu_blocks >= 2
 
 
 def test_a_model_that_nothing_makes_fit_says_so() -> None:
     with pytest.raises(UserError, match="no pp or tp alone would make it fit"):
-        plan_memory(make_instance(memory_bytes=GIB // 8), (2, 2))
+        plan_memory(make_instance(memory_bytes=GIB // 8), TINY.cut((2, 2)))
 
 
 def test_a_suggested_tp_can_split_the_model() -> None:
-    model = replace(TINY, intermediate_size=4100)  # which 8 and 16 ranks cannot share
+    wide = uniform_layers(4, num_heads=16, num_kv_heads=4, head_dim=64, intermediate_size=4100)
+    model = replace(TINY, layers=wide)  # which 8 and 16 ranks cannot share
     assert model.tensor_parallel_obstacle(4) is None
     suggested: set[str] = set()
     for eighths in range(5, 9):
         try:
-            plan_memory(make_instance(model=model, pp_size=1, memory_bytes=eighths * GIB // 8), (4,))
+            plan_memory(make_instance(model=model, pp_size=1, memory_bytes=eighths * GIB // 8), (wide,))
         except UserError as error:
             suggested.update(re.findall(r"tp (\d+) at pp 1", str(error)))
     assert suggested <= {"2", "4"}
@@ -102,13 +104,13 @@ def test_an_uneven_split_that_does_not_fit_where_an_even_one_does() -> None:
     for mebibytes in range(600, 1200, 8):
         sized = replace(instance, memory_bytes=mebibytes * MIB)
         with suppress(UserError):
-            plan_memory(sized, (2, 2))
+            plan_memory(sized, TINY.cut((2, 2)))
             break
     with pytest.raises(UserError, match=r"would fit: 2 \+ 2 layers"):
-        plan_memory(sized, (3, 1))
+        plan_memory(sized, TINY.cut((3, 1)))
 
 
 def test_blocks_that_are_given_must_exist() -> None:
     instance = replace(make_instance(), num_gpu_blocks=1 << 30, where="c.json: nodes[0].instances[0]")
     with pytest.raises(UserError, match=r"instances\[0\]\.num_gpu_blocks: does not fit: on stage 0 weights"):
-        plan_memory(instance, (TINY.num_layers,))
+        plan_memory(instance, (TINY.layers,))

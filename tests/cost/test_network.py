@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.cost.build import make_cluster, make_instance
+from tests.cost.build import TINY, make_cluster, make_instance
 
 from penstock.cost.compile import compile_cost
 from penstock.cost.network import Link, inner_link, outer_link
+from penstock.cost.step_cost import StepShape
 from penstock.spec.cluster import LinkSpec
 
 LINK = inner_link(LinkSpec(bandwidth_gb_per_s=(16.0,), latency_ns=(20000.0,)))
@@ -45,7 +46,7 @@ def test_inner_and_outer_dimensions() -> None:
 
 def test_hop_is_cut_by_tp_and_gathered_at_the_receiver() -> None:
     instance = make_instance(tp_size=2)
-    cost = compile_cost(instance, make_cluster(instance), (2, 2), None)
+    cost = compile_cost(instance, make_cluster(instance), TINY.cut((2, 2)), None)
     tensor = 64 * 1024 * 2
     sent = LINK.message_ns(2 * tensor // 2)
     gathered = 2 * LINK.message_ns(tensor // 2)
@@ -56,10 +57,10 @@ def test_hop_is_cut_by_tp_and_gathered_at_the_receiver() -> None:
 
 def test_all_reduces_stand_in_every_layer() -> None:
     instance = make_instance(tp_size=2)
-    slow = compile_cost(instance, make_cluster(instance), (1, 3), None).stage
-    free = compile_cost(instance, make_cluster(instance, (1e9,), (0.0,)), (1, 3), None).stage
-    step = (0, 0, 8, 800, 100, 100, 8)
-    more = [b - a for a, b in zip(free.stage_ns(*step), slow.stage_ns(*step), strict=True)]
+    slow = compile_cost(instance, make_cluster(instance), TINY.cut((1, 3)), None).stage
+    free = compile_cost(instance, make_cluster(instance, (1e9,), (0.0,)), TINY.cut((1, 3)), None).stage
+    step = StepShape.of_decodes(8, 100)
+    more = [b - a for a, b in zip(free.stage_ns(step), slow.stage_ns(step), strict=True)]
     each = 2 * LINK.all_reduce_ns(8 * 1024 * 2, 2)
     assert more == [each, 3 * each]
 
@@ -67,7 +68,7 @@ def test_all_reduces_stand_in_every_layer() -> None:
 def test_placement_decides_which_dimension_a_hop_takes() -> None:
     instance = make_instance(pp_size=4, placement_nodes=(0, 0, 1, 1))
     cluster = make_cluster(instance, (100.0, 10.0), (1000.0, 5000.0))
-    cost = compile_cost(instance, cluster, (1, 1, 1, 1), None)
+    cost = compile_cost(instance, cluster, TINY.cut((1, 1, 1, 1)), None)
     near, far = inner_link(cluster.link), outer_link(cluster.link)
     size = 2 * 32 * 1024 * 2
     assert [hop.arrival_ns[32] for hop in cost.hops] == [
@@ -80,7 +81,7 @@ def test_placement_decides_which_dimension_a_hop_takes() -> None:
 
 def test_tokens_return_at_once_without_a_pipeline() -> None:
     instance = make_instance(pp_size=1)
-    cost = compile_cost(instance, make_cluster(instance), (4,), None)
+    cost = compile_cost(instance, make_cluster(instance), TINY.cut((4,)), None)
     assert set(cost.token_return_ns) == {0}
     assert len(cost.token_return_ns) == 129
     assert cost.hops == ()

@@ -9,16 +9,12 @@ from tests.cost.build import TINY, write_bundle
 from penstock.cost.fitted import PACKAGED_FITS, fit_degrees, read_fit, tables_from_fit
 from penstock.cost.sources import CostQuestion, kernel_tables
 from penstock.errors import UserError
-from penstock.spec.model import ModelSpec
+from penstock.spec.model import ModelSpec, uniform_layers
 
 LLAMA = ModelSpec(
     name="meta-llama/Llama-3.1-8B",
-    num_layers=32,
     hidden_size=4096,
-    intermediate_size=14336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=128,
+    layers=uniform_layers(32, num_heads=32, num_kv_heads=8, head_dim=128, intermediate_size=14336),
     vocab_size=128256,
     max_position_embeddings=131072,
 )
@@ -28,7 +24,13 @@ def ask(
     hardware: str = "H100", model: ModelSpec = TINY, tp_size: int = 1, dtype: str = "bfloat16"
 ) -> CostQuestion:
     return CostQuestion(
-        hardware=hardware, model=model, tp_size=tp_size, dtype=dtype, kv_cache_dtype="auto", max_tokens=512
+        hardware=hardware,
+        model=model,
+        kind=model.kinds[0],
+        tp_size=tp_size,
+        dtype=dtype,
+        kv_cache_dtype="auto",
+        max_tokens=512,
     )
 
 

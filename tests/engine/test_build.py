@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from penstock.cost.step_cost import StepShape
 from penstock.engine.build import build_instances
 from penstock.spec.load import load_cluster
 
@@ -25,7 +26,7 @@ def _built(*instances: dict[str, object]):
 def test_alike_instances_count_their_own_lookups():
     first, second = _built(INSTANCE, INSTANCE)
     beyond = 1 << 20
-    first.cost.stage.stage_ns(0, 0, 1, beyond, beyond, beyond, 1)
+    first.cost.stage.stage_ns(StepShape(0, 0, 1, beyond, beyond, beyond, 1))
     assert first.cost.stage.notes()
     assert not second.cost.stage.notes()
 
@@ -33,10 +34,10 @@ def test_alike_instances_count_their_own_lookups():
 def test_alike_instances_cost_the_same_after_either_has_grown_its_tables():
     first, second = _built(INSTANCE, INSTANCE)
     alone = _built(INSTANCE)[0]
-    step = (3000, 0, 4500, 4_500_000, 900, 1100, 4500)
-    second.cost.stage.stage_ns(0, 0, 400, 400_000, 900, 1100, 400)
-    assert first.cost.stage.stage_ns(*step) == alone.cost.stage.stage_ns(*step)
-    assert second.cost.stage.stage_ns(*step) == alone.cost.stage.stage_ns(*step)
+    step = StepShape(3000, 0, 4500, 4_500_000, 900, 1100, 4500)
+    second.cost.stage.stage_ns(StepShape(0, 0, 400, 400_000, 900, 1100, 400))
+    assert first.cost.stage.stage_ns(step) == alone.cost.stage.stage_ns(step)
+    assert second.cost.stage.stage_ns(step) == alone.cost.stage.stage_ns(step)
 
 
 def test_every_instance_keeps_its_number_and_spec():
@@ -48,5 +49,5 @@ def test_every_instance_keeps_its_number_and_spec():
 def test_instances_that_differ_are_built_apart():
     first, second = _built(INSTANCE, INSTANCE | {"num_npus": 1, "pp_size": 1})
     assert (first.deployment.layers, second.deployment.layers) == ((16, 16), (32,))
-    assert len(first.cost.stage.stage_ns(100, 0, 0, 0, 0, 0, 1)) == 2
-    assert len(second.cost.stage.stage_ns(100, 0, 0, 0, 0, 0, 1)) == 1
+    assert len(first.cost.stage.stage_ns(StepShape(100, 0, 0, 0, 0, 0, 1))) == 2
+    assert len(second.cost.stage.stage_ns(StepShape(100, 0, 0, 0, 0, 0, 1))) == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.cost.step_cost import HopCost, PipelineCost
+from penstock.cost.step_cost import HopCost, PipelineCost, StepLoad
 from penstock.engine.replay import replay
 from penstock.engine.replica import Replica
 from penstock.errors import NoProgressError
@@ -24,17 +24,8 @@ class PerToken:
     def __init__(self, stages: int, fixed: int, per_token: int = 0) -> None:
         self.stages, self.fixed, self.per_token = stages, fixed, per_token
 
-    def stage_ns(
-        self,
-        prefill_tokens: int,
-        prefill_context: int,
-        decodes: int,
-        decode_context: int,
-        min_context: int,
-        max_context: int,
-        sampled: int,
-    ) -> list[int]:
-        return [self.fixed + self.per_token * (prefill_tokens + decodes)] * self.stages
+    def stage_ns(self, load: StepLoad) -> list[int]:
+        return [self.fixed + self.per_token * (load.prefill_tokens + load.decodes)] * self.stages
 
     def notes(self) -> tuple[str, ...]:
         return ()

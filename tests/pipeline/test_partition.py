@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import combinations, pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ def test_every_layer_stands_on_one_stage(layers: int, stages: int) -> None:
 
 
 def test_balancing_takes_layers_from_the_stage_with_the_head() -> None:
-    assert balance_layers(10.0, (0.0, 0.0, 0.0, 20.0), 32) == (8, 9, 9, 6)
+    assert balance_layers([10] * 32, (0, 0, 0, 20)) == (8, 9, 9, 6)
 
 
 @given(
@@ -35,7 +37,7 @@ def test_balancing_takes_layers_from_the_stage_with_the_head() -> None:
     fixed=st.tuples(*[st.integers(0, 200)] * 4),
 )
 def test_no_single_move_improves_a_balanced_split(layers: int, fixed: tuple[int, ...]) -> None:
-    split = balance_layers(10.0, tuple(map(float, fixed)), layers)
+    split = balance_layers([10] * layers, fixed)
 
     def slowest(candidate: tuple[int, ...]) -> float:
         return max(cost + 10.0 * count for cost, count in zip(fixed, candidate, strict=True))
@@ -48,3 +50,33 @@ def test_no_single_move_improves_a_balanced_split(layers: int, fixed: tuple[int,
             moved[target] += 1
             if moved[source] >= 1:
                 assert slowest(tuple(moved)) >= slowest(split)
+
+
+def test_layers_of_two_kinds_are_balanced_by_their_own_cost() -> None:
+    assert balance_layers([10, 10, 10, 30, 30, 30], (0, 0)) == (4, 2)
+    assert balance_layers([30, 30, 10, 10, 10, 10], (0, 0, 0)) == (1, 2, 3)
+
+
+@given(
+    layer_ns=st.lists(st.integers(1, 9), min_size=1, max_size=9),
+    fixed=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+)
+def test_balancing_finds_the_best_of_all_splits(layer_ns: list[int], fixed: list[int]) -> None:
+    stages, layers = len(fixed), len(layer_ns)
+    if stages > layers:
+        return
+
+    def times(split: tuple[int, ...]) -> list[int]:
+        place, found = 0, list(fixed)
+        for stage, count in enumerate(split):
+            found[stage] += sum(layer_ns[place : place + count])
+            place += count
+        return sorted(found, reverse=True)
+
+    splits = [
+        tuple(b - a for a, b in pairwise((0, *ends, layers)))
+        for ends in combinations(range(1, layers), stages - 1)
+    ]
+    best = min(map(times, splits))
+    equals = [split for split in splits if times(split) == best]
+    assert balance_layers(layer_ns, fixed) == max(equals, key=lambda split: (split[-2::-1], split[-1]))

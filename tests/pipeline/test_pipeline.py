@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.cost.step_cost import HopCost, PipelineCost
+from penstock.cost.step_cost import HopCost, PipelineCost, StepLoad
 from penstock.pipeline.pipeline import Pipeline
 
 
 class NoCost:
-    def stage_ns(self, *shape: int) -> list[int]:
+    def stage_ns(self, load: StepLoad) -> list[int]:
         raise AssertionError("the pipeline is given its compute times")
 
     def notes(self) -> tuple[str, ...]:

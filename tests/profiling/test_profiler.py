@@ -9,19 +9,16 @@ import yaml
 from penstock.cost.bundle import BundleAddress, read_bundle
 from penstock.errors import UserError
 from penstock.profiling.profiler import ProfileJob, measure_us, parse_degrees, run_profile, sizes_up_to
-from penstock.spec.model import ModelSpec
+from penstock.spec.model import ModelSpec, uniform_layers
 
 SMALL = ModelSpec(
     name="tiny/small",
-    num_layers=2,
     hidden_size=64,
-    intermediate_size=128,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
+    layers=uniform_layers(
+        2, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=128, has_qk_norm=True
+    ),
     vocab_size=256,
     max_position_embeddings=512,
-    has_qk_norm=True,
 )
 
 

@@ -19,7 +19,7 @@ from penstock.recording.records import (
 )
 from penstock.spec.cluster import InstanceSpec
 from penstock.spec.deployment import Deployment, MemoryPlan, StageMemory
-from penstock.spec.model import ModelSpec
+from penstock.spec.model import ModelSpec, uniform_layers
 from penstock.spec.options import SchedulerOptions
 from penstock.units import GIB, MIB
 
@@ -56,12 +56,10 @@ def fake_instance(deployment: Deployment, scheduler: SchedulerOptions) -> Instan
     """What the user described to get ``deployment``."""
     model = ModelSpec(
         name=deployment.model,
-        num_layers=sum(deployment.layers),
         hidden_size=4096,
-        intermediate_size=14336,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
+        layers=uniform_layers(
+            sum(deployment.layers), num_heads=32, num_kv_heads=8, head_dim=128, intermediate_size=14336
+        ),
         vocab_size=128256,
         max_position_embeddings=131072,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from penstock.cost.linear import LinearStage, linear_pipeline
-from penstock.cost.step_cost import HopCost, PipelineCost
+from penstock.cost.step_cost import HopCost, PipelineCost, StepShape
 from penstock.spec.options import EngineOverhead, SchedulerOptions
 from penstock.workload.request import Request
 from penstock.workload.workload import Call, Columns, Workload
@@ -240,7 +240,7 @@ def _num_gpu_blocks(rng: random.Random, options: SchedulerOptions, lengths: Leng
 
 def _gap(rng: random.Random, instance: InstanceCase) -> float:
     """Mean time between arrivals."""
-    alone = sum(instance.cost.stage.stage_ns(8, 0, 8, 800, 100, 100, 8))
+    alone = sum(instance.cost.stage.stage_ns(StepShape(8, 0, 8, 800, 100, 100, 8)))
     return rng.choice([0, 0, 0.1, 0.5, 1, 3]) * alone
 
 

@@ -7,14 +7,7 @@ from collections.abc import Iterable
 
 from .cluster import InstanceCase
 
-REFUSED: tuple[frozenset[str], ...] = (
-    frozenset({"priority"}),
-    frozenset({"prefix caching without ids"}),
-    frozenset({"async scheduling", "policy"}),
-    frozenset({"async scheduling", "shared links"}),
-    frozenset({"blocking sends", "shared links"}),
-    frozenset({"sessions", "shared links"}),
-)
+REFUSED: tuple[frozenset[str], ...] = ()
 """Features that must not meet in one run. The reference has them all."""
 
 

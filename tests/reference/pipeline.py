@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from penstock.cost.step_cost import PipelineCost
+from penstock.cost.step_cost import PipelineCost, StepShape
 
 from .scheduler import Schedule
 from .world import Phase, World
@@ -136,17 +136,19 @@ def stage_ns(cost: PipelineCost, schedule: Schedule) -> Sequence[int]:
     prefills = [chunk for chunk in schedule.chunks if chunk.new > 1]
     decodes = [chunk.computed for chunk in schedule.chunks if chunk.new == 1]
     return cost.stage.stage_ns(
-        sum(chunk.new for chunk in prefills),
-        sum(chunk.computed for chunk in prefills),
-        len(decodes),
-        sum(decodes),
-        min(decodes, default=0),
-        max(decodes, default=0),
-        schedule.sampled,
+        StepShape(
+            sum(chunk.new for chunk in prefills),
+            sum(chunk.computed for chunk in prefills),
+            len(decodes),
+            sum(decodes),
+            min(decodes, default=0),
+            max(decodes, default=0),
+            schedule.sampled,
+        )
     )
 
 
 def prefill_ns(cost: PipelineCost) -> Callable[[int, int], int]:
     """What policies that size chunks by their time are told: the slowest stage's time of a chunk of so many tokens
     after so many others."""
-    return lambda tokens, context: max(cost.stage.stage_ns(tokens, context, 0, 0, 0, 0, 0))
+    return lambda tokens, context: max(cost.stage.stage_ns(StepShape(tokens, context)))

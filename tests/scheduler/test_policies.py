@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.cost.step_cost import HopCost, PipelineCost
+from penstock.cost.step_cost import HopCost, PipelineCost, StepLoad
 from penstock.engine.replay import ReplayTrace, replay
 from penstock.errors import UserError
 from penstock.scheduler.policies import SchedulerView, StepLimits, make_policy
@@ -15,8 +15,8 @@ class PerToken:
     def __init__(self, stages: int) -> None:
         self.stages = stages
 
-    def stage_ns(self, prefill: int, history: int, decodes: int, *rest: int) -> list[int]:
-        return [1000 + 10 * (prefill + decodes)] * self.stages
+    def stage_ns(self, load: StepLoad) -> list[int]:
+        return [1000 + 10 * (load.prefill_tokens + load.decodes)] * self.stages
 
     def notes(self) -> tuple[str, ...]:
         return ()

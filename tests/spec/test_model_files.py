@@ -8,7 +8,7 @@ import pytest
 
 from penstock.errors import Problem
 from penstock.spec.json_file import Place
-from penstock.spec.model import ModelSpec
+from penstock.spec.model import AttentionKind, DenseMlp, ModelSpec, uniform_layers
 from penstock.spec.model_files import ModelLibrary, load_model
 
 CONFIG: dict[str, Any] = {
@@ -42,16 +42,16 @@ def model_of(tmp_path: Path, **changes: Any) -> ModelSpec:
     return model
 
 
+def attention_of(tmp_path: Path, **changes: Any) -> AttentionKind:
+    return model_of(tmp_path, **changes).kinds[0].attention
+
+
 def test_a_user_s_own_config_json(tmp_path: Path) -> None:
     model = model_of(tmp_path)
     assert model == ModelSpec(
         name="tiny",
-        num_layers=2,
         hidden_size=64,
-        intermediate_size=128,
-        num_heads=4,
-        num_kv_heads=4,
-        head_dim=16,
+        layers=uniform_layers(2, num_heads=4, num_kv_heads=4, head_dim=16, intermediate_size=128),
         vocab_size=100,
         max_position_embeddings=512,
         dtype="float16",
@@ -63,10 +63,10 @@ def test_what_newer_and_other_families_say_differently(tmp_path: Path) -> None:
     assert model_of(tmp_path, torch_dtype="torch.float32").dtype == "float32"
     assert model_of(tmp_path, torch_dtype=...).dtype == "bfloat16"
     assert model_of(tmp_path, quantization_config={"quant_method": "fp8"}).dtype == "fp8"
-    assert model_of(tmp_path, head_dim=32).head_dim == 32
-    assert model_of(tmp_path, num_key_value_heads=2).num_kv_heads == 2
-    assert model_of(tmp_path, model_type="qwen2").has_attention_bias
-    assert model_of(tmp_path, model_type="qwen3").has_qk_norm
+    assert attention_of(tmp_path, head_dim=32).head_dim == 32
+    assert attention_of(tmp_path, num_key_value_heads=2).num_kv_heads == 2
+    assert attention_of(tmp_path, model_type="qwen2").has_bias
+    assert attention_of(tmp_path, model_type="qwen3").has_qk_norm
     assert model_of(tmp_path, model_type="gemma").tie_word_embeddings
     assert model_of(tmp_path, tie_word_embeddings=True).tie_word_embeddings
     assert model_of(tmp_path, model_type=..., architectures=["MistralForCausalLM"]).model_type == "mistral"
@@ -137,8 +137,11 @@ def test_our_dimensions_are_those_of_llmservingsim(repository: Path, shared_dir:
 
 def parameters(model: ModelSpec) -> float:
     """Weights in billions."""
-    attention = model.hidden_size * model.head_dim * 2 * (model.num_heads + model.num_kv_heads)
-    mlp = 3 * model.hidden_size * model.intermediate_size
+    (kind,) = model.kinds
+    assert isinstance(kind.mlp, DenseMlp)
+    heads = 2 * (kind.attention.num_heads + kind.attention.num_kv_heads)
+    attention = model.hidden_size * kind.attention.head_dim * heads
+    mlp = 3 * model.hidden_size * kind.mlp.intermediate_size
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
     return (model.num_layers * (attention + mlp) + embeddings) / 1e9
 

@@ -163,17 +163,18 @@ def test_the_packaged_fit_meets_the_iterations_of_the_run(
     shared_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from penstock.cost.stage import TabulatedStageCost
+    from penstock.cost.step_cost import StepLoad, StepShape
     from penstock.engine.build import build_instances
     from penstock.spec.load import load_cluster
 
     data = shared_dir / "data" / "llmservingsim"
     directory = data / "measured" / "RTXPRO6000-Llama-3.1-8B"
-    steps: list[tuple[int, ...]] = []
+    steps: list[StepShape] = []
     original = TabulatedStageCost.stage_ns
 
-    def spy(cost: TabulatedStageCost, *step: int) -> object:
-        steps.append(step)
-        return original(cost, *step)
+    def spy(cost: TabulatedStageCost, load: StepLoad) -> object:
+        steps.append(StepShape(*(getattr(load, name) for name in StepShape.__slots__)))
+        return original(cost, load)
 
     monkeypatch.setattr(TabulatedStageCost, "stage_ns", spy)
     dataset = data / "workloads" / "sharegpt-llama-3.1-8b-300-sps10.jsonl"
@@ -181,8 +182,8 @@ def test_the_packaged_fit_meets_the_iterations_of_the_run(
     monkeypatch.undo()
     cluster = load_cluster(directory / "cluster.json", read_measured_run(directory).flags())
     profiled, fitted = (build_instances(cluster, root)[0].cost.stage for root in (data / "perf", None))
-    theirs = np.array([profiled.stage_ns(*step)[0] for step in steps], dtype=np.float64)
-    ours = np.array([fitted.stage_ns(*step)[0] for step in steps], dtype=np.float64)
+    theirs = np.array([profiled.stage_ns(step)[0] for step in steps], dtype=np.float64)
+    ours = np.array([fitted.stage_ns(step)[0] for step in steps], dtype=np.float64)
     error = np.abs(ours / theirs - 1)
     assert len(steps) > 2000
     assert np.percentile(error, 50) < 0.015

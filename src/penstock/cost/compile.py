@@ -15,6 +15,7 @@ from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
 from penstock.cost.step_cost import HopCost, PipelineCost
 from penstock.cost.weights import activation_bytes
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
+from penstock.spec.model import LayerKind, StageLayers
 from penstock.spec.options import EngineOverhead
 from penstock.units import NS_PER_US
 
@@ -23,7 +24,7 @@ TOKEN_BYTES = 4
 
 
 def compile_cost(
-    instance: InstanceSpec, cluster: ClusterSpec, layers: tuple[int, ...], profile_root: Path | None
+    instance: InstanceSpec, cluster: ClusterSpec, layers: tuple[StageLayers, ...], profile_root: Path | None
 ) -> PipelineCost:
     """Costs of an instance whose stages hold ``layers``.
 
@@ -47,7 +48,7 @@ def compile_cost(
 
 
 def _stages(
-    instance: InstanceSpec, inner: Link, layers: tuple[int, ...], profile_root: Path | None
+    instance: InstanceSpec, inner: Link, layers: tuple[StageLayers, ...], profile_root: Path | None
 ) -> tuple[list[tuple[TabulatedStageCost, tuple[int, ...]]], list[str]]:
     """One cost per hardware with the stages it answers for, and what it rests on."""
     labels = instance.stage_hardware or (instance.hardware,) * len(layers)
@@ -56,22 +57,17 @@ def _stages(
     basis: list[str] = []
     for label in dict.fromkeys(labels):
         stages = tuple(stage for stage, own in enumerate(labels) if own == label)
-        question = CostQuestion(
-            hardware=label,
-            model=instance.model,
-            tp_size=instance.tp_size,
-            dtype=instance.dtype,
-            kv_cache_dtype=instance.kv_cache_dtype,
-            max_tokens=instance.scheduler.max_num_batched_tokens,
-        )
-        tables = kernel_tables(question, profile_root)
+        tables = {
+            kind: kernel_tables(_question(instance, label, kind), profile_root)
+            for kind in dict.fromkeys(group.kind for stage in stages for group in layers[stage])
+        }
         cost = TabulatedStageCost(
             tables,
             [
                 StageRole(layers=layers[stage], first=stage == 0, last=stage == len(layers) - 1)
                 for stage in stages
             ],
-            max_tokens=question.max_tokens,
+            max_tokens=instance.scheduler.max_num_batched_tokens,
             block_extra_ns=partial(_collectives_ns, inner, hidden_bytes, instance.tp_size)
             if instance.tp_size > 1
             else None,
@@ -79,8 +75,21 @@ def _stages(
         )
         members.append((cost, stages))
         prefix = "" if len(set(labels)) == 1 else f"stages {', '.join(map(str, stages))} on {label}: "
-        basis += (prefix + note for note in tables.basis)
+        told = dict.fromkeys(note for one in tables.values() for note in one.basis)
+        basis += (prefix + note for note in told)
     return members, basis
+
+
+def _question(instance: InstanceSpec, hardware: str, kind: LayerKind) -> CostQuestion:
+    return CostQuestion(
+        hardware=hardware,
+        model=instance.model,
+        kind=kind,
+        tp_size=instance.tp_size,
+        dtype=instance.dtype,
+        kv_cache_dtype=instance.kv_cache_dtype,
+        max_tokens=instance.scheduler.max_num_batched_tokens,
+    )
 
 
 def _collectives_ns(link: Link, hidden_bytes: int, tp_size: int, tokens: Int64Array) -> Int64Array:

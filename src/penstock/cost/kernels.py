@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.cost.weights import activation_bytes, kv_bytes_per_token_layer, kv_heads_per_rank, weight_bytes
-from penstock.spec.model import ModelSpec
+from penstock.cost.weights import (
+    activation_bytes,
+    kv_bytes_per_token_layer,
+    kv_heads_per_rank,
+    mlp_width,
+    weight_bytes,
+)
+from penstock.spec.model import LayerKind, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +43,19 @@ class AttentionShape:
 
 @dataclass(frozen=True, slots=True)
 class KernelSet:
-    """All kernels of a model on one NPU at one tp degree."""
+    """All kernels of one kind of layer, and of the model's ends, on one NPU at one tp degree."""
 
     gemms: dict[str, Gemm]
     streams: dict[str, Stream]
     attention: AttentionShape
 
 
-def kernel_set(model: ModelSpec, tp_size: int, dtype: str, kv_cache_dtype: str) -> KernelSet:
-    """The kernels that a profile of this model would list."""
-    hidden, inner = model.hidden_size, model.intermediate_size // tp_size
-    heads, kv_heads = model.num_heads // tp_size, kv_heads_per_rank(model, tp_size)
-    query, key = heads * model.head_dim, kv_heads * model.head_dim
+def kernel_set(model: ModelSpec, kind: LayerKind, tp_size: int, dtype: str, kv_cache_dtype: str) -> KernelSet:
+    """The kernels that a profile of this model would list, for layers of one kind."""
+    attention = kind.attention
+    hidden, inner = model.hidden_size, mlp_width(kind) // tp_size
+    heads, kv_heads = attention.num_heads // tp_size, kv_heads_per_rank(attention, tp_size)
+    query, key = heads * attention.head_dim, kv_heads * attention.head_dim
     vocab = -(-model.vocab_size // tp_size)
     w, a = weight_bytes(dtype), activation_bytes(dtype)
     streams = {
@@ -59,7 +66,7 @@ def kernel_set(model: ModelSpec, tp_size: int, dtype: str, kv_cache_dtype: str) 
         "final_layernorm": Stream(4.0 * hidden * a),
         "sampler": Stream(4.0 * model.vocab_size * 4),
     }
-    if model.has_qk_norm:
+    if attention.has_qk_norm:
         streams["qk_norm"] = Stream(2.0 * (query + key) * a)
     return KernelSet(
         gemms={
@@ -71,6 +78,9 @@ def kernel_set(model: ModelSpec, tp_size: int, dtype: str, kv_cache_dtype: str) 
         },
         streams=streams,
         attention=AttentionShape(
-            heads, kv_heads, model.head_dim, kv_bytes_per_token_layer(model, tp_size, dtype, kv_cache_dtype)
+            heads,
+            kv_heads,
+            attention.head_dim,
+            kv_bytes_per_token_layer(attention, tp_size, dtype, kv_cache_dtype),
         ),
     )

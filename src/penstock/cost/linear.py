@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from penstock.cost.step_cost import HopCost, PipelineCost
+from penstock.cost.step_cost import HopCost, PipelineCost, StepLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +25,10 @@ class LinearStageCost:
 
     stages: tuple[LinearStage, ...]
 
-    def stage_ns(
-        self,
-        prefill_tokens: int,
-        prefill_context: int,
-        decodes: int,
-        decode_context: int,
-        min_context: int,
-        max_context: int,
-        sampled: int,
-    ) -> Sequence[int]:
+    def stage_ns(self, load: StepLoad) -> Sequence[int]:
         """See :meth:`penstock.cost.step_cost.StageCost.stage_ns`; rounded to the nanosecond."""
-        del min_context, max_context, sampled
-        tokens = prefill_tokens + decodes
-        context = prefill_context + decode_context
+        tokens = load.prefill_tokens + load.decodes
+        context = load.prefill_context + load.decode_context
         return [
             round(stage.base_ns + stage.per_token_ns * tokens + stage.per_context_ns * context)
             for stage in self.stages

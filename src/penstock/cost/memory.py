@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.cost.weights import activation_bytes, kv_bytes_per_token_layer, stage_weight_bytes
+from penstock.cost.weights import activation_bytes, kv_bytes_per_token, mlp_width, stage_weight_bytes
 from penstock.errors import Problem, UserError
 from penstock.spec.cluster import InstanceSpec
 from penstock.spec.deployment import MemoryPlan, StageMemory
+from penstock.spec.model import StageLayers
 from penstock.units import GIB, MIB
 
 CUDA_CONTEXT_BYTES = 512 * MIB
@@ -26,10 +27,10 @@ class _Shape:
     """A way to cut the model, for the search of one that fits."""
 
     tp_size: int
-    layers: tuple[int, ...]
+    stages: tuple[StageLayers, ...]
 
 
-def plan_memory(instance: InstanceSpec, layers: tuple[int, ...]) -> MemoryPlan:
+def plan_memory(instance: InstanceSpec, layers: tuple[StageLayers, ...]) -> MemoryPlan:
     """KV capacity of an instance whose stages hold ``layers``: the smallest stage decides.
 
     vLLM (``v1/worker/gpu_worker.py: determine_available_memory``, ``v1/core/kv_cache_utils.py``) gives the KV
@@ -77,19 +78,19 @@ def _check_given_blocks(instance: InstanceSpec, stages: list[StageMemory], block
 
 
 def _stage(instance: InstanceSpec, shape: _Shape, stage: int) -> StageMemory:
-    first, last = stage == 0, stage == len(shape.layers) - 1
+    first, last = stage == 0, stage == len(shape.stages) - 1
     weights = stage_weight_bytes(
-        instance.model, shape.tp_size, instance.dtype, layers=shape.layers[stage], first=first, last=last
+        instance.model, shape.tp_size, instance.dtype, layers=shape.stages[stage], first=first, last=last
     )
     reserves = (
         ("activation peak", activation_peak_bytes(instance, shape.tp_size, last=last)),
         ("CUDA context", CUDA_CONTEXT_BYTES),
         ("CUDA graphs", CUDA_GRAPH_BYTES),
     )
-    per_token = kv_bytes_per_token_layer(
-        instance.model, shape.tp_size, instance.dtype, instance.kv_cache_dtype
+    per_token = kv_bytes_per_token(
+        shape.stages[stage], shape.tp_size, instance.dtype, instance.kv_cache_dtype
     )
-    per_block = per_token * shape.layers[stage] * instance.scheduler.block_size
+    per_block = per_token * instance.scheduler.block_size
     usable = int(instance.memory_bytes * instance.memory_utilization)
     free = usable - weights - sum(size for _, size in reserves)
     return StageMemory(
@@ -112,7 +113,8 @@ def activation_peak_bytes(instance: InstanceSpec, tp_size: int, *, last: bool) -
     model = instance.model
     size = activation_bytes(instance.dtype)
     tokens = instance.scheduler.max_num_batched_tokens
-    mlp = tokens * (3 * model.hidden_size + 3 * model.intermediate_size // tp_size) * size
+    width = max(mlp_width(kind) for kind in model.kinds)
+    mlp = tokens * (3 * model.hidden_size + 3 * width // tp_size) * size
     if not last:
         return mlp
     sequences = min(instance.scheduler.max_num_seqs, tokens, _DEFAULT_PROFILED_SEQS)
@@ -147,32 +149,37 @@ def _does_not_fit(instance: InstanceSpec, stages: list[StageMemory]) -> str:
     pp_size, tp_size = _smallest_pp(instance), _smallest_tp(instance, len(stages))
     ways = [] if pp_size is None else [f"pp {pp_size} at tp {instance.tp_size}"]
     if pp_size is not None and pp_size == len(stages):  # an uneven split was asked for
-        ways = [f"{' + '.join(map(str, _even(instance.model.num_layers, pp_size)))} layers"]
+        ways = [f"{' + '.join(map(str, _even_counts(instance.model.num_layers, pp_size)))} layers"]
     ways += [f"tp {tp_size} at pp {len(stages)}"] if tp_size is not None else []
     return text + ("; would fit: " + " or ".join(ways) if ways else "; no pp or tp alone would make it fit")
 
 
 def _smallest_pp(instance: InstanceSpec) -> int | None:
     for pp_size in range(1, instance.model.num_layers + 1):
-        if _fits(instance, _Shape(instance.tp_size, _even(instance.model.num_layers, pp_size))):
+        if _fits(instance, _even(instance, instance.tp_size, pp_size)):
             return pp_size
     return None
 
 
 def _smallest_tp(instance: InstanceSpec, pp_size: int) -> int | None:
     model = instance.model
-    for tp_size in range(1, model.num_heads + 1):
+    for tp_size in range(1, max(kind.attention.num_heads for kind in model.kinds) + 1):
         splits = model.tensor_parallel_obstacle(tp_size) is None
-        if splits and _fits(instance, _Shape(tp_size, _even(model.num_layers, pp_size))):
+        if splits and _fits(instance, _even(instance, tp_size, pp_size)):
             return tp_size
     return None
 
 
 def _fits(instance: InstanceSpec, shape: _Shape) -> bool:
-    return all(_stage(instance, shape, stage).kv_blocks >= 2 for stage in range(len(shape.layers)))
+    return all(_stage(instance, shape, stage).kv_blocks >= 2 for stage in range(len(shape.stages)))
 
 
-def _even(num_layers: int, pp_size: int) -> tuple[int, ...]:
+def _even(instance: InstanceSpec, tp_size: int, pp_size: int) -> _Shape:
+    model = instance.model
+    return _Shape(tp_size, model.cut(_even_counts(model.num_layers, pp_size)))
+
+
+def _even_counts(num_layers: int, pp_size: int) -> tuple[int, ...]:
     """vLLM's split, as ``pipeline.partition`` has it."""
     layers = [num_layers // pp_size] * pp_size
     for position in range(num_layers % pp_size):

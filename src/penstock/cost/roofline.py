@@ -21,7 +21,7 @@ from penstock.cost.efficiency import (
 from penstock.cost.kernels import AttentionShape, Gemm, Stream, kernel_set
 from penstock.cost.tables import AttentionGrid, Curve, FloatArray, KernelTables
 from penstock.spec.hardware import HardwareSpec
-from penstock.spec.model import ModelSpec
+from penstock.spec.model import LayerKind, ModelSpec
 
 _CONTEXTS = np.array([16.0 * 2 ** (k / 2) for k in range(27)]).round()
 _HISTORIES = np.concatenate([[0.0], 64.0 * 2.0 ** np.arange(12)])
@@ -37,15 +37,16 @@ def roofline_tables(
     hardware: HardwareSpec,
     model: ModelSpec,
     *,
+    kind: LayerKind,
     tp_size: int,
     dtypes: tuple[str, str],
     max_tokens: int,
 ) -> KernelTables:
-    """Tables for a model on catalogued hardware; ``dtypes`` = (weights, KV cache)."""
+    """Tables for layers of one kind of a model on catalogued hardware; ``dtypes`` = (weights, KV cache)."""
     efficiency = packaged_efficiency()
     rates = hardware_rates(hardware, dtypes[0])
     wide = hardware_rates(hardware, "float32" if dtypes[0] == "float32" else "bfloat16")
-    kernels = kernel_set(model, tp_size, *dtypes)
+    kernels = kernel_set(model, kind, tp_size, *dtypes)
     tokens = token_grid(max_tokens)
     sequences = token_grid(512)
     dense = {

@@ -14,7 +14,7 @@ from penstock.cost.tables import KernelTables
 from penstock.cost.tp_scaling import scale_to_tp
 from penstock.errors import UserError
 from penstock.spec.hardware import find_hardware
-from penstock.spec.model import ModelSpec
+from penstock.spec.model import LayerKind, ModelSpec
 
 _VARIANTS = {
     "bfloat16": ("bf16", "fp16"),
@@ -27,10 +27,11 @@ _VARIANTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostQuestion:
-    """What kernel times are wanted for. ``max_tokens`` is the most a step can hold."""
+    """What kernel times are wanted for: layers of one kind of a model. ``max_tokens`` is the most a step can hold."""
 
     hardware: str
     model: ModelSpec
+    kind: LayerKind
     tp_size: int
     dtype: str
     kv_cache_dtype: str
@@ -65,6 +66,7 @@ def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTa
     tables = roofline_tables(
         hardware,
         question.model,
+        kind=question.kind,
         tp_size=question.tp_size,
         dtypes=(question.dtype, question.kv_cache_dtype),
         max_tokens=question.max_tokens,
@@ -126,7 +128,7 @@ def _adapted(tables: KernelTables, question: CostQuestion, variant: str, origin:
             f"tp {question.tp_size}: not profiled, derived from tp {tables.tp_size} (split kernels scaled by their "
             "share of the work, the others as measured)"
         )
-        tables = scale_to_tp(tables, question.model, question.tp_size)
+        tables = scale_to_tp(tables, question.model, question.kind, question.tp_size)
     return replace(tables, basis=tuple(notes))
 
 

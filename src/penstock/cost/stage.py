@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 
 from penstock.cost.attention import AttentionLookup
+from penstock.cost.step_cost import StepLoad, StepShape
 from penstock.cost.tables import KernelTables
+from penstock.spec.model import AttentionKind, LayerKind, StageLayers
 from penstock.units import Int64Array
 
 _FIRST_TOKENS = 4096
@@ -20,18 +22,18 @@ _FIRST_SEQUENCES = 256
 class StageRole:
     """What one stage holds: its layers, and whether the embedding and the head stand on it."""
 
-    layers: int
+    layers: StageLayers
     first: bool
     last: bool
 
 
 class TabulatedStageCost:
-    """``StageCost`` over tables, for stages of one hardware.
+    """``StageCost`` over tables, for stages of one hardware. ``tables`` has an entry for every kind of layer.
 
     ``block_extra_ns(tokens)`` is added to every layer (its collectives), ``prefill_layer_ns`` to every layer of
     a step that holds a prefill chunk. All times are integers: a layer's
     dense kernels are summed and rounded once, its attention is rounded once, and both are multiplied by the
-    stage's layers.
+    stage's layers of the kind.
     """
 
     __slots__ = (
@@ -42,33 +44,39 @@ class TabulatedStageCost:
         "_head",
         "_head_limit",
         "_mixed_extra",
+        "_more_attention",
         "_outside",
-        "_roles",
         "_stages",
         "_tables",
     )
 
     def __init__(
         self,
-        tables: KernelTables,
+        tables: Mapping[LayerKind, KernelTables],
         roles: Sequence[StageRole],
         *,
         max_tokens: int,
         block_extra_ns: Callable[[Int64Array], Int64Array] | None = None,
         prefill_layer_ns: float = 0.0,
     ) -> None:
-        self._tables = tables
-        self._roles = tuple(roles)
+        self._tables = dict(tables)
         self._block_extra_ns = block_extra_ns
         self._mixed_extra = prefill_layer_ns + 0.5
-        self._attention = AttentionLookup(tables.attention, tables.skew)
-        self._dense: dict[tuple[int, bool, bool], list[int]] = {}
-        for role in roles:
-            self._dense.setdefault(_key(role), [])
-        self._stages = [(self._dense[_key(role)], role.layers) for role in roles]
+        kinds_of: dict[AttentionKind, LayerKind] = {}
+        for kind in tables:
+            kinds_of.setdefault(kind.attention, kind)
+        lookups = [AttentionLookup(tables[kind].attention, tables[kind].skew) for kind in kinds_of.values()]
+        self._dense: dict[StageRole, list[int]] = {role: [] for role in roles}
+        # What most models have, one kind of attention, is one lookup and one multiplication a stage.
+        self._attention = lookups[0]
+        counts = [[_layers_with(role, attention) for role in roles] for attention in kinds_of]
+        self._stages = [(self._dense[role], layers) for role, layers in zip(roles, counts[0], strict=True)]
+        self._more_attention = list(zip(lookups[1:], counts[1:], strict=True))
         self._head: list[int] | None = [] if any(role.last for role in roles) else None
-        self._dense_limit = int(max((curve.sizes[-1] for curve in tables.dense.values()), default=0))
-        self._head_limit = int(max((curve.sizes[-1] for curve in tables.per_sequence.values()), default=0))
+        curves = [curve for one in tables.values() for curve in one.dense.values()]
+        heads = [curve for one in tables.values() for curve in one.per_sequence.values()]
+        self._dense_limit = int(max((curve.sizes[-1] for curve in curves), default=0))
+        self._head_limit = int(max((curve.sizes[-1] for curve in heads), default=0))
         self._outside: dict[str, list[int]] = {}
         self._extend_dense(min(max_tokens, _FIRST_TOKENS))
         self._extend_head(min(max_tokens, _FIRST_SEQUENCES))
@@ -79,33 +87,34 @@ class TabulatedStageCost:
         for name in self.__slots__:
             setattr(twin, name, getattr(self, name))
         twin._attention = copy(self._attention)
+        twin._more_attention = [(copy(lookup), counts) for lookup, counts in self._more_attention]
         twin._outside = {}
         return twin
 
-    def stage_ns(
-        self,
-        prefill_tokens: int,
-        prefill_context: int,
-        decodes: int,
-        decode_context: int,
-        min_context: int,
-        max_context: int,
-        sampled: int,
-    ) -> Sequence[int]:
+    def stage_ns(self, load: StepLoad) -> Sequence[int]:
         """Compute time of each stage, first to last."""
+        prefill_tokens = load.prefill_tokens
+        decodes = load.decodes
         if prefill_tokens:
             tokens = prefill_tokens + decodes
             attention = int(
                 self._attention.mixed_ns(
-                    prefill_tokens, prefill_context, decodes, decode_context, min_context, max_context
+                    prefill_tokens,
+                    load.prefill_context,
+                    decodes,
+                    load.decode_context,
+                    load.min_context,
+                    load.max_context,
                 )
                 + self._mixed_extra
             )
         else:
             tokens = decodes
             attention = int(
-                self._attention.decode_ns(decodes, decode_context, min_context, max_context) + 0.5
+                self._attention.decode_ns(decodes, load.decode_context, load.min_context, load.max_context)
+                + 0.5
             )
+        sampled = load.sampled
         if tokens > self._dense_limit or sampled > self._head_limit:
             self._count_outside(tokens, sampled)
         try:
@@ -113,12 +122,29 @@ class TabulatedStageCost:
         except IndexError:
             self._extend_dense(tokens)
             times = [dense[tokens] + layers * attention for dense, layers in self._stages]
+        if self._more_attention:
+            self._add_attention(times, load)
         head = self._head
         if head is not None:
             if sampled >= len(head):
                 self._extend_head(sampled)
             times[-1] += head[sampled]
         return times
+
+    def _add_attention(self, times: list[int], load: StepLoad) -> None:
+        """Add the attention of all kinds but the first."""
+        prefill_tokens = load.prefill_tokens
+        decodes, context = load.decodes, load.decode_context
+        shortest, longest = load.min_context, load.max_context
+        for lookup, counts in self._more_attention:
+            if prefill_tokens:
+                history = load.prefill_context
+                time = lookup.mixed_ns(prefill_tokens, history, decodes, context, shortest, longest)
+                attention = int(time + self._mixed_extra)
+            else:
+                attention = int(lookup.decode_ns(decodes, context, shortest, longest) + 0.5)
+            for stage, layers in enumerate(counts):
+                times[stage] += layers * attention
 
     def decode_turns_ns(
         self, decodes: int, context: int, min_context: int, max_context: int, turns: int
@@ -127,24 +153,25 @@ class TabulatedStageCost:
         one token longer than in the step before. None where a lookup leaves the measured range."""
         if decodes > self._dense_limit or decodes > self._head_limit:
             return None
-        attention = self._attention.decode_turns_ns(decodes, context, min_context, max_context, turns)
-        if attention is None:
-            return None
-        rounded = (attention + 0.5).astype(np.int64)
-        fixed = self.stage_ns(0, 0, decodes, context, min_context, max_context, decodes)
-        per_layer = int(rounded[0])
-        return np.array(
-            [
-                time + layers * (rounded - per_layer)
-                for time, (_, layers) in zip(fixed, self._stages, strict=True)
-            ]
-        )
+        first = StepShape(0, 0, decodes, context, min_context, max_context, decodes)
+        times = np.array(self.stage_ns(first))[:, None].repeat(turns, axis=1)
+        everywhere = (self._attention, [layers for _, layers in self._stages])
+        for lookup, counts in (everywhere, *self._more_attention):
+            attention = lookup.decode_turns_ns(decodes, context, min_context, max_context, turns)
+            if attention is None:
+                return None
+            rounded = (attention + 0.5).astype(np.int64)
+            times += np.array(counts)[:, None] * (rounded - rounded[0])
+        return times
 
     def notes(self) -> tuple[str, ...]:
         """Lookups outside the measured range so far: one sentence per axis."""
+        one = next(iter(self._tables.values()))
         found = {**self._outside, **self._attention.outside}
+        for lookup, _ in self._more_attention:
+            found |= {f"{axis} of another kind of layer": entry for axis, entry in lookup.outside.items()}
         return tuple(
-            f"{self._tables.hardware} / {self._tables.model}: {count} lookups extrapolated beyond the "
+            f"{one.hardware} / {one.model}: {count} lookups extrapolated beyond the "
             f"profile's {limit} {axis}, the furthest at {furthest}"
             for axis, (count, furthest, limit) in sorted(found.items())
         )
@@ -153,18 +180,23 @@ class TabulatedStageCost:
         """Fill the tables up to twice ``tokens``, or just ``tokens`` the first time."""
         filled = len(self._stages[0][0])
         sizes = np.arange(filled, max(tokens, 2 * tokens if filled else 0) + 1)
-        block = np.rint(self._tables.block_us(sizes) * 1000.0).astype(np.int64)
-        if self._block_extra_ns is not None:
-            block += self._block_extra_ns(sizes)
+        blocks: dict[LayerKind, Int64Array] = {}
+        for kind, tables in self._tables.items():
+            blocks[kind] = np.rint(tables.block_us(sizes) * 1000.0).astype(np.int64)
+            if self._block_extra_ns is not None:
+                blocks[kind] += self._block_extra_ns(sizes)
+        edge = next(iter(self._tables.values())).dense
         edges = [
-            np.rint(self._tables.dense[name].at(sizes) * 1000.0).astype(np.int64)
-            if name in self._tables.dense
+            np.rint(edge[name].at(sizes) * 1000.0).astype(np.int64)
+            if name in edge
             else np.zeros(len(sizes), dtype=np.int64)
             for name in ("embedding", "final_layernorm")
         ]
-        for (layers, first, last), table in self._dense.items():
-            total = layers * block + (edges[0] if first else 0) + (edges[1] if last else 0)
-            table.extend(total.tolist())
+        for role, table in self._dense.items():
+            total = (edges[0] if role.first else 0) + (edges[1] if role.last else 0)
+            for group in role.layers:
+                total = total + group.count * blocks[group.kind]
+            table.extend(np.broadcast_to(total, sizes.shape).tolist())
         for table in self._dense.values() if not filled else ():
             table[0] = 0
 
@@ -173,7 +205,8 @@ class TabulatedStageCost:
         if head is None:
             return
         sizes = np.arange(len(head), max(sequences, 2 * len(head)) + 1)
-        times = np.rint(self._tables.head_us(sizes) * 1000.0).astype(np.int64)
+        tables = next(iter(self._tables.values()))
+        times = np.rint(tables.head_us(sizes) * 1000.0).astype(np.int64)
         head.extend(times.tolist())
         head[0] = 0
 
@@ -188,8 +221,8 @@ class TabulatedStageCost:
                 entry[1] = max(entry[1], value)
 
 
-def _key(role: StageRole) -> tuple[int, bool, bool]:
-    return role.layers, role.first, role.last
+def _layers_with(role: StageRole, attention: AttentionKind) -> int:
+    return sum(group.count for group in role.layers if group.kind.attention == attention)
 
 
 class MixedStageCost:
@@ -208,23 +241,11 @@ class MixedStageCost:
         """The same tables, and counters of its own."""
         return MixedStageCost([(copy(cost), stages) for cost, stages in self._members])
 
-    def stage_ns(
-        self,
-        prefill_tokens: int,
-        prefill_context: int,
-        decodes: int,
-        decode_context: int,
-        min_context: int,
-        max_context: int,
-        sampled: int,
-    ) -> Sequence[int]:
+    def stage_ns(self, load: StepLoad) -> Sequence[int]:
         """Compute time of each stage, first to last."""
         times = [0] * self._pp_size
         for cost, stages in self._members:
-            part = cost.stage_ns(
-                prefill_tokens, prefill_context, decodes, decode_context, min_context, max_context, sampled
-            )
-            for stage, time in zip(stages, part, strict=True):
+            for stage, time in zip(stages, cost.stage_ns(load), strict=True):
                 times[stage] = time
         return times
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 from penstock.cost.kernels import KernelSet, kernel_set
 from penstock.cost.tables import Curve, KernelTables
-from penstock.spec.model import ModelSpec
+from penstock.spec.model import LayerKind, ModelSpec
 
 _LAUNCH_US = 3.0
 
 
-def scale_to_tp(tables: KernelTables, model: ModelSpec, tp_size: int) -> KernelTables:
+def scale_to_tp(tables: KernelTables, model: ModelSpec, kind: LayerKind, tp_size: int) -> KernelTables:
     """Kernels that tp splits take their share of the time above a launch; the others stay as measured."""
-    here = kernel_set(model, tables.tp_size, "bfloat16", "auto")
-    there = kernel_set(model, tp_size, "bfloat16", "auto")
+    here = kernel_set(model, kind, tables.tp_size, "bfloat16", "auto")
+    there = kernel_set(model, kind, tp_size, "bfloat16", "auto")
     shares = _shares(here, there)
     attention = tables.attention
     share = there.attention.kv_bytes_per_token / here.attention.kv_bytes_per_token

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penstock.cost.compile import compile_cost
 from penstock.cost.memory import plan_memory
-from penstock.cost.step_cost import PipelineCost
+from penstock.cost.step_cost import PipelineCost, StepShape
 from penstock.errors import Problem, UserError
 from penstock.pipeline.partition import balance_layers, partition_layers
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
 from penstock.spec.deployment import Deployment
+from penstock.spec.model import LayerGroup, LayerKind, StageLayers
 
 BALANCE_DECODES = 64
 BALANCE_CONTEXT = 1024
@@ -54,7 +56,8 @@ def build_instances(cluster: ClusterSpec, profile_root: Path | None) -> list[Bui
 
 
 def _build(spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None) -> BuiltInstance:
-    layers, note = _layers(spec, cluster, profile_root)
+    counts, note = _counts(spec, cluster, profile_root)
+    layers = spec.model.cut(counts)
     memory = plan_memory(spec, layers)
     cost = compile_cost(spec, cluster, layers, profile_root)
     deployment = Deployment(
@@ -63,7 +66,7 @@ def _build(spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None) 
         hardware=spec.stage_hardware or (spec.hardware,) * spec.pp_size,
         tp_size=spec.tp_size,
         pp_size=spec.pp_size,
-        layers=layers,
+        layers=counts,
         memory=memory,
         basis=(*note, *cost.basis),
     )
@@ -76,40 +79,40 @@ def _like(twin: BuiltInstance, spec: InstanceSpec) -> BuiltInstance:
     return BuiltInstance(spec, replace(twin.deployment, instance=spec.index), cost)
 
 
-def _layers(
+def _counts(
     spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The layers of each stage, and a note on how an automatic split came about."""
-    num_layers = spec.model.num_layers
-    default = partition_layers(num_layers, spec.pp_size)
+    """How many layers each stage has, and a note on how an automatic split came about."""
+    model = spec.model
+    default = partition_layers(model.num_layers, spec.pp_size)
     if spec.layer_partition is None:
         return default, ()
     if not isinstance(spec.layer_partition, str):
         return spec.layer_partition, ()
     if spec.pp_size == 1 or max(default) == 1:
         return default, ()
+    stages = model.cut(default)
+    before = _probe(spec, cluster, stages, profile_root)
     # A layer costs what a stage gains by one more; the rest of a stage's cost is its embedding or head.
-    donor = max(range(spec.pp_size), key=lambda stage: default[stage])
-    taker = (donor + 1) % spec.pp_size
-    shifted = list(default)
-    shifted[donor] -= 1
-    shifted[taker] += 1
-    before = _probe(spec, cluster, default, profile_root)
-    after = _probe(spec, cluster, tuple(shifted), profile_root)
-    per_layer = before[donor] - after[donor]
-    fixed = tuple(time - layers * per_layer for time, layers in zip(before, default, strict=True))
+    place = max(range(spec.pp_size), key=lambda stage: default[stage])
+    layer_ns: dict[LayerKind, int] = {}
+    for kind in model.kinds:
+        more = (*stages[:place], (*stages[place], LayerGroup(kind, 1)), *stages[place + 1 :])
+        layer_ns[kind] = _probe(spec, cluster, more, profile_root)[place] - before[place]
+    fixed = [
+        time - sum(group.count * layer_ns[group.kind] for group in stage)
+        for time, stage in zip(before, stages, strict=True)
+    ]
+    told = ", ".join(f"{time / 1000:.1f}" for time in layer_ns.values())
     note = (
         f"layers balanced for {BALANCE_DECODES} decodes of {BALANCE_CONTEXT} tokens of context, "
-        f"{per_layer / 1000:.1f} us a layer"
+        f"{told} us a layer"
     )
-    return balance_layers(per_layer, fixed, num_layers), (note,)
+    return balance_layers([layer_ns[kind] for kind in model.layer_kinds()], fixed), (note,)
 
 
 def _probe(
-    spec: InstanceSpec, cluster: ClusterSpec, layers: tuple[int, ...], profile_root: Path | None
-) -> list[int]:
+    spec: InstanceSpec, cluster: ClusterSpec, layers: tuple[StageLayers, ...], profile_root: Path | None
+) -> Sequence[int]:
     stage = compile_cost(spec, cluster, layers, profile_root).stage
-    context = BALANCE_CONTEXT
-    return list(
-        stage.stage_ns(0, 0, BALANCE_DECODES, BALANCE_DECODES * context, context, context, BALANCE_DECODES)
-    )
+    return stage.stage_ns(StepShape.of_decodes(BALANCE_DECODES, BALANCE_CONTEXT))

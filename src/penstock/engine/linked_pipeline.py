@@ -69,15 +69,7 @@ class LinkedPipeline:
             step,
             step.tokens,
             entry_ns,
-            self.cost.stage.stage_ns(
-                step.prefill_tokens,
-                step.prefill_context,
-                step.decodes,
-                step.decode_context,
-                step.min_context,
-                step.max_context,
-                step.sampled,
-            ),
+            self.cost.stage.stage_ns(step),
             times,
         )
         step.end_ns = step.done_ns = UNKNOWN_NS

@@ -39,15 +39,7 @@ class LocalPipeline:
         step.end_ns = end = pipeline.submit(
             entry_ns,
             step.tokens,
-            self._stage_ns(
-                step.prefill_tokens,
-                step.prefill_context,
-                step.decodes,
-                step.decode_context,
-                step.min_context,
-                step.max_context,
-                step.sampled,
-            ),
+            self._stage_ns(step),
         )
         step.done_ns = end + self._return_ns[step.sampled] + self.back_ns
         return pipeline.times

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from penstock.cost.step_cost import StepShape
 from penstock.engine.build import BuiltInstance
 from penstock.engine.executor import Executor
 from penstock.engine.kernel import Agenda
@@ -39,7 +40,7 @@ def make_replica(
         spec.scheduler,
         spec.pp_size,
         built.deployment.memory.num_gpu_blocks,
-        prefill_ns=lambda tokens, context: max(cost.stage.stage_ns(tokens, context, 0, 0, 0, 0, 0)),
+        prefill_ns=lambda tokens, context: max(cost.stage.stage_ns(StepShape(tokens, context))),
         keep_token_times=options.keep_token_times,
         exact_only=options.exact_only,
     )

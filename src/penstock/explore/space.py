@@ -118,7 +118,7 @@ class Feasibility:
         if not isinstance(layers, tuple):
             layers = partition_layers(instance.model.num_layers, instance.pp_size)
         try:
-            plan_memory(instance, layers)
+            plan_memory(instance, instance.model.cut(layers))
         except UserError as error:
             return Infeasible("memory", error.problems[0].message)
         return None

@@ -39,7 +39,7 @@ def bundle_samples(
     for degree in tp_degrees(directory):
         address = BundleAddress(directory, degree)
         tables = read_bundle(address, hardware=hardware.label, model=model.name)
-        kernels = kernel_set(model, degree, "bfloat16", "auto")
+        kernels = kernel_set(model, model.kinds[0], degree, "bfloat16", "auto")
         samples += _curve_samples(
             {**tables.dense, **tables.per_sequence}, kernels, rates, (hardware.label, model.name)
         )
@@ -102,7 +102,7 @@ def old_layout_samples(directory: Path, hardware: HardwareSpec, model: ModelSpec
     rates = hardware_rates(hardware, "bfloat16")
     for path in sorted(directory.glob("tp*/layers.csv")):
         degree = int(path.parent.name[2:])
-        kernels = kernel_set(model, degree, "bfloat16", "auto").gemms
+        kernels = kernel_set(model, model.kinds[0], degree, "bfloat16", "auto").gemms
         query = kernels["o_proj"].inner
         gate = Gemm(model.hidden_size, kernels["down_proj"].inner, 2, 2)
         shapes = {
@@ -139,7 +139,7 @@ def vidur_samples(path: Path, hardware: HardwareSpec, model: ModelSpec) -> list[
             continue
         table = np.array(sorted(own), dtype=np.float64)
         curve = {layer: Curve(table[:, 0], table[:, 1])}
-        kernels = kernel_set(model, degree, "bfloat16", "auto")
+        kernels = kernel_set(model, model.kinds[0], degree, "bfloat16", "auto")
         samples += _curve_samples(curve, kernels, rates, (hardware.label, model.name))
     return samples
 

@@ -99,7 +99,7 @@ def _torch(device: str) -> Any:
 
 
 def _profile(job: ProfileJob, tp_size: int, torch: Any, progress: Callable[[str], None]) -> Profile:
-    kernels = kernel_set(job.model, tp_size, job.dtype, "auto")
+    kernels = kernel_set(job.model, job.model.kinds[0], tp_size, job.dtype, "auto")
     calls = TorchKernels(job.model, kernels, job.device, job.dtype)
     profile = Profile()
     tokens = sizes_up_to(job.max_tokens, job.factor)

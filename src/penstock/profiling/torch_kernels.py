@@ -51,7 +51,7 @@ class TorchKernels:
             )
             return lambda: functional.rms_norm(x + residual, (hidden,), scale)
         heads = self._kernels.attention.heads + self._kernels.attention.kv_heads
-        dim = self._model.head_dim
+        dim = self._kernels.attention.head_dim
         states = self._random((tokens, heads, dim))
         if name == "qk_norm":
             scale = self._random((dim,))

@@ -12,7 +12,7 @@ from penstock.cost.tables import KernelTables
 from penstock.errors import Problem, UserError
 from penstock.profiling.old_layout import Profile, csv_rows
 from penstock.spec.hardware import find_hardware
-from penstock.spec.model import ModelSpec
+from penstock.spec.model import ModelSpec, uniform_layers
 
 KERNELS: Mapping[str, str] = {
     "embedding": "emb",
@@ -65,7 +65,12 @@ def read_vidur_mlp(path: Path, *, hardware: str, model: str) -> tuple[dict[int, 
     for degree, profile in profiles.items():
         profile.dense = {layer: sorted(points) for layer, points in profile.dense.items()}
         tables = roofline_tables(
-            known, shape, tp_size=degree, dtypes=("bfloat16", "auto"), max_tokens=_MAX_TOKENS
+            known,
+            shape,
+            kind=shape.kinds[0],
+            tp_size=degree,
+            dtypes=("bfloat16", "auto"),
+            max_tokens=_MAX_TOKENS,
         )
         _complete(profile, tables)
     return profiles, _NOTE
@@ -79,12 +84,14 @@ def _model(name: str, row: Mapping[str, str]) -> ModelSpec:
     heads, kv_heads, hidden, inner, vocab = (int(row[column]) for column in _SHAPE)
     return ModelSpec(
         name=name,
-        num_layers=1,
         hidden_size=hidden,
-        intermediate_size=inner,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=hidden // heads,
+        layers=uniform_layers(
+            1,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=hidden // heads,
+            intermediate_size=inner,
+        ),
         vocab_size=vocab,
         max_position_embeddings=131_072,
     )

@@ -47,6 +47,7 @@ class RequestState:
         "first_scheduled_ns",
         "first_token_ns",
         "hashed_blocks",
+        "hashed_tokens",
         "held_blocks",
         "keys",
         "last_token_ns",
@@ -92,8 +93,9 @@ class RequestState:
         self.hashed_blocks: list[CachedBlock] = []
         self.keys: list[int] = []
         self.own_blocks: OwnBlocks | None = None
-        # Async scheduling only: tokens scheduled and not known yet, the schedule() call from which the next
-        # may be scheduled, and the times of all tokens.
+        # Async scheduling only: tokens scheduled and not known yet, tokens whose full blocks are hashed, the
+        # schedule() call from which the next token may be scheduled, and the times of all tokens.
         self.placeholders = 0
+        self.hashed_tokens = 0
         self.eligible_at = 0
         self.own_times: array[int] | None = None

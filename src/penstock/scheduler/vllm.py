@@ -568,11 +568,12 @@ class VllmScheduler:
         elif victim.latest_step is not None:
             victim.latest_step.sampling.remove(victim)
             victim.latest_step.preempted_in_flight.append((victim, False))
-        self._evict(victim, computed, step)
+        self._evict(victim, computed, victim.num_tokens, step)
 
-    def _evict(self, victim: RequestState, computed: int, step: Step) -> None:
-        """Free the blocks that ``computed`` tokens of a request take that no longer runs, and queue it again."""
-        self.kv.release(victim, computed, victim.num_tokens, resumes=True)
+    def _evict(self, victim: RequestState, computed: int, known: int, step: Step) -> None:
+        """Free the blocks that ``computed`` tokens of a request take that does not run any more, and queue it again.
+        Those that its first ``known`` tokens fill are hashed."""
+        self.kv.release(victim, computed, known, resumes=True)
         victim.held_blocks = 0
         victim.slot = None
         victim.num_computed = 0

@@ -107,7 +107,8 @@ class VllmAsyncScheduler(VllmScheduler):
             self._before[state] = previous, state.latest_number
         state.latest_step = step
         state.latest_number = step.number
-        self.kv.register(state, min(computed + new, state.num_tokens))
+        state.hashed_tokens = min(computed + new, state.num_tokens)
+        self.kv.register(state, state.hashed_tokens)
         step.add_chunk(state, new, computed)
         if state.num_computed < state.num_tokens + state.placeholders:
             return
@@ -143,7 +144,7 @@ class VllmAsyncScheduler(VllmScheduler):
         del self.running[victim]
         if victim in self.partials:
             self.partials.remove(victim)
-        self._evict(victim, victim.num_computed, step)
+        self._evict(victim, victim.num_computed, victim.hashed_tokens, step)
 
     def _withdraw(self, state: RequestState, computed: int) -> int:
         if state in self.partials:
@@ -166,7 +167,8 @@ class VllmAsyncScheduler(VllmScheduler):
                 self._note_time(state, now)
             is_running = state in self.running
             if is_running:
-                self.kv.register(state, state.num_computed - state.placeholders)
+                state.hashed_tokens = max(state.hashed_tokens, state.num_computed - state.placeholders)
+                self.kv.register(state, state.hashed_tokens)
             if state.num_tokens == state.final_tokens:
                 if not is_running:
                     self.waiting.discard(state)

@@ -10,7 +10,7 @@ from typing import Any
 from penstock.errors import Problem, nearest
 from penstock.spec.check import shown
 from penstock.spec.json_file import Place, read_json
-from penstock.spec.model import ModelSpec, MoeSpec
+from penstock.spec.model import AttentionKind, DenseMlp, LayerGroup, LayerKind, ModelSpec, MoeMlp
 
 _DENSE = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "granite", "internlm2", "internlm3")
 _DTYPES = ("float16", "bfloat16", "float32")
@@ -127,22 +127,24 @@ class _ConfigReader:
                 f"must be a multiple of num_attention_heads = {heads} where no head_dim is given",
             )
         kind = self._model_type()
-        model = ModelSpec(
-            name=name,
-            num_layers=self._count("num_hidden_layers"),
-            hidden_size=hidden,
-            intermediate_size=self._count("intermediate_size"),
+        attention = AttentionKind(
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
+            has_qk_norm=kind in ("qwen3", "qwen3_moe"),
+            has_bias=self._flag("attention_bias", kind in ("qwen2", "qwen2_moe")),
+        )
+        num_layers = self._count("num_hidden_layers")
+        mlp = self._moe() or DenseMlp(intermediate_size=self._count("intermediate_size"))
+        model = ModelSpec(
+            name=name,
+            hidden_size=hidden,
+            layers=(LayerGroup(LayerKind(attention, mlp), num_layers),),
             vocab_size=self._count("vocab_size"),
             max_position_embeddings=self._count("max_position_embeddings"),
             tie_word_embeddings=self._flag("tie_word_embeddings", kind == "gemma"),
-            has_qk_norm=kind in ("qwen3", "qwen3_moe"),
-            has_attention_bias=self._flag("attention_bias", kind in ("qwen2", "qwen2_moe")),
             dtype=self._dtype(),
             model_type=kind,
-            moe=self._moe(),
         )
         self._check_window()
         problems.extend(self._problems)
@@ -205,11 +207,11 @@ class _ConfigReader:
             )
         return None
 
-    def _moe(self) -> MoeSpec | None:
+    def _moe(self) -> MoeMlp | None:
         experts = next((self._count(key) for key in _EXPERT_COUNTS if self._data.get(key)), 0)
         if not experts:
             return None
-        return MoeSpec(
+        return MoeMlp(
             num_experts=experts,
             experts_per_token=self._count("num_experts_per_tok"),
             expert_intermediate_size=self._count("moe_intermediate_size", self._count("intermediate_size")),

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from penstock.cost.step_cost import StepLoad
 from penstock.spec.options import EngineOverhead
 from penstock.validate.real_run import RealRun, Row
 
@@ -69,20 +70,10 @@ class NoisyStageCost:
         self._noise = fitted.noise
         self._random = random.Random(seed)
 
-    def stage_ns(
-        self,
-        prefill_tokens: int,
-        prefill_context: int,
-        decodes: int,
-        decode_context: int,
-        min_context: int,
-        max_context: int,
-        sampled: int,
-    ) -> Sequence[int]:
+    def stage_ns(self, load: StepLoad) -> Sequence[int]:
         """See :meth:`penstock.cost.step_cost.StageCost.stage_ns`."""
-        del min_context, max_context, sampled
-        context = prefill_context + decode_context
-        terms = (1, prefill_tokens > 0, prefill_tokens, decodes, context)
+        context = load.prefill_context + load.decode_context
+        terms = (1, load.prefill_tokens > 0, load.prefill_tokens, load.decodes, context)
         factors = self._noise[self._random.randrange(len(self._noise))]
         return [
             max(1, round(stage.time_ns(terms) * factor))
