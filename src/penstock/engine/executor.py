@@ -12,7 +12,7 @@ from penstock.scheduler.step import Step
 
 Arrived = Callable[[Step, Sequence[int]], None]
 """Called once the way of a step is known that was not known at its launch: the step, with its times filled in, and
-``arrive, start, end`` of every stage."""
+``arrive, start, end`` of every stage (nothing for an empty step)."""
 
 
 class Executor(Protocol):
@@ -31,7 +31,8 @@ class Executor(Protocol):
         ...
 
     def pass_empty(self, step: Step, now: int) -> None:
-        """Let through a step without tokens: it visits no stage, its result follows that of the steps before it."""
+        """Let through a step without tokens, at ``now``: it visits no stage, and its result follows that of the steps
+        before it. Fills in ``step.done_ns``, or leaves it at UNKNOWN_NS as :meth:`launch` does."""
         ...
 
     def when_arrived(self, arrived: Arrived) -> None:

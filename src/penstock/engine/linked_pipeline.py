@@ -57,6 +57,9 @@ class LinkedPipeline:
         self._blocked = [False] * self.pp_size
         self._lines: list[deque[_Transit]] = [deque() for _ in range(self.pp_size)]
         self._held: deque[tuple[_Transit, Step]] = deque()
+        # Steps that have not left the last stage, in order, and among them the empty ones with their time.
+        self._open: deque[tuple[Step, int | None]] = deque()
+        self._last_end_ns = 0
 
     def when_arrived(self, arrived: Arrived) -> None:
         """See :class:`~penstock.engine.executor.Executor`."""
@@ -73,6 +76,7 @@ class LinkedPipeline:
             times,
         )
         step.end_ns = step.done_ns = UNKNOWN_NS
+        self._open.append((step, None))
         after = step.after
         if after is not None and after.end_ns != UNKNOWN_NS:
             transit.arrive_ns = max(entry_ns, after.end_ns)
@@ -85,9 +89,12 @@ class LinkedPipeline:
         return None if step.end_ns == UNKNOWN_NS else times
 
     def pass_empty(self, step: Step, now: int) -> None:
-        """Its ``done_ns`` does not count steps that are on their way to a shared link; the engine takes it after
-        theirs all the same."""
-        step.done_ns = max(now, self.stage_free_ns[-1])
+        """See :class:`~penstock.engine.executor.Executor`."""
+        if self._open:
+            step.done_ns = UNKNOWN_NS
+            self._open.append((step, now))
+        else:
+            step.done_ns = max(now, self._last_end_ns)
 
     def _enter(self, transit: _Transit, *, is_launch: bool = False) -> None:
         """A step has come to a stage, and goes on as far as is known."""
@@ -128,10 +135,12 @@ class LinkedPipeline:
         stage = transit.stage
         transit.arrive_ns = arrive_ns
         transit.stage = stage + 1
-        if self._blocking_sends:
-            self.stage_free_ns[stage] = arrive_ns
-            self._blocked[stage] = False
         self._enter(transit)
+        if not self._blocking_sends:
+            return
+        # Only then is the stage free: whoever that lets in goes behind those who wait already.
+        self.stage_free_ns[stage] = arrive_ns
+        self._blocked[stage] = False
         line = self._lines[stage]
         while line and not self._blocked[stage]:
             self._enter(line.popleft())
@@ -140,8 +149,14 @@ class LinkedPipeline:
         step = transit.step
         step.end_ns = end_ns
         step.done_ns = end_ns + self.cost.token_return_ns[step.sampled] + self.back_ns
+        self._last_end_ns = end_ns
+        self._open.popleft()
         if not is_launch:
             self._arrived(step, transit.times)
+        while self._open and (passed_ns := self._open[0][1]) is not None:
+            empty, _ = self._open.popleft()
+            empty.done_ns = max(passed_ns, end_ns)
+            self._arrived(empty, ())
         while self._held and self._held[0][1].end_ns != UNKNOWN_NS:
             waiting, after = self._held.popleft()
             waiting.arrive_ns = max(waiting.arrive_ns, after.end_ns)

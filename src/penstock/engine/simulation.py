@@ -26,6 +26,7 @@ from penstock.recording.records import (
     InstanceTotals,
     Rejection,
     RequestLog,
+    Role,
     RunRecord,
     TurnChunk,
     TurnSink,
@@ -281,6 +282,7 @@ class Simulation:
                     state.cached_tokens or 0,
                 ),
                 tuple(state.segments),
+                self._legs(replica, state, at_ns),
             )
         self._end_ns = max(self._end_ns, at_ns)
         self._release_next_call(request, at_ns)
@@ -289,6 +291,15 @@ class Simulation:
             view = view_of_request(replica.index, state, at_ns)
             for observer in self._observers:
                 observer.request_ended(view)
+
+    @staticmethod
+    def _legs(replica: Replica, state: RequestState, at_ns: int) -> tuple[tuple[int, ...], ...]:
+        """The request's stay at this instance, where it came later than its user sent it."""
+        request = state.request
+        if state.arrived_ns == request.arrival_ns:
+            return ()
+        times = (state.arrived_ns, state.first_scheduled_ns or 0, state.first_token_ns or 0, at_ns)
+        return ((request.index, 0, replica.index, int(Role.WHOLE), *times, 0),)
 
     def _release_next_call(self, request: Request, at_ns: int) -> None:
         if request.session is None:

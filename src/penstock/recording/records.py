@@ -94,21 +94,67 @@ REQUEST_COLUMNS = (
 )
 
 
+class Role(IntEnum):
+    """What an instance does for the requests that are sent to it."""
+
+    WHOLE = 0  # prompt and answer
+    PREFILL = 1  # the prompt, and then hands the request on
+    DECODE = 2  # the answer to a prompt that another instance has computed
+
+
+LEG_COLUMNS = (
+    "request",
+    "leg",  # from 0
+    "instance",
+    "role",  # Role
+    "arrived_ns",  # at this instance; the user's clock is the request's arrival_ns
+    "first_scheduled_ns",
+    "first_token_ns",
+    "end_ns",  # finished, or handed on
+    "kv_bytes",  # of KV moved to this instance for it
+)
+"""Columns of the legs of requests: their stays at one instance each."""
+
+
 class RequestLog:
-    """One row per finished request, in order of finishing. ``segments`` hold token times as slices of
-    arrays shared between requests, or nothing where they were not asked for."""
+    """One row per finished request, in the order in which instances report them. ``segments`` hold token times as
+    slices of arrays shared between requests, or nothing where they were not asked for. A request that was at one
+    instance all the time has one leg, which its row says all about; legs are stored for the others."""
 
     def __init__(self, *, keep_token_times: bool) -> None:
         self.keep_token_times = keep_token_times
         self._values = array("q")
         self._segments: list[tuple[tuple[array[int], int, int], ...]] = []
+        self._legs: dict[int, tuple[tuple[int, ...], ...]] = {}
 
-    def append(self, row: tuple[int, ...], segments: tuple[tuple[array[int], int, int], ...]) -> None:
-        """Add a finished request: ``row`` in the order of REQUEST_COLUMNS; each segment is
-        (completion times, start, stop)."""
+    def append(
+        self,
+        row: tuple[int, ...],
+        segments: tuple[tuple[array[int], int, int], ...],
+        legs: tuple[tuple[int, ...], ...] = (),
+    ) -> None:
+        """Add a finished request: ``row`` in the order of REQUEST_COLUMNS; each segment is (completion times,
+        start, stop); ``legs`` in the order of LEG_COLUMNS, none where the row says it all."""
+        if legs:
+            self._legs[len(self)] = legs
         self._values.extend(row)
         if self.keep_token_times:
             self._segments.append(segments)
+
+    @property
+    def has_legs(self) -> bool:
+        """Whether any request has legs that its row does not say all about."""
+        return bool(self._legs)
+
+    def legs(self) -> Int64Array:
+        """The legs of all requests, by row and leg, shape (legs, columns)."""
+        rows: list[tuple[int, ...]] = []
+        place = {name: index for index, name in enumerate(REQUEST_COLUMNS)}
+        times = [place[name] for name in ("arrival_ns", "first_scheduled_ns", "first_token_ns", "finish_ns")]
+        for number, row in enumerate(self.values().tolist()):
+            whole = (row[0], 0, row[place["instance"]], int(Role.WHOLE), *(row[one] for one in times), 0)
+            rows += self._legs.get(number, (whole,))
+        return np.array(rows, dtype=np.int64).reshape(-1, len(LEG_COLUMNS))
 
     def __len__(self) -> int:
         return len(self._values) // len(REQUEST_COLUMNS)

@@ -18,8 +18,10 @@ from penstock.accounting.bubbles import Bubbles
 from penstock.accounting.metrics import RequestTable
 from penstock.errors import Problem, UserError
 from penstock.recording.records import (
+    LEG_COLUMNS,
     TURN_COLUMNS,
     Int64Array,
+    Role,
     RunRecord,
     TurnChunk,
 )
@@ -32,7 +34,13 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 """Of the files that :meth:`SimulationResult.save` writes."""
 
-_OPTIONAL_TABLES = ("steps.parquet", "stages.parquet", "bubbles.parquet", "timeline.parquet")
+_OPTIONAL_TABLES = (
+    "legs.parquet",
+    "steps.parquet",
+    "stages.parquet",
+    "bubbles.parquet",
+    "timeline.parquet",
+)
 
 
 class KeepTurns:
@@ -175,6 +183,18 @@ class SimulationResult:
         return _requests_frame(self.record)
 
     @cached_property
+    def legs(self) -> pl.DataFrame:
+        """A row per stay of a finished request at an instance: ``request``, ``leg``, ``instance``, ``role`` (whole |
+        prefill | decode), ``arrived_ns`` there, ``first_scheduled_ns``, ``first_token_ns``, ``end_ns``, and
+        ``kv_bytes`` moved to that instance for it."""
+        import polars as pl
+
+        roles = {role.value: role.name.lower() for role in Role}
+        frame = pl.DataFrame(self.record.requests.legs(), schema=list(LEG_COLUMNS), orient="row")
+        by_name = pl.col("role").replace_strict(roles, return_dtype=pl.Enum(list(roles.values())))
+        return frame.with_columns(by_name).sort("request", "leg")
+
+    @cached_property
     def steps(self) -> pl.DataFrame:
         """A row per step with tokens: ``instance``, ``turn`` (of the engine; empty ones are left out here and
         count there), and the columns of ``records.TURN_COLUMNS``, ``cause_after`` by name.
@@ -293,6 +313,8 @@ class SimulationResult:
 
     def _write_tables(self, directory: Path) -> None:
         self.requests.write_parquet(directory / "requests.parquet")
+        if self.record.requests.has_legs:
+            self.legs.write_parquet(directory / "legs.parquet")
         turns = self._turns
         if turns is not None:
             write_turns(directory / "steps.parquet", steps_frame, turns.turns)

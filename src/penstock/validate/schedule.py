@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from penstock.cost.step_cost import PipelineCost
 from penstock.engine.replay import replay
 from penstock.spec.options import SchedulerOptions
+from penstock.units import NEVER_NS
 from penstock.validate.derive import complete
 from penstock.validate.recordings import NamedTrace, Recording
 from penstock.workload.request import Request
@@ -40,6 +41,7 @@ class Engine(Protocol):
         requests: Sequence[Request],
         *,
         reject_oversized: bool,
+        until_ns: int = NEVER_NS,
     ) -> Trace: ...
 
 
@@ -53,6 +55,7 @@ def penstock_engine(*, exact_only: bool = False) -> Engine:
         requests: Sequence[Request],
         *,
         reject_oversized: bool,
+        until_ns: int = NEVER_NS,
     ) -> Trace:
         return replay(
             config,
@@ -61,6 +64,7 @@ def penstock_engine(*, exact_only: bool = False) -> Engine:
             requests,
             exact_only=exact_only,
             reject_oversized=reject_oversized,
+            until_ns=until_ns,
         )
 
     return run
@@ -97,11 +101,20 @@ class CaseResult:
 
 
 def validate_case(recording: Recording, engine: Engine, *, as_recorded: bool) -> CaseResult:
-    """Run one recording and compare. ``as_recorded`` lets in what the real server refuses up front."""
+    """Run one recording and compare. ``as_recorded`` lets in what the real server refuses up front. A recording of
+    an engine that spins for ever has an end all the same: ours is stopped there."""
     options, cost, requests = recording.options(), recording.cost(), recording.requests()
+    until_ns = int(recording.data["end_ns"]) + 1 if recording.data.get("livelock") else NEVER_NS
 
     def run(*, reject_oversized: bool) -> NamedTrace:
-        trace = engine(options, recording.num_gpu_blocks, cost, requests, reject_oversized=reject_oversized)
+        trace = engine(
+            options,
+            recording.num_gpu_blocks,
+            cost,
+            requests,
+            reject_oversized=reject_oversized,
+            until_ns=until_ns,
+        )
         return name_trace(trace, recording.request_ids, requests)
 
     ours = run(reject_oversized=not as_recorded)
