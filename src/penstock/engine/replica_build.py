@@ -15,7 +15,9 @@ from penstock.engine.stretch import DecodeStretches, can_stretch
 from penstock.network.links import Link, Network
 from penstock.recording.records import TurnSink
 from penstock.recording.turn_log import TurnLog
+from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.make import make_scheduler
+from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import RequestState
 from penstock.spec.options import RunOptions
 
@@ -28,22 +30,27 @@ def make_replica(
     agenda: Agenda,
     sinks: Sequence[TurnSink] = (),
     on_end: Callable[[Replica, RequestState, int], None] | None = None,
+    connector: KVConnector | None = None,
+    scheduler: EngineScheduler | None = None,
 ) -> Replica:
-    """A replica of an instance.
+    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given.
 
     Raises:
         UserError: its policy cannot be made.
     """
     spec = built.spec
     cost = built.cost
-    scheduler = make_scheduler(
-        spec.scheduler,
-        spec.pp_size,
-        built.deployment.memory.num_gpu_blocks,
-        prefill_ns=lambda tokens, context: max(cost.stage.stage_ns(StepShape(tokens, context))),
-        keep_token_times=options.keep_token_times,
-        exact_only=options.exact_only,
-    )
+    vllm = None
+    if scheduler is None:
+        scheduler = vllm = make_scheduler(
+            spec.scheduler,
+            spec.pp_size,
+            built.deployment.memory.num_gpu_blocks,
+            prefill_ns=lambda tokens, context: max(cost.stage.stage_ns(StepShape(tokens, context))),
+            connector=connector,
+            keep_token_times=options.keep_token_times,
+            exact_only=options.exact_only,
+        )
     accelerator = None
     executor: Executor
     back_ns = spec.overhead.ipc_from_last_stage_ns
@@ -57,8 +64,8 @@ def make_replica(
         )
     else:
         executor = LocalPipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends, back_ns=back_ns)
-        if can_stretch(cost, spec.scheduler.max_in_flight) and not spec.scheduler.async_scheduling:
-            accelerator = DecodeStretches(scheduler, executor, spec.overhead)
+        if vllm is not None and can_stretch(cost, spec.scheduler.max_in_flight) and vllm.lockstep:
+            accelerator = DecodeStretches(vllm, executor, spec.overhead)
     return Replica(
         spec.index,
         scheduler,

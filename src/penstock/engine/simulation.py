@@ -31,6 +31,8 @@ from penstock.recording.records import (
     TurnChunk,
     TurnSink,
 )
+from penstock.scheduler.kv_connector import KVConnector
+from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
@@ -56,7 +58,8 @@ class Simulation:
     end, once; or a program moves the simulation on by itself with :meth:`advance`, submits requests, aborts some,
     and takes the :meth:`record` when it likes. ``sinks`` receive every instance's turns. ``observers`` are shown
     what happens while it happens. ``progress`` is called now and then while the run goes on. ``built`` are the
-    cluster's instances, where they are built already: runs may share them, one after another.
+    cluster's instances, where they are built already: runs may share them, one after another. ``connector_for`` makes
+    the KV connector of an instance, ``scheduler_for`` a scheduler in place of vLLM's; None is what the cluster says.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class Simulation:
         observers: Sequence[Observer] = (),
         progress: Callable[[Progress], None] | None = None,
         built: Sequence[BuiltInstance] | None = None,
+        connector_for: Callable[[BuiltInstance], KVConnector | None] | None = None,
+        scheduler_for: Callable[[BuiltInstance], EngineScheduler | None] | None = None,
     ) -> None:
         self.cluster = cluster
         self.workload = workload if workload is not None else Workload.empty()
@@ -92,7 +97,15 @@ class Simulation:
         self._network = Network(self._wake_network)
         self._agenda.add(self._network, Phase.LINK, 0)
         all_sinks = (*sinks, _ProgressSink(self._report)) if progress else tuple(sinks)
-        self.instances = [self._make_replica(one, all_sinks) for one in self._built]
+        self.instances = [
+            self._make_replica(
+                one,
+                all_sinks,
+                connector_for(one) if connector_for is not None else None,
+                scheduler_for(one) if scheduler_for is not None else None,
+            )
+            for one in self._built
+        ]
         self._fleet, self._fleet_columns = watch(self.instances)
         self._listen()
 
@@ -106,7 +119,13 @@ class Simulation:
         """A number that no request has yet."""
         return self._next_index
 
-    def _make_replica(self, built: BuiltInstance, sinks: Sequence[TurnSink]) -> Replica:
+    def _make_replica(
+        self,
+        built: BuiltInstance,
+        sinks: Sequence[TurnSink],
+        connector: KVConnector | None,
+        scheduler: EngineScheduler | None,
+    ) -> Replica:
         replica = make_replica(
             built,
             options=self.options,
@@ -114,6 +133,8 @@ class Simulation:
             agenda=self._agenda,
             sinks=sinks,
             on_end=self._ended,
+            connector=connector,
+            scheduler=scheduler,
         )
         self._agenda.add(replica, Phase.ENGINE, built.spec.index)
         return replica

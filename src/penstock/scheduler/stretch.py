@@ -17,6 +17,7 @@ def turns_alike(scheduler: VllmScheduler) -> int:
     if (
         scheduler.exact_only
         or scheduler.policy is not None
+        or scheduler.connector is not None
         or cohort.size > scheduler.options.max_num_batched_tokens
     ):
         return 0
