@@ -137,7 +137,7 @@ def test_what_cannot_be_made_is_refused(text: str, message: str) -> None:
     "policy", ["decode-cap(cap=3)", "all-cap(cap=3)", "gllm", "sglang", "sglang-dynamic"]
 )
 def test_a_policy_holds_under_async_scheduling_too(policy: str) -> None:
-    trace = run(policy, BURST, async_scheduling=True, max_in_flight=5)
+    trace = run(policy, BURST, async_scheduling=True)
     assert all(request["finish_ns"] is not None for request in trace.requests.values())
     if "cap" in policy:
         decodes = [sum(new == 1 for _, new, _ in row["scheduled"]) for row in trace.iterations]
