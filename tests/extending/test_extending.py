@@ -202,7 +202,7 @@ class StaticBatching:
 
     def schedule(self, now: int) -> Step:
         step = Step()
-        self._status.cause = Cause.DEPENDENCY if self.has_work() else Cause.IDLE
+        self._status.cause = int(Cause.DEPENDENCY if self.has_work() else Cause.IDLE)
         if self.in_flight:
             return step
         if not self.batch:

@@ -15,16 +15,12 @@ from typing import Protocol
 from penstock.engine.executor import Executor
 from penstock.engine.kernel import Agenda
 from penstock.errors import NoProgressError
-from penstock.recording.records import Cause
 from penstock.recording.turn_log import TurnLog
 from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import UNKNOWN_NS, Step
 from penstock.spec.options import EngineOverhead, SchedulerOptions
 from penstock.units import Int64Array
-
-# A plain number: a list of cells takes it faster than a member of an enumeration.
-_CAUSE_NUMBER = {cause: int(cause) for cause in Cause}
 
 
 class Watcher(Protocol):
@@ -98,7 +94,7 @@ class Replica:
         self.watchdog_turns = 20
         self.gives_up = True
         self.is_deadlocked = False
-        self._agenda = agenda
+        self.agenda = agenda
         self._accelerator = accelerator
         self._on_end = on_end
         self.watcher = watcher
@@ -107,6 +103,7 @@ class Replica:
         self._queue: deque[Step] = deque()
         self._blocked_on: Step | None = None
         self._aborts: list[RequestState] = []
+        self._status = scheduler.status()
         self._scheduled_nothing = False
         self._steps_in_flight = 0
         self._fruitless_turns = 0
@@ -181,7 +178,7 @@ class Replica:
         queue = self._queue
         depth = self.options.max_in_flight
         overhead = self.overhead
-        agenda = self._agenda
+        agenda = self.agenda
         while True:
             if agenda is not None and agenda.limit_ns < limit_ns:
                 limit_ns = agenda.limit_ns
@@ -268,7 +265,7 @@ class Replica:
     def _turn(self, now: int, first_arrival: int) -> bool:
         """Schedule a step and send it off; False if it is empty."""
         step = self.scheduler.schedule(now)
-        status = self.scheduler.status()
+        status = self._status
         tokens = step.tokens
         prefill_tokens = step.prefill_tokens
         executor = self.executor
@@ -291,7 +288,7 @@ class Replica:
             (
                 now,
                 first_arrival,
-                _CAUSE_NUMBER[status.cause],
+                status.cause,
                 tokens,
                 step.sampled,
                 step.decodes,
@@ -317,8 +314,8 @@ class Replica:
         self.log.complete(step.row, step.done_ns, times)
         if step is self._blocked_on:
             self.next_ns = max(step.done_ns, self.now_ns)
-            if self._agenda is not None:
-                self._agenda.wake(self, self.next_ns)
+            if self.agenda is not None:
+                self.agenda.wake(self, self.next_ns)
 
     def _take_tokens(self, step: Step, at: int) -> bool:
         """The oldest step is back; returns whether a request ended with it."""

@@ -184,6 +184,7 @@ class Simulation:
         self._is_coupled |= bool(self._network.links)
         for replica in self.instances:
             replica.stops_on_end = reacts
+            replica.agenda = self._agenda if self._is_coupled else None
             replica.watcher = StepObservers(replica.index, self._observers) if self._observers else None
 
     # --- the run --------------------------------------------------------------------------------------------

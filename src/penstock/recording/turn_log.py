@@ -27,6 +27,7 @@ class TurnLog:
         # Cells of the turns not handed on yet. A list takes them twice as fast as an array would.
         self._cells: list[int] = []
         self._updates: list[int] = []
+        self._rows = 0
         self._handed_on = 0
         self._busy_ns = np.zeros(pp_size, dtype=np.int64)
 
@@ -34,9 +35,10 @@ class TurnLog:
         """Add a turn: its values in the order of TURN_COLUMNS, and the stages' ``arrive, start, end``. Returns its
         row, counted over the whole run."""
         cells = self._cells
-        row = self._handed_on + len(cells) // self._width
         cells += turn
         cells += times
+        row = self._rows
+        self._rows = row + 1
         return row
 
     def complete(self, row: int, done_ns: int, times: Sequence[int]) -> None:
@@ -55,6 +57,7 @@ class TurnLog:
     def extend(self, rows: Int64Array) -> None:
         """Add turns whose results have been taken already, shape (turns, columns), while none is open."""
         self._cells += rows.ravel().tolist()
+        self._rows += len(rows)
         self._updates += rows[:, _DONE_COLUMN].tolist()
         if len(self._updates) >= CHUNK_TURNS:
             self.flush()

@@ -12,14 +12,14 @@ from penstock.scheduler.step import Step
 
 
 class SchedulerStatus:
-    """How a scheduler stands: ``cause`` says why its latest schedule() could take no more; requests ``running``
-    and ``waiting``, ``loading`` of those waiting for KV from elsewhere; KV blocks ``free_blocks`` of
-    ``usable_blocks``. ``stuck`` is a request that can never run on, whatever the others do, or None."""
+    """How a scheduler stands. ``cause``, the number of a Cause, says why its latest schedule() could take no more;
+    requests ``running`` and ``waiting``, ``loading`` of those waiting for KV from elsewhere; KV blocks
+    ``free_blocks`` of ``usable_blocks``. ``stuck`` is a request that can never run on, whatever the others do."""
 
     __slots__ = ("cause", "free_blocks", "loading", "running", "stuck", "usable_blocks", "waiting")
 
     def __init__(self, usable_blocks: int) -> None:
-        self.cause = Cause.IDLE
+        self.cause = int(Cause.IDLE)
         self.running = 0
         self.waiting = 0
         self.loading = 0
@@ -72,5 +72,5 @@ class EngineScheduler(Protocol):
         ...
 
     def status(self) -> SchedulerStatus:
-        """How it stands; the object is the scheduler's own and holds until the next call of anything here."""
+        """How it stands: always the same object, the scheduler's own. schedule() brings it up to date too."""
         ...
