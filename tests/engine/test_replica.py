@@ -205,4 +205,4 @@ def test_turns_reach_the_sinks_in_order_with_every_column(monkeypatch: pytest.Mo
         done <= update for done, update in zip(keep.column("done_ns"), keep.column("update_ns"), strict=True)
     )
     assert sum(keep.column("sampled")) == 20
-    assert len(keep.column("tokens")) == replica.iterations + replica.empty_schedules
+    assert len(keep.column("tokens")) == replica.log.iterations + replica.log.empty_schedules

@@ -187,7 +187,8 @@ def replay(
         trace.deadlock = True
     trace.deadlock |= replica.is_deadlocked
     recorder.close(states)
-    trace.num_empty_schedules = replica.empty_schedules
+    replica.log.flush()
+    trace.num_empty_schedules = replica.log.empty_schedules
     trace.num_idle_sleeps = replica.idle_sleeps
     trace.num_engine_turns = replica.turns
     trace.end_ns = replica.now_ns

@@ -84,11 +84,7 @@ class Replica:
         self.now_ns = 0
         self.inbox: deque[RequestState] = deque()
         self.stops_on_end = False
-        self.iterations = 0
-        self.empty_schedules = 0
         self.idle_sleeps = 0
-        self.prompt_tokens = 0
-        self.generated_tokens = 0
         self.turns = 0
         self.outstanding_tokens = 0
         self.watchdog_turns = 20
@@ -105,7 +101,6 @@ class Replica:
         self._aborts: list[RequestState] = []
         self._status = scheduler.status()
         self._scheduled_nothing = False
-        self._steps_in_flight = 0
         self._fruitless_turns = 0
         executor.when_arrived(self._arrived)
 
@@ -231,13 +226,11 @@ class Replica:
             self.turns += 1
             self._blocked_on = queue.popleft()
 
-    def skip_turns(self, rows: Int64Array, now_ns: int, generated_tokens: int) -> None:
+    def skip_turns(self, rows: Int64Array, now_ns: int) -> None:
         """Turns that an :class:`Accelerator` has taken, shape (turns, columns of the turn log)."""
         self.log.extend(rows)
         self.now_ns = now_ns
-        self.iterations += len(rows)
         self.turns += len(rows)
-        self.generated_tokens += generated_tokens
 
     def _take_in(self, now: int) -> int:
         """Drain the input queue; returns the earliest arrival among what was drained."""
@@ -271,16 +264,11 @@ class Replica:
         executor = self.executor
         if tokens:
             times = executor.launch(step, now + self._entry_ns) or self._no_times
-            self.iterations += 1
-            self.prompt_tokens += prefill_tokens
-            self.generated_tokens += step.sampled
-            self._steps_in_flight += 1
             self._fruitless_turns = 0
         else:
             executor.pass_empty(step, now)
             times = [now] * (3 * executor.pp_size)
-            self.empty_schedules += 1
-            if not self._steps_in_flight and (status.running or status.waiting) and not status.loading:
+            if (status.running or status.waiting) and not (status.loading or self._has_tokens_in_flight()):
                 self._fruitless_turns += 1
             if status.stuck is not None and self.gives_up:
                 self._fruitless_turns = self.watchdog_turns + 1
@@ -309,6 +297,9 @@ class Replica:
             self.watcher.scheduled(step, now)
         return tokens > 0
 
+    def _has_tokens_in_flight(self) -> bool:
+        return any(step.tokens for step in self._queue)
+
     def _arrived(self, step: Step, times: Sequence[int]) -> None:
         """The way of a step is known that was not when it was sent off."""
         self.log.complete(step.row, step.done_ns, times)
@@ -322,8 +313,6 @@ class Replica:
         if self._aborts:
             self._let_go(at)
         ended = self.scheduler.update(step, at)
-        if step.tokens:
-            self._steps_in_flight -= 1
         self.log.taken(at)
         if self.watcher is not None:
             self.watcher.updated(step, at, ended)

@@ -383,17 +383,17 @@ def _no_collection(*, unless: bool) -> Generator[None]:
 
 
 def _totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
-    scheduler = replica.scheduler
+    scheduler, log = replica.scheduler, replica.log
     return InstanceTotals(
-        iterations=replica.iterations,
-        empty_schedules=replica.empty_schedules,
+        iterations=log.iterations,
+        empty_schedules=log.empty_schedules,
         idle_sleeps=replica.idle_sleeps,
         preemptions=scheduler.preemptions,
-        prompt_tokens=replica.prompt_tokens,
-        generated_tokens=replica.generated_tokens,
+        prompt_tokens=log.prompt_tokens,
+        generated_tokens=log.generated_tokens,
         cohort_turns=scheduler.cohort_turns,
         exact_turns=scheduler.exact_turns,
-        busy_ns=replica.log.busy_ns(),
+        busy_ns=log.busy_ns(),
         end_ns=replica.now_ns,
         notes=built.cost.stage.notes(),
     )

@@ -28,7 +28,6 @@ LONGEST = 1024
 DecodeTurns = Callable[[int, int, int, int, int], Int64Array | None]
 _DONE = TURN_COLUMNS.index("done_ns")
 _FREE_BLOCKS = TURN_COLUMNS.index("free_blocks")
-_SAMPLED = TURN_COLUMNS.index("sampled")
 
 
 def can_stretch(cost: PipelineCost, max_in_flight: int) -> bool:
@@ -118,9 +117,8 @@ class DecodeStretches:
 
     def _write(self, replica: Replica, rows: Int64Array) -> None:
         """The turns have happened."""
-        turns = len(rows)
         last = rows[-1]
         for stage in range(self._pipeline.pp_size):
             self._pipeline.stage_free_ns[stage] = int(last[len(TURN_COLUMNS) + 3 * stage + 2])
         self._last_now_ns = int(last[0])
-        replica.skip_turns(rows, int(last[_DONE]) + self._overhead.update_ns, turns * int(last[_SAMPLED]))
+        replica.skip_turns(rows, int(last[_DONE]) + self._overhead.update_ns)

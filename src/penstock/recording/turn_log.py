@@ -17,7 +17,10 @@ _UPDATE_COLUMN = TURN_COLUMNS.index("update_ns")
 
 class TurnLog:
     """A row per turn, in the order of the turns. Results are taken in that order too, so a row is complete once as
-    many results were taken; complete rows go to the sinks ``CHUNK_TURNS`` at a time."""
+    many results were taken; complete rows go to the sinks ``CHUNK_TURNS`` at a time.
+
+    Of the turns handed on it counts ``iterations`` (those with tokens), ``empty_schedules`` (the others),
+    ``prompt_tokens`` computed and ``generated_tokens``."""
 
     def __init__(self, instance: int, pp_size: int, sinks: Sequence[TurnSink] = ()) -> None:
         self.instance = instance
@@ -27,6 +30,10 @@ class TurnLog:
         # Cells of the turns not handed on yet. A list takes them twice as fast as an array would.
         self._cells: list[int] = []
         self._updates: list[int] = []
+        self.iterations = 0
+        self.empty_schedules = 0
+        self.prompt_tokens = 0
+        self.generated_tokens = 0
         self._rows = 0
         self._handed_on = 0
         self._busy_ns = np.zeros(pp_size, dtype=np.int64)
@@ -75,6 +82,11 @@ class TurnLog:
         self._updates.clear()
         chunk = TurnChunk(self.instance, self.pp_size, self._handed_on, values)
         self._handed_on += rows
+        steps = int(np.count_nonzero(chunk.column("tokens")))
+        self.iterations += steps
+        self.empty_schedules += rows - steps
+        self.prompt_tokens += int(chunk.column("prefill_tokens").sum())
+        self.generated_tokens += int(chunk.column("sampled").sum())
         for stage in range(self.pp_size):
             self._busy_ns[stage] += np.sum(chunk.stage(stage, "end") - chunk.stage(stage, "start"))
         for sink in self._sinks:

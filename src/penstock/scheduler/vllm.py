@@ -380,8 +380,12 @@ class VllmScheduler:
             if not new:
                 break
             waiting.pop()
-            self._start(state, found, hit_blocks, computed, now)
-            budget -= self._run(step, state, new)
+            if found is None and state.own_blocks is None:
+                state.held_blocks = 0
+                state.num_computed = computed
+            else:
+                self._start(state, found, hit_blocks, computed)
+            budget -= self._run(step, state, new, now)
             if external.tokens and self.connector is not None:
                 self.connector.allocated(state, state.held_blocks, external.tokens)
         waiting.restore(skipped)
@@ -419,9 +423,8 @@ class VllmScheduler:
         found: list[CachedBlock] | OwnBlocks | None,
         hit_blocks: int,
         computed: int,
-        now: int,
     ) -> None:
-        """A waiting request runs after ``computed`` tokens that it need not compute; the blocks found for it are
+        """A waiting request will run after ``computed`` tokens that it need not compute; the blocks found for it are
         its first."""
         if found is not None:
             self.kv.use(state, found)
@@ -429,18 +432,15 @@ class VllmScheduler:
             self.kv.resumed(state)
         state.held_blocks = hit_blocks
         state.num_computed = computed
-        self._enter(state, now)
 
-    def _enter(self, state: RequestState, now: int) -> None:
+    def _run(self, step: Step, state: RequestState, new: int, now: int) -> int:
+        """A request runs from here on, its first ``new`` tokens go into the step; returns how many."""
         if state.first_scheduled_ns is None:
             state.first_scheduled_ns = now
             state.cached_tokens = state.num_computed
         state.order = self._next_order
         self._next_order += 1
         self.running[state] = None
-
-    def _run(self, step: Step, state: RequestState, new: int) -> int:
-        """The first tokens of a request that has just started go into the step; returns how many."""
         limits = self._limits
         if limits is not None:
             limits.spend_chunk(new)
@@ -497,8 +497,7 @@ class VllmScheduler:
                 break
             self.loaded.popleft()
             state.num_computed = computed
-            self._enter(state, now)
-            budget -= self._run(step, state, new)
+            budget -= self._run(step, state, new, now)
         return budget
 
     def _ask_connector(self, connector: KVConnector, now: int) -> None:
@@ -639,9 +638,8 @@ class VllmScheduler:
         turn = cohort.turn + 1
         cohort.turn = turn
         members = step.members
-        for state, was_member in step.preempted_in_flight if step.preempted_in_flight else ():
-            if was_member and state.outcome is Outcome.ABORTED and state not in cohort.irregular:
-                members -= 1
+        if step.preempted_in_flight:
+            members -= self._count_aborted(step, cohort)
         if members:
             if cohort.irregular:
                 members -= self._log_irregular_gaps(cohort, now)
@@ -681,6 +679,14 @@ class VllmScheduler:
             finished.sort(key=by_order)
             self._finish(finished, now)
         return finished
+
+    @staticmethod
+    def _count_aborted(step: Step, cohort: Cohort) -> int:
+        """Members that were preempted, and aborted before their token came: it has no gap."""
+        return sum(
+            was_member and state.outcome is Outcome.ABORTED and state not in cohort.irregular
+            for state, was_member in step.preempted_in_flight
+        )
 
     def _deliver(self, state: RequestState, now: int, *, gap_is_logged: bool) -> None:
         """One token for a request outside of cohorts."""
