@@ -199,3 +199,20 @@ def test_what_comes_too_late_is_refused() -> None:
         simulation.submit(Request(1, 5, 10, 10))
     with pytest.raises(ValueError, match="there is a request 0 already"):
         simulation.submit(Request(0, 2_000_000, 10, 10))
+
+
+@settings(max_examples=20, deadline=None)
+@given(lengths_strategy, st.integers(1, 3), st.integers(1, 4))
+def test_a_closed_loop_sends_the_next_request_when_one_ends(
+    lengths: Lengths, instances: int, users: int
+) -> None:
+    options = RunOptions(router="RR", max_concurrency=users)
+    log = rows(Simulation(cluster(instances), workload(lengths), options).run())
+    arrival_ns, finish_ns = log[:, 4], log[:, 7]
+    ends = np.sort(finish_ns)
+    asked = sorted(range(len(lengths)), key=lambda index: (lengths[index][0], index))
+    for place, index in enumerate(asked):
+        open_then = sum(arrival_ns[other] <= arrival_ns[index] < finish_ns[other] for other in asked[:place])
+        assert open_then < users
+        free_ns = 0 if place < users else ends[place - users]
+        assert arrival_ns[index] == max(lengths[index][0], free_ns)

@@ -6,7 +6,7 @@ import gc
 import heapq
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +89,10 @@ class Simulation:
         self._upcoming: Request | None = next(self._arrivals, None)
         self._submitted: list[tuple[int, int, Request]] = []
         self._next_index = len(self.workload)
+        # The closed loop: requests of the workload (sessions as a whole) that are open, and since when one more may be.
+        self._max_open = self.options.max_concurrency or NEVER_NS
+        self._open = 0
+        self._may_open_ns = 0
         self._first_arrival_ns: int | None = None
         self._end_ns = 0
         self._progress = progress
@@ -179,7 +183,7 @@ class Simulation:
     def _listen(self) -> None:
         """Let replicas stop where somebody outside may act on what they did, and take turns in the order of time
         where they concern each other."""
-        reacts = self.workload.has_sessions or bool(self._observers)
+        self._reacts = reacts = self.workload.has_sessions or bool(self._observers) or self._max_open < NEVER_NS
         self._is_coupled = len(self.instances) > 1 and (reacts or bool(self._network.links))
         self._is_coupled |= bool(self._network.links)
         for replica in self.instances:
@@ -219,16 +223,23 @@ class Simulation:
             self.now_ns = max(self.now_ns, until_ns)
 
     def _next_arrival_ns(self) -> int:
-        first = self._upcoming.arrival_ns if self._upcoming is not None else NEVER_NS
+        first = self._upcoming_ns()
         return min(first, self._submitted[0][0]) if self._submitted else first
+
+    def _upcoming_ns(self) -> int:
+        """When the workload's next request is sent, as far as is known."""
+        if self._upcoming is None or self._open >= self._max_open:
+            return NEVER_NS
+        return max(self._upcoming.arrival_ns, self._may_open_ns)
 
     def _next_arrival(self) -> Request:
         """Who arrives next: of those at one time the workload's own first."""
-        upcoming = self._upcoming
-        if upcoming is None or (self._submitted and self._submitted[0][0] < upcoming.arrival_ns):
+        upcoming, at_ns = self._upcoming, self._upcoming_ns()
+        if upcoming is None or (self._submitted and self._submitted[0][0] < at_ns):
             return heapq.heappop(self._submitted)[2]
         self._upcoming = next(self._arrivals, None)
-        return upcoming
+        self._open += 1
+        return upcoming if upcoming.arrival_ns == at_ns else replace(upcoming, arrival_ns=at_ns)
 
     def _act_before(self, limit_ns: int) -> None:
         """Let everyone act who acts before ``limit_ns``, unless a request is released that arrives earlier."""
@@ -239,7 +250,7 @@ class Simulation:
             actor = agenda.run_next(limit_ns, alone=not self._is_coupled)
             if routes and isinstance(actor, Replica):
                 self._fleet_columns.refresh(actor.index, actor)
-            if self._submitted and self._submitted[0][0] < limit_ns:
+            if self._reacts and self._next_arrival_ns() < limit_ns:
                 return
 
     def _arrive(self, request: Request) -> None:
@@ -324,11 +335,14 @@ class Simulation:
         return ((request.index, 0, replica.index, int(Role.WHOLE), *times, 0),)
 
     def _release_next_call(self, request: Request, at_ns: int) -> None:
-        if request.session is None:
-            return
-        call = self.workload.next_call(request.index, at_ns)
+        """A request has ended: its session's next call may come, or, in a closed loop, the workload's next request."""
+        call = None if request.session is None else self.workload.next_call(request.index, at_ns)
         if call is not None:
             heapq.heappush(self._submitted, (call.arrival_ns, call.index, call))
+        elif self._max_open < NEVER_NS and request.index < len(self.workload):
+            if self._open == self._max_open:
+                self._may_open_ns = at_ns
+            self._open -= 1
 
     # --- the record -----------------------------------------------------------------------------------------
 

@@ -58,6 +58,8 @@ class RunOptions:
     requests | steps | stages.
     ``profile_root`` holds profile bundles in LLMServingSim's layout, searched before the packaged fits.
     ``exact_only`` decides every turn request by request, without cohorts: the same answer, slowly.
+    ``max_concurrency`` is a closed loop: of the workload's requests at most so many are open at a time, and the next
+    is sent when one ends, no earlier than it arrives; 0 means any number.
     """
 
     router: str = "LOAD"
@@ -66,3 +68,4 @@ class RunOptions:
     keep_token_times: bool = True
     profile_root: str | None = None
     exact_only: bool = False
+    max_concurrency: int = 0
