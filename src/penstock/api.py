@@ -17,6 +17,7 @@ from penstock.rendering.result import KeepTurns, RunContext, SimulationResult
 from penstock.scheduler.make import check_policy
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
+from penstock.spec.described import described_instance
 from penstock.spec.given import SimulateOptions
 from penstock.spec.load import ClusterSource, load_cluster
 from penstock.spec.load_run import RawRun, load_run_options
@@ -48,7 +49,7 @@ class Scenario:
             "given": {name: _plain(value) for name, value in self.given.items() if value is not None},
             "options": asdict(self.options),
             "link": asdict(self.cluster.link),
-            "instances": [asdict(instance) for instance in self.cluster.instances],
+            "instances": [described_instance(instance) for instance in self.cluster.instances],
             "remarks": list(self.cluster.remarks),
         }
 

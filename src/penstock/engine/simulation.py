@@ -183,7 +183,9 @@ class Simulation:
     def _listen(self) -> None:
         """Let replicas stop where somebody outside may act on what they did, and take turns in the order of time
         where they concern each other."""
-        self._reacts = reacts = self.workload.has_sessions or bool(self._observers) or self._max_open < NEVER_NS
+        self._reacts = reacts = (
+            self.workload.has_sessions or bool(self._observers) or self._max_open < NEVER_NS
+        )
         self._is_coupled = len(self.instances) > 1 and (reacts or bool(self._network.links))
         self._is_coupled |= bool(self._network.links)
         for replica in self.instances:
