@@ -278,7 +278,9 @@ def _how(first: bytes, second: bytes) -> str:
             start = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
             start = max(0, start - 20)
             return f"line {number}: {one[start : start + 50]!r} | {other[start : start + 50]!r}"
-    return f"{len(pair[0]):,} and {len(pair[1]):,} lines"
+    shorter, longer = sorted(pair, key=len)
+    more = longer[len(shorter)] if len(longer) > len(shorter) else ""
+    return f"{len(pair[0]):,} and {len(pair[1]):,} lines, more: {more[:80]!r}"
 
 
 def _show(outcome: Outcome, cases: int, seconds: float) -> None:
