@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.recording.records import TurnChunk
+from penstock.rendering import heartbeat
 from penstock.rendering.heartbeat import HeartbeatLog
 from penstock.spec.options import SchedulerOptions
 
@@ -140,6 +143,8 @@ def test_chunks_change_no_line_and_sums_are_those_of_the_run(
     parts = [TurnChunk(0, 2, first, whole.values[first : first + cut]) for first in range(0, len(turns), cut)]
     lines = lines_of([whole], end, interval_ns, WAKEFUL)
     assert lines_of(parts, end, interval_ns, WAKEFUL) == lines
+    with patch.object(heartbeat, "_TURNS_KEPT_MAX", cut):
+        assert lines_of(parts, end, interval_ns, WAKEFUL) == lines
     assert len(lines) == -(-end // interval_ns)
     if lines:
         assert int(re.findall(r"step=(\d+)", lines[-1])[0]) == sum(
@@ -173,6 +178,24 @@ def assert_busy_by_counting(chunk: TurnChunk, interval_ns: int, end: int, lines:
         share = 100 * (1 - busy[:, window].sum() / stage_ns) if stage_ns else 0.0
         shown = int(re.findall(r"in_flight=\d+/3 waiting=\d+ bubble=(\d+)%", line)[0])
         assert abs(shown - share) <= 0.5 + 1e-9
+
+
+def test_memory_does_not_depend_on_the_interval():
+    ways = [way((0.0, 0.001), (0.001, 0.002))] * 1000
+    turns = fake_turns([step(0.002 * place, sampled=1, running=1) for place in range(1000)], ways).values
+    lines: list[str] = []
+    log = HeartbeatLog([fake_deployment()], 10**6 * S, lines.append)
+    tracemalloc.start()
+    for number in range(200):
+        times = turns.copy()
+        times[:, [0, 1, 13, 14, *range(15, turns.shape[1])]] += number * 2 * S
+        log.accept(TurnChunk(0, 2, 1000 * number, times))
+    log.finish(400 * S)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(lines) == 1
+    assert lines[0].startswith("[INFO] step=200000 batch=1 prompt_t=0 tok/s decode_t=500 tok/s")
+    assert peak < 20 << 20  # all turns together are 34 MB
 
 
 def test_an_interval_must_have_a_length():

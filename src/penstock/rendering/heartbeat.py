@@ -28,7 +28,7 @@ in use are then 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,8 @@ from penstock.units import GIB, NS_PER_MS, NS_PER_S
 _INTERVALS_AT_ONCE = 1024
 _IDLE_LINES_MAX = 1000
 _NEVER_NS = 2**63 - 2
+_TURNS_KEPT_MAX = 8192
+_SUMS = 5
 
 
 class HeartbeatLog:
@@ -104,7 +106,11 @@ class _Line:
 
 
 class _InstanceLog:
-    """The turns of one instance that later intervals still need, and the lines that wait to be written."""
+    """The turns of one instance that later times still need, and the lines that wait to be written.
+
+    Turns are let go when a line is made, and at the latest when ``_TURNS_KEPT_MAX`` of them wait: what they add to
+    the sums of :class:`_States` stays in ``_sums_gone``, so memory does not depend on the length of the interval.
+    """
 
     def __init__(
         self, deployment: Deployment, *, depth: int, pause_ns: int, interval_ns: int, first_interval: int
@@ -116,17 +122,24 @@ class _InstanceLog:
         self._interval_ns = interval_ns
         columns = len(TURN_COLUMNS) + len(stage_columns(deployment.pp_size))
         self._pending: list[Int64Array] = [np.zeros((0, columns), dtype=np.int64)]
-        self._steps_gone = 0  # steps with tokens among the turns let go
-        self._result_gone_ns = -1  # when the last result of those was taken
+        self._turns_pending = 0
+        self._turns_allowed = _TURNS_KEPT_MAX
+        self._sums_gone = np.zeros((_SUMS, 1), dtype=np.int64)
+        self._result_gone_ns = -1  # when the last result of the turns let go was taken
+        self._known_from_ns = 0  # earlier times cannot be asked for
+        self._begin_sums = self._sums_gone  # at the beginning of the next interval, where that is earlier
         self._idle_lines = 0
         self._lines: list[_Line] = []
 
     def accept(self, chunk: TurnChunk) -> None:
         """Keep the turns; make lines where they reach into a new interval."""
         self._pending.append(chunk.values)
-        reached = int(chunk.column("schedule_ns")[-1]) // self._interval_ns
-        if reached > self.next_interval:
-            self._make_lines(reached)
+        self._turns_pending += len(chunk.values)
+        reached_ns = int(chunk.column("schedule_ns")[-1])
+        if reached_ns // self._interval_ns > self.next_interval:
+            self._make_lines(reached_ns // self._interval_ns)
+        elif self._turns_pending > self._turns_allowed:
+            self._shorten(reached_ns)
 
     def finish(self, end_ns: int) -> None:
         """Make all lines up to the end of the run."""
@@ -134,7 +147,7 @@ class _InstanceLog:
         start_ns = self.next_interval * self._interval_ns
         if end_ns > start_ns:
             edges = np.array([start_ns, end_ns], dtype=np.int64)
-            self._lines.extend(self._lines_between(self._turns(), edges))
+            self._lines.extend(self._lines_between(edges, self._states(self._turns(), edges)))
 
     def take_before(self, interval: int | None) -> list[_Line]:
         """Hand out the lines of earlier intervals, all of them for None."""
@@ -148,39 +161,75 @@ class _InstanceLog:
         # a copy: chunks may be views of a larger buffer
         return _Turns(np.concatenate(self._pending), self._deployment.pp_size, self._result_gone_ns)
 
+    def _states(self, turns: _Turns, times_ns: Int64Array) -> _States:
+        """The state at each of the times, its sums counted from the start of the run.
+
+        The first of them may be the beginning of the next interval, though turns since were let go.
+        """
+        early = int(times_ns[0] < self._known_from_ns)
+        state = turns.state_at(times_ns[early:], self._pause_ns)
+        sums = state.sums + self._sums_gone
+        return replace(state, sums=np.hstack((self._begin_sums, sums)) if early else sums)
+
     def _make_lines(self, stop: int) -> None:
         """Lines of the intervals before ``stop``; then let go of the turns no later interval needs."""
         turns = self._turns()
+        sums = None
         while self.next_interval < stop:
             if self._idle_lines > _IDLE_LINES_MAX:
                 wake_ns = turns.next_schedule_ns(self.next_interval * self._interval_ns)
                 reach = stop if wake_ns is None else min(stop, wake_ns // self._interval_ns)
-                self.next_interval = max(self.next_interval, reach)
+                if reach > self.next_interval:
+                    self.next_interval, sums = reach, None
                 if self.next_interval == stop:
                     break
             last = min(stop, self.next_interval + _INTERVALS_AT_ONCE)
             edges = np.arange(self.next_interval, last + 1, dtype=np.int64) * self._interval_ns
-            self._lines.extend(self._lines_between(turns, edges))
-            self.next_interval = last
-        kept, gone = turns.split_at(self.next_interval * self._interval_ns)
-        self._steps_gone += int(np.count_nonzero(gone.column("tokens")))
+            state = self._states(turns, edges)
+            self._lines.extend(self._lines_between(edges, state))
+            self.next_interval, sums = last, state.sums[:, -1:]
+        self._let_go(turns, self.next_interval * self._interval_ns, sums)
+
+    def _shorten(self, reached_ns: int) -> None:
+        """Let go of turns within an interval, the last of which was scheduled at ``reached_ns``."""
+        turns = self._turns()
+        begin_ns = self.next_interval * self._interval_ns
+        if begin_ns >= self._known_from_ns:
+            self._begin_sums = self._states(turns, np.array([begin_ns], dtype=np.int64)).sums
+        self._let_go(turns, reached_ns, None)
+
+    def _let_go(self, turns: _Turns, time_ns: int, sums: Int64Array | None) -> None:
+        """Keep the turns that times from ``time_ns`` on need; ``sums`` are those of that time, where known."""
+        if time_ns < self._known_from_ns:
+            self._pending = [turns.values]
+            return
+        kept, gone = turns.split_at(time_ns)
+        if len(gone.values):
+            now = np.array([time_ns], dtype=np.int64)
+            if sums is None:
+                sums = self._states(turns, now).sums
+            self._sums_gone = sums - kept.state_at(now, self._pause_ns).sums
+            self._known_from_ns = time_ns
         self._result_gone_ns = gone.last_result_ns
         self._pending = [kept.values]
+        self._turns_pending = len(kept.values)
+        self._turns_allowed = max(_TURNS_KEPT_MAX, 2 * self._turns_pending)
 
-    def _lines_between(self, turns: _Turns, edges: Int64Array) -> Iterator[_Line]:
+    def _lines_between(self, edges: Int64Array, state: _States) -> Iterator[_Line]:
         """A line per interval between neighbouring ``edges``, but for those beyond the idle limit."""
-        state = turns.state_at(edges, self._pause_ns)
         length_ns = np.diff(edges)
-        active_ns = (length_ns - np.diff(state.idle_ns)) * self._deployment.pp_size
-        bubble = np.where(active_ns > 0, 1 - np.diff(state.busy_ns) / np.maximum(active_ns, 1), 0.0)
+        steps = state.sums[0, 1:]
+        prompt_tokens, sampled, busy_ns, idle_ns = np.diff(state.sums[1:])
+        active_ns = (length_ns - idle_ns) * self._deployment.pp_size
+        bubble = np.where(active_ns > 0, 1 - busy_ns / np.maximum(active_ns, 1), 0.0)
         rows = zip(
-            (state.steps[1:] + self._steps_gone).tolist(),
-            state.running[1:].tolist(),
-            (np.diff(state.prompt_tokens) * NS_PER_S / length_ns).tolist(),
-            (np.diff(state.sampled) * NS_PER_S / length_ns).tolist(),
-            self._memory_gib(state.free_blocks[1:]).tolist(),
-            state.in_flight[1:].tolist(),
-            state.waiting[1:].tolist(),
+            steps.tolist(),
+            state.running[-len(length_ns) :].tolist(),
+            (prompt_tokens * NS_PER_S / length_ns).tolist(),
+            (sampled * NS_PER_S / length_ns).tolist(),
+            self._memory_gib(state.free_blocks[-len(length_ns) :]).tolist(),
+            state.in_flight[-len(length_ns) :].tolist(),
+            state.waiting[-len(length_ns) :].tolist(),
             bubble.tolist(),
             active_ns.tolist(),
             strict=True,
@@ -208,13 +257,11 @@ class _InstanceLog:
 
 @dataclass(frozen=True, slots=True)
 class _States:
-    """An instance at some points in time: counts since the first turn kept, and the state there."""
+    """An instance at some points in time. ``sums``, of shape (5, times), count what was before them: steps with
+    tokens, prompt tokens, tokens sampled, ns that the stages computed (summed over them), ns without a request;
+    in :meth:`_Turns.state_at` but for a constant, which is the same at all times."""
 
-    steps: Int64Array
-    prompt_tokens: Int64Array
-    sampled: Int64Array
-    busy_ns: Int64Array  # time the stages computed, summed over them
-    idle_ns: Int64Array  # time without a request
+    sums: Int64Array
     running: Int64Array
     waiting: Int64Array
     free_blocks: Int64Array  # -1 where no request is left
@@ -270,11 +317,15 @@ class _Turns:
         place = np.searchsorted(idle_from, times_ns)
         over = (place > 0) & (np.concatenate(([0], idle_to))[place] >= times_ns)
         return _States(
-            steps=_running_sum((tokens > 0).astype(np.int64))[before],
-            prompt_tokens=_running_sum(self.column("prefill_tokens"))[before],
-            sampled=_running_sum(self.column("sampled"))[before],
-            busy_ns=self._busy_before(times_ns),
-            idle_ns=_covered_before(idle_from, idle_to, times_ns),
+            sums=np.array(
+                (
+                    _running_sum((tokens > 0).astype(np.int64))[before],
+                    _running_sum(self.column("prefill_tokens"))[before],
+                    _running_sum(self.column("sampled"))[before],
+                    self._busy_before(times_ns),
+                    _covered_before(idle_from, idle_to, times_ns),
+                )
+            ),
             running=np.where(over, 0, np.concatenate(([0], self.column("running")))[before]),
             waiting=np.where(over, 0, np.concatenate(([0], self.column("waiting")))[before]),
             free_blocks=np.where(over, -1, np.concatenate(([-1], self.column("free_blocks")))[before]),
