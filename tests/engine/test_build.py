@@ -46,6 +46,22 @@ def test_every_instance_keeps_its_number_and_spec():
     assert (first.spec.node, second.spec.node) == (0, 1)
 
 
+def test_replicas_on_other_nodes_are_alike_but_leave_by_their_own_links():
+    pairs = [[0, 1], [2, 3], [3, 2], [1, 1]]
+    nodes = [{"num_instances": 1, "instances": [INSTANCE | {"placement_nodes": pair}]} for pair in pairs]
+    cluster = {
+        "num_nodes": 4,
+        "link_bw": [16, 3],
+        "link_latency": 0,
+        "nodes": nodes,
+        "shared_node_links": True,
+    }
+    built = build_instances(load_cluster(cluster, {}), None)
+    links = [one.cost.hops[0].shared_link for one in built]
+    assert links == ["out of node 0", "out of node 2", "out of node 3", None]
+    assert built[0].cost.hops[0].arrival_ns is built[2].cost.hops[0].arrival_ns
+
+
 def test_instances_that_differ_are_built_apart():
     first, second = _built(INSTANCE, INSTANCE | {"num_npus": 1, "pp_size": 1})
     assert (first.deployment.layers, second.deployment.layers) == ((16, 16), (32,))

@@ -39,7 +39,7 @@ def compile_cost(
     return PipelineCost(
         stage=members[0][0] if len(members) == 1 else MixedStageCost(members),
         hops=tuple(
-            _hop(instance, link, inner, _shared_link(instance, cluster, stage))
+            _hop(instance, link, inner, shared_link(instance, cluster, stage))
             for stage, link in enumerate(links)
         ),
         token_return_ns=_token_return(instance, back),
@@ -104,7 +104,7 @@ def _link_between(instance: InstanceSpec, cluster: ClusterSpec, here: int, there
     return replace(outer_link(cluster.link), name="across nodes")
 
 
-def _shared_link(instance: InstanceSpec, cluster: ClusterSpec, stage: int) -> str | None:
+def shared_link(instance: InstanceSpec, cluster: ClusterSpec, stage: int) -> str | None:
     """The name of the link that the hop after ``stage`` shares with all others that leave its node."""
     nodes = instance.placement_nodes
     if not cluster.shared_node_links or nodes is None or nodes[stage] == nodes[stage + 1]:

@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from penstock.cost.compile import compile_cost
+from penstock.cost.compile import compile_cost, shared_link
 from penstock.cost.memory import plan_memory
 from penstock.cost.step_cost import PipelineCost, StepShape
 from penstock.errors import Problem, UserError
@@ -40,10 +40,10 @@ def build_instances(cluster: ClusterSpec, profile_root: Path | None) -> list[Bui
     problems: list[Problem] = []
     first_of_kind: dict[InstanceSpec, BuiltInstance] = {}
     for spec in cluster.instances:
-        kind = replace(spec, index=0, node=0, where="")
+        kind = _kind(spec)
         twin = first_of_kind.get(kind)
         if twin is not None:
-            built.append(_like(twin, spec))
+            built.append(_like(twin, spec, cluster))
             continue
         try:
             first_of_kind[kind] = _build(spec, cluster, profile_root)
@@ -73,9 +73,22 @@ def _build(spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None) 
     return BuiltInstance(spec, deployment, cost)
 
 
-def _like(twin: BuiltInstance, spec: InstanceSpec) -> BuiltInstance:
-    """An instance that differs from its ``twin`` in number and place alone."""
-    cost = replace(twin.cost, stage=copy(twin.cost.stage))
+def _kind(spec: InstanceSpec) -> InstanceSpec:
+    """The instance without what tells it from its replicas. Nodes matter by which stages share one."""
+    nodes = spec.placement_nodes
+    if nodes is not None:
+        order = {node: number for number, node in enumerate(dict.fromkeys(nodes))}
+        nodes = tuple(order[node] for node in nodes)
+    return replace(spec, index=0, node=0, where="", placement_nodes=nodes)
+
+
+def _like(twin: BuiltInstance, spec: InstanceSpec, cluster: ClusterSpec) -> BuiltInstance:
+    """An instance that differs from its ``twin`` in number and place alone; shared links go by the place."""
+    hops = tuple(
+        replace(hop, shared_link=shared_link(spec, cluster, stage))
+        for stage, hop in enumerate(twin.cost.hops)
+    )
+    cost = replace(twin.cost, stage=copy(twin.cost.stage), hops=hops)
     return BuiltInstance(spec, replace(twin.deployment, instance=spec.index), cost)
 
 

@@ -14,7 +14,7 @@ from penstock.explore.bottleneck import Bottleneck, EdgeWatch
 from penstock.explore.offered_load import OfferedLoad
 from penstock.explore.slo import Slo, attained, statistics_ns
 from penstock.recording.records import RunRecord, TurnSink
-from penstock.spec.cluster import ClusterSpec, InstanceSpec
+from penstock.spec.cluster import ClusterSpec
 from penstock.spec.options import RunOptions
 from penstock.workload.workload import Workload
 
@@ -66,8 +66,8 @@ class Trial:
 
 
 class LoadTest:
-    """One cluster behind one router, under a offered_load. Runs share what was built: identical replicas have one
-    cost, whose tables grow with the runs."""
+    """One cluster behind one router, under an offered load. Runs share what was built, and cost tables grow with
+    the runs."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class LoadTest:
         self.slo = slo
         self._options = replace(options or RunOptions(), record="requests", keep_token_times=False)
         root = Path(self._options.profile_root) if self._options.profile_root else None
-        self._built = build_alike(cluster, root)
+        self._built = build_instances(cluster, root)
 
     @property
     def basis(self) -> tuple[str, ...]:
@@ -144,33 +144,6 @@ class LoadTest:
             preemptions=sum(total.preemptions for total in record.totals),
             statistics_ns={name: _finite(statistics[name]) for name in names},
         )
-
-
-def build_alike(cluster: ClusterSpec, profile_root: Path | None) -> list[BuiltInstance]:
-    """Every instance, but those that differ only in where they stand are built once.
-
-    Raises:
-        UserError: what :func:`build_instances` finds wrong.
-    """
-    kinds: dict[InstanceSpec, BuiltInstance] = {}
-    for spec in cluster.instances:
-        kind = _kind(spec)
-        if kind not in kinds:
-            alone = replace(cluster, instances=(spec,))
-            kinds[kind] = build_instances(alone, profile_root)[0]
-    return [
-        replace(built, spec=spec, deployment=replace(built.deployment, instance=spec.index))
-        for spec, built in ((spec, kinds[_kind(spec)]) for spec in cluster.instances)
-    ]
-
-
-def _kind(spec: InstanceSpec) -> InstanceSpec:
-    """The instance without what tells it from its replicas. Nodes matter by which stages share one."""
-    nodes = spec.placement_nodes
-    if nodes is not None:
-        order = {node: number for number, node in enumerate(dict.fromkeys(nodes))}
-        nodes = tuple(order[node] for node in nodes)
-    return replace(spec, index=0, node=0, where="", placement_nodes=nodes)
 
 
 def _finite(value: float | None) -> float | None:
