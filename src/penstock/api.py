@@ -20,9 +20,9 @@ from penstock.spec.deployment import Deployment
 from penstock.spec.described import described_instance
 from penstock.spec.given import SimulateOptions
 from penstock.spec.load import ClusterSource, load_cluster
-from penstock.spec.load_run import RawRun, load_run_options
+from penstock.spec.load_run import load_run_options
+from penstock.spec.option_table import RawFlags, RawRun, run_options
 from penstock.spec.options import RunOptions
-from penstock.spec.raw import RawFlags
 from penstock.workload.formats import load_workload
 from penstock.workload.workload import Workload
 
@@ -117,7 +117,7 @@ def _policy_problems(cluster: ClusterSpec) -> list[Problem]:
 
 def option_names() -> tuple[str, ...]:
     """What :func:`simulate` and :func:`load_scenario` take as options."""
-    return (*RawFlags.model_fields, *RawRun.model_fields)
+    return tuple(option.name for option in run_options())
 
 
 def simulate(

@@ -1,8 +1,16 @@
-"""``python -m serving`` takes the options of ``penstock run``."""
+"""``python -m serving``: ``penstock run`` with LLMServingSim's options beside its own."""
 
 from __future__ import annotations
 
-from penstock.cli.main import main
+from penstock.cli.main import main as penstock_main
+from penstock.cli.run import run_app
+from serving.flags import OPTIONS, translate
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exits."""
+    penstock_main(arguments, program="python -m serving", entry=run_app(OPTIONS, translate))
+
 
 if __name__ == "__main__":
-    main(command="run", program="python -m serving")
+    main()

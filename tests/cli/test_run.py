@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import penstock
-from penstock.api import option_names
 from penstock.cli.main import main
 from penstock.rendering.request_csv import CSV_COLUMNS
+from serving.__main__ import main as serving_main
 
 CLUSTER = "configs/cluster/single_node_pp_instance.json"
 TWO_INSTANCES = "configs/cluster/single_node_two_instances.json"
@@ -40,6 +40,14 @@ def call(*arguments: object, command: str | None = "run") -> int:
     """The exit code of a command line, run in this process."""
     with pytest.raises(SystemExit) as caught:
         main([str(argument) for argument in arguments], command=command)
+    code = caught.value.code
+    return code if isinstance(code, int) else 0
+
+
+def serve(*arguments: object) -> int:
+    """The exit code of ``python -m serving``, run in this process."""
+    with pytest.raises(SystemExit) as caught:
+        serving_main([str(argument) for argument in arguments])
     code = caught.value.code
     return code if isinstance(code, int) else 0
 
@@ -86,14 +94,14 @@ def test_notices_are_said_once_and_remarks_only_when_asked(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--cluster-config", CLUSTER, "--dataset", trace, "--run-id", "x", "--results", tmp_path / "r")
-    assert call(*options) == 0
+    assert serve(*options) == 0
     captured = capsys.readouterr()
     assert captured.err == "notice: --run-id: has no effect: no intermediate inputs are written\n"
     assert "notice" not in captured.out
     saved = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert saved["summary"]["notices"] == ["--run-id: has no effect: no intermediate inputs are written"]
     assert any("cpu_mem" in remark for remark in saved["inputs"]["remarks"])
-    assert call(*options, "--log-level", "INFO") == 0
+    assert serve(*options, "--log-level", "INFO") == 0
     assert "cpu_mem has no effect" in capsys.readouterr().err
 
 
@@ -167,13 +175,19 @@ class Broken:
 """
 
 
-@pytest.mark.parametrize("program", [["penstock", "run"], [sys.executable, "-m", "serving"]])
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["penstock", "run"],
+        [sys.executable, "-m", "serving", "--request-routing-policy", "CUSTOM"],
+    ],
+)
 def test_a_router_of_the_user_s_is_found_in_the_current_directory(
     program: list[str], repository: Path, trace: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "my_routers.py").write_text(ROUTER)
     command = [*program, "--cluster-config", str(repository / TWO_INSTANCES), "--dataset", str(trace)]
-    command += ["--request-routing-policy", "CUSTOM", "--output", "run.csv", "--router"]
+    command += ["--output", "run.csv", "--router"]
     subprocess.run([*command, "my_routers:Last"], cwd=tmp_path, check=True, capture_output=True)
     assert {row["instance id"] for row in rows_of(tmp_path / "run.csv")} == {"1"}
 
@@ -219,8 +233,9 @@ def test_every_option_of_llmservingsim_is_accepted(trace: Path, tmp_path: Path) 
         "--inputs-root /tmp --no-cleanup-inputs"
     )
     output = tmp_path / "run.csv"
-    assert call("--cluster-config", CLUSTER, "--dataset", trace, "--output", output, *line.split()) == 0
+    assert serve("--cluster-config", CLUSTER, "--dataset", trace, "--output", output, *line.split()) == 0
     assert output.exists()
+    assert call("--cluster-config", CLUSTER, "--dataset", trace, "--run-id", "x") == 2
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------
@@ -234,7 +249,7 @@ def test_all_mistakes_at_once_and_nothing_left_behind(
     output = tmp_path / "out" / "run.csv"
     options = ["--block-size", "many", "--max-num-seqs", "-1", "--dtype", "fp16", "--log-level", "LOUD"]
     options += ["--skip-prefill", "--results", str(tmp_path / "c.json")]
-    code = call(
+    code = serve(
         "--cluster-config",
         tmp_path / "c.json",
         "--dataset",
@@ -422,11 +437,6 @@ def test_simulate_from_python(trace: Path) -> None:
     assert len(result.requests) == 20
     assert result.summary.requests.finished == 20
     assert result.stages["stage"].unique().sort().to_list() == [0, 1]
-
-
-def test_simulate_s_options_are_all_typed() -> None:
-    assert set(penstock.SimulateOptions.__annotations__) == set(option_names())
-    assert "simulate" in dir(penstock)
 
 
 def test_hashes_and_directories_change_no_byte(repository: Path, trace: Path, tmp_path: Path) -> None:

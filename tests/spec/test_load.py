@@ -208,8 +208,8 @@ def test_what_changes_nothing_is_accepted_with_a_notice() -> None:
     )
     data["nodes"][0]["power"] = {"base_node_power": 60}
     data["nodes"][0]["instances"][0]["npu_mem"]["mem_latency"] = 5
-    cluster = load_cluster(data, {"expert_routing_policy": "RR", "run_id": "x"})
-    for word in ("power", "cxl_mem", "kv_evict_loc", "expert_routing_policy", "run_id", "enable_block_copy"):
+    cluster = load_cluster(data)
+    for word in ("power", "cxl_mem", "kv_evict_loc", "enable_block_copy"):
         assert any(word in notice for notice in cluster.notices), word
 
 
@@ -312,20 +312,6 @@ def test_a_mistake_is_named_with_its_place(overrides: dict[str, Any], message: s
 )
 def test_what_is_not_simulated_is_refused_in_a_sentence(overrides: dict[str, Any]) -> None:
     assert "not simulated" in only_problem(overrides)
-
-
-@pytest.mark.parametrize(
-    "flag",
-    [
-        {"network_backend": "ns3"},
-        {"enable_prefix_sharing": True},
-        {"prefix_storage": "CPU"},
-        {"skip_prefill": True},
-        {"enable_attn_offloading": True},
-    ],
-)
-def test_flags_that_are_not_simulated_are_refused(flag: dict[str, Any]) -> None:
-    assert "not simulated" in only_problem({}, **flag)
 
 
 def test_pim_is_refused() -> None:

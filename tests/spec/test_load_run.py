@@ -17,24 +17,8 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "router"),
-    [
-        ({"request_routing_policy": "RR"}, "RR"),
-        ({"request_routing_policy": "CUSTOM", "router": "mine:Router"}, "mine:Router"),
-        ({"router": "RAND"}, "RAND"),
-        ({"router": "RAND", "request_routing_policy": "RAND"}, "RAND"),
-    ],
-)
-def test_both_names_of_the_router(given: dict[str, Any], router: str) -> None:
-    assert load_run_options(given)[0].router == router
-
-
-@pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"request_routing_policy": "CUSTOM"}, "CUSTOM needs router module:Class"),
-        ({"request_routing_policy": "RR", "router": "LOAD"}, "'LOAD' contradicts request_routing_policy RR"),
-        ({"request_routing_policy": "ROUND"}, "must be 'LOAD', 'RR', 'RAND' or 'CUSTOM'"),
         ({"seed": -1}, "seed: must be >= 0"),
         ({"num_reqs": 1.5}, "num_reqs: must be an integer"),
         ({"log_interval": float("inf")}, "log_interval: must be a finite number"),

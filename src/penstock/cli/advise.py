@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli.described import flag_name, with_options
+from penstock.spec.option_table import search_options
+
 if TYPE_CHECKING:
     from penstock.explore.advise import Advice, AdviceTable
 
@@ -15,25 +18,22 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
+@with_options(search_options())
 def advise_command(
     cluster: Annotated[str, typer.Argument(help="Cluster config (JSON).")],
     *,
     dataset: Annotated[str, typer.Option(help="Workload (JSONL, CSV).")],
-    num_reqs: Annotated[int, typer.Option(help="Serve the first N only; 0 = all.")] = 0,
-    profile_root: Annotated[
-        str | None, typer.Option(help="Profile bundles in LLMServingSim's layout.")
-    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE, an option of penstock run, e.g. max_num_seqs=64.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    **options: Any,
 ) -> None:
     """Simulate the cluster as it is and after single changes; what helps most comes first."""
     from penstock.api import load_scenario
     from penstock.explore.advise import advise
 
-    options = {"num_reqs": num_reqs, "profile_root": profile_root} | _options(option or [])
-    scenario = load_scenario(cluster, dataset, options)
+    scenario = load_scenario(cluster, dataset, options | _options(option or []), flag_name)
     shows = sys.stderr.isatty()
 
     def tell(text: str) -> None:

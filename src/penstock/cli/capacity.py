@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from penstock.cli.described import with_options
 from penstock.cli.registry import GuardedCommand
+from penstock.spec.option_table import search_options
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.command(cls=GuardedCommand)
+@with_options(search_options())
 def capacity(
     *,
     cluster: Annotated[str, typer.Argument(help="Cluster config (JSON).")],
     dataset: Annotated[str, typer.Option(help="Workload whose requests are served (JSONL, CSV).")],
     slo: Annotated[str, typer.Option(help="Bounds that must all hold: ttft_p99<2s,tpot_p99<50ms.")],
-    num_reqs: Annotated[int, typer.Option(help="Only the first N requests; 0 = all.")] = 0,
     arrivals: Annotated[
         str, typer.Option(help="poisson | gamma | constant: drawn at the rate; scaled: the workload's own.")
     ] = "poisson",
@@ -30,14 +32,7 @@ def capacity(
         str | None, typer.Option(help="Write the latency-over-load curve here (.csv or .html), and print it.")
     ] = None,
     output: Annotated[str | None, typer.Option(help="Write everything found as JSON here.")] = None,
-    router: Annotated[
-        str | None, typer.Option(help="LOAD, RR, RAND, P2C, LOT, PREFIX or module:Class.")
-    ] = None,
-    max_num_seqs: Annotated[int | None, typer.Option(help="As penstock run.")] = None,
-    max_num_batched_tokens: Annotated[int | None, typer.Option(help="As penstock run.")] = None,
-    profile_root: Annotated[
-        str | None, typer.Option(help="Profile bundles in LLMServingSim's layout.")
-    ] = None,
+    **options: Any,
 ) -> None:
     """Find the highest request rate at which a deployment holds an SLO, and what limits it."""
     from penstock.cli.capacity_job import CapacityQuestion, run_capacity
@@ -53,12 +48,6 @@ def capacity(
             tolerance=tolerance,
             curve=curve,
             output=output,
-            options={
-                "num_reqs": num_reqs,
-                "router": router,
-                "max_num_seqs": max_num_seqs,
-                "max_num_batched_tokens": max_num_batched_tokens,
-                "profile_root": profile_root,
-            },
+            options=options,
         )
     )

@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from penstock.accounting.timeline import Timeline
 from penstock.api import Run, Scenario, load_scenario
+from penstock.cli.described import flag_name
+from penstock.cli.run import Translation
 from penstock.errors import Problem, UserError, nearest
 from penstock.rendering.atomic import unwritable
 from penstock.rendering.heartbeat import HeartbeatLog
@@ -85,25 +87,24 @@ class _Diagnostics:
                 print(text, file=sys.stderr, flush=True)
 
 
-def flag_name(option: str) -> str:
-    """How the command line writes an option."""
-    return f"--{option.replace('_', '-')}"
-
-
 def run_job(
     cluster_config: str | None,
     dataset: str | None,
     options: Mapping[str, Any],
     outputs: Outputs,
     log_level: str,
+    translation: Translation | None = None,
 ) -> None:
     """Check everything, simulate, and write the log, the summary and the files.
+
+    ``options`` are those given; where another simulator's are among them, ``translation`` says what they mean.
 
     Raises:
         UserError: with every mistake found before the run; no file has been touched then.
     """
-    options = {**options, "keep_token_times": outputs.csv is not None and outputs.itl}
-    problems = [
+    kept = {"keep_token_times": outputs.csv is not None and outputs.itl}
+    translation = translation or Translation(options=options)
+    problems = list(translation.problems) + [
         Problem(name, "is required" if value is None else "must not be empty")
         for name, value in (("--cluster-config", cluster_config), ("--dataset", dataset))
         if not value
@@ -116,7 +117,7 @@ def run_job(
             Problem("--log-level", f"must be one of {', '.join(LOG_LEVELS)}, not '{log_level}'{hint}")
         )
     display = LiveDisplay()
-    run = _prepare(cluster_config, dataset, options, outputs, display, problems)
+    run = _prepare(cluster_config, dataset, {**options, **kept}, translation, outputs, display, problems)
     display.stage_times = run.stage_times
     diagnostics = _Diagnostics(log_level)
     _announce(run.scenario, diagnostics)
@@ -136,15 +137,19 @@ def run_job(
 def _prepare(
     cluster_config: str | None,
     dataset: str | None,
-    options: Mapping[str, Any],
+    given: Mapping[str, Any],
+    translation: Translation,
     outputs: Outputs,
     display: LiveDisplay,
     problems: list[Problem],
 ) -> Run:
     """Load and build; whatever is wrong is raised together with the problems known already."""
+    options = {**translation.options, "keep_token_times": given["keep_token_times"]}
     try:
+        scenario = load_scenario(cluster_config, dataset, options, flag_name)
+        notices = (*translation.notices, *scenario.cluster.notices)
         run = Run(
-            load_scenario(cluster_config, dataset, options, flag_name),
+            replace(scenario, cluster=replace(scenario.cluster, notices=notices), given=given),
             keep_turns=outputs.results is not None or outputs.report is not None,
             progress=display.update,
         )

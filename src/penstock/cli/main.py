@@ -42,12 +42,17 @@ def penstock(
     """Simulate LLM serving with pipeline parallelism, without a GPU."""
 
 
-def main(arguments: list[str] | None = None, command: str | None = None, program: str = "penstock") -> None:
-    """Run the command line, or one ``command`` of it under the name of another ``program``; exits."""
+def main(
+    arguments: list[str] | None = None,
+    command: str | None = None,
+    program: str = "penstock",
+    entry: typer.Typer | None = None,
+) -> None:
+    """Run the command line, one ``command`` of it, or another ``entry``, under the name of ``program``; exits."""
     if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]  (closed by the shell: 2>&-)
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     with suppress(OSError):
         sys.path.append(str(Path.cwd()))  # a user's router or policy is looked for here too, as by python -m
     with exit_codes(), orderly_end():
-        entry = typer.main.get_command(app) if command is None else load_command(command)
-        entry.main(args=sys.argv[1:] if arguments is None else arguments, prog_name=program)
+        called = typer.main.get_command(entry or app) if command is None else load_command(command)
+        called.main(args=sys.argv[1:] if arguments is None else arguments, prog_name=program)

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from penstock.explore.space import FILL
 from penstock.spec.check import Raw, shown
-from penstock.spec.raw import Count, Counter, Dtype, Fraction, KvDtype, Name, Positive
+from penstock.spec.ranges import Count, Counter, Dtype, Fraction, KvDtype, Name, Positive
 
 _DEPTH = re.compile(r"pp(\+[0-9]+)?")
 

@@ -9,8 +9,9 @@ from penstock.spec.check import Checked
 from penstock.spec.cluster import InstanceSpec
 from penstock.spec.json_file import Place
 from penstock.spec.model import ModelSpec
+from penstock.spec.option_table import RawFlags
 from penstock.spec.options import EngineOverhead, SchedulerOptions
-from penstock.spec.raw import RawFlags, RawInstance, RawMemory
+from penstock.spec.raw import RawInstance, RawMemory
 from penstock.spec.refusals import check_placement, instance_notices, instance_refusals
 from penstock.units import GIB
 

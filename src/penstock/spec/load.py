@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +19,9 @@ from penstock.spec.json_file import Place, read_json
 from penstock.spec.link_classes import link_class_names
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model
-from penstock.spec.raw import REQUIRED, RawCluster, RawFlags, RawInstance, RawMemory, RawNode
-from penstock.spec.refusals import cluster_notices, flag_notices, flag_refusals, node_notices, node_remarks
+from penstock.spec.option_table import RawFlags
+from penstock.spec.raw import REQUIRED, RawCluster, RawInstance, RawMemory, RawNode
+from penstock.spec.refusals import cluster_notices, node_notices, node_remarks
 
 ClusterSource = str | os.PathLike[str] | Mapping[str, Any]
 RawT = TypeVar("RawT", bound=Raw)
@@ -37,7 +37,7 @@ def load_cluster(
     """Read and check a cluster config: a JSON file of LLMServingSim's shape, or the same as a dict.
 
     ``flags`` are what holds for all instances that do not say otherwise, named as
-    :class:`penstock.spec.raw.RawFlags`; a value of None means not given. ``flag_name`` turns such a name into
+    :class:`penstock.spec.option_table.RawFlags`; a value of None means not given. ``flag_name`` turns such a name into
     how the user wrote it. Hardware is known if the catalogue or ``profile_root`` has it.
 
     Raises:
@@ -52,14 +52,12 @@ def load_cluster(
     checked_flags = check_members(
         RawFlags, flags or {}, lambda loc: flag_name(str(loc[0])) if loc else "", problems
     )
-    problems += [Problem(flag_name(name), why) for name, why in flag_refusals(checked_flags.value).items()]
     data = source if isinstance(source, Mapping) else read_json(Path(source), problems)
     reader = _ClusterReader(Place(file), directory, checked_flags.value, profile_root, problems)
     spec = None if data is None else reader.read(data)
     if problems or spec is None:
         raise UserError(problems)
-    effects = [f"{flag_name(name)}: {why}" for name, why in flag_notices(checked_flags.value)]
-    return replace(spec, notices=(*effects, *spec.notices))
+    return spec
 
 
 class _ClusterReader:

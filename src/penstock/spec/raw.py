@@ -12,17 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StrictStr
 
 from penstock.spec.check import Raw, shown
-
-# Upper bounds keep sums of times within 64 bits and tables within memory; nothing real comes near them.
-Count = Annotated[int, Field(ge=1, le=1 << 40)]
-Counter = Annotated[int, Field(ge=0, le=1 << 40)]
-Positive = Annotated[float, Field(gt=0, le=1e15)]
-NonNegative = Annotated[float, Field(ge=0, le=1e15)]
-Nanoseconds = Annotated[int, Field(ge=0, le=10**12)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[StrictStr, Field(min_length=1)]
-Dtype = Literal["float16", "bfloat16", "float32", "fp8", "int8"]
-KvDtype = Literal["auto", "fp8"]
+from penstock.spec.option_table import RawEngine
+from penstock.spec.ranges import Count, Counter, Fraction, Name, Nanoseconds, NonNegative, Positive
 
 
 def _listed(value: Any) -> Any:
@@ -101,41 +92,6 @@ class RawOverhead(Raw):
     source: Name = "given in the cluster config"
 
 
-class RawEngine(Raw):
-    """What an instance's fields and the command line's flags both can say; None = not said."""
-
-    dtype: Dtype | None = None
-    kv_cache_dtype: KvDtype | None = None
-    block_size: Count | None = None
-    max_num_seqs: Counter | None = None
-    max_num_batched_tokens: Counter | None = None
-    long_prefill_token_threshold: Counter | None = None
-    enable_chunked_prefill: bool | None = None
-    enable_prefix_caching: bool | None = None
-    reserve_full_isl: bool | None = None
-    async_scheduling: bool | None = None
-    scheduling_policy: Literal["fcfs", "priority"] | None = None
-    engine_idle_sleep_ns: Nanoseconds | None = None
-    enable_local_offloading: bool | None = None
-    enable_attn_offloading: bool | None = None
-    enable_sub_batch_interleaving: bool | None = None
-    enable_block_copy: bool | None = None
-
-
-class RawFlags(RawEngine):
-    """Options of the command line that hold for all instances."""
-
-    npu_memory_utilization: Fraction | None = None
-    expert_routing_policy: Literal["BALANCED", "RR", "RAND", "CUSTOM"] | None = None
-    enable_prefix_sharing: bool | None = None
-    prefix_storage: Literal["CPU", "CXL", "None"] | None = None
-    skip_prefill: bool | None = None
-    network_backend: Literal["analytical", "ns3"] | None = None
-    run_id: StrictStr | None = None
-    inputs_root: StrictStr | None = None
-    cleanup_inputs: bool | None = None
-
-
 class RawInstance(RawEngine):
     """One entry of ``instances``."""
 
@@ -160,6 +116,10 @@ class RawInstance(RawEngine):
     max_model_len: Count | None = None
     engine_overhead: RawOverhead | None = None
     policy: Name | None = None
+    enable_local_offloading: bool | None = None
+    enable_attn_offloading: bool | None = None
+    enable_sub_batch_interleaving: bool | None = None
+    enable_block_copy: bool | None = None
 
 
 class RawNpuPower(Raw):

@@ -13,8 +13,6 @@ from penstock.spec.hardware import find_hardware
 from penstock.spec.json_file import Place
 from penstock.spec.raw import (
     RawCluster,
-    RawEngine,
-    RawFlags,
     RawInstance,
     RawMemory,
     RawNode,
@@ -25,51 +23,17 @@ from penstock.units import GIB
 _CAPACITY_SLACK = 1.02
 """141 GB on the box are 140.4 GiB to the driver: that is no mistake."""
 
-_OFFLOADS = {
+OFFLOADS = {
     "enable_local_offloading": "offloading of weights to host memory is not simulated",
     "enable_attn_offloading": "offloading of attention to PIM is not simulated",
     "enable_sub_batch_interleaving": "sub-batch interleaving is not simulated",
 }
-
-
-_BLOCK_COPY = "has no effect: all layers of a stage are costed alike without it"
-
-
-def engine_refusals(engine: RawEngine) -> dict[str, str]:
-    """Members of an instance or flags that cannot be honoured, each with the reason."""
-    return {name: reason for name, reason in _OFFLOADS.items() if getattr(engine, name)}
-
-
-def flag_refusals(flags: RawFlags) -> dict[str, str]:
-    """As :func:`engine_refusals`, with the options that only the command line has."""
-    refused = engine_refusals(flags)
-    if flags.enable_prefix_sharing:
-        refused["enable_prefix_sharing"] = "a prefix cache shared by instances is not simulated"
-    if flags.prefix_storage in ("CPU", "CXL"):
-        refused["prefix_storage"] = (
-            f"a second-tier prefix cache in {flags.prefix_storage} memory is not simulated"
-        )
-    if flags.skip_prefill:
-        refused["skip_prefill"] = "runs without prefill are not simulated"
-    if flags.network_backend == "ns3":
-        refused["network_backend"] = "ns3 is not simulated: the network is 'analytical'"
-    return refused
-
-
-def flag_notices(flags: RawFlags) -> list[tuple[str, str]]:
-    """(option, why it changes nothing) for the options given that have no effect."""
-    notices: list[tuple[str, str]] = []
-    if flags.enable_block_copy:
-        notices.append(("enable_block_copy", _BLOCK_COPY))
-    if flags.expert_routing_policy is not None:
-        notices.append(("expert_routing_policy", "has no effect: the models simulated are dense"))
-    given = (name for name in ("run_id", "inputs_root", "cleanup_inputs") if getattr(flags, name) is not None)
-    return [*notices, *((name, "has no effect: no intermediate inputs are written") for name in given)]
+BLOCK_COPY = "has no effect: all layers of a stage are costed alike without it"
 
 
 def instance_refusals(raw: RawInstance) -> dict[str, str]:
-    """As :func:`engine_refusals`, for the members only an instance has."""
-    refused = engine_refusals(raw)
+    """Members of an instance that cannot be honoured, each with the reason."""
+    refused = {name: reason for name, reason in OFFLOADS.items() if getattr(raw, name)}
     if raw.pd_type is not None:
         refused["pd_type"] = "prefill and decode on separate instances is not simulated: leave it out or null"
     if raw.dp_group is not None:
@@ -83,7 +47,7 @@ def instance_notices(raw: RawInstance, memory: RawMemory | None, place: Place) -
     """Members of an instance that change nothing, and a capacity that its hardware does not have."""
     notices: list[str] = []
     if raw.enable_block_copy:
-        notices.append(f"{place.key('enable_block_copy')}: {_BLOCK_COPY}")
+        notices.append(f"{place.key('enable_block_copy')}: {BLOCK_COPY}")
     if memory is None:
         return notices
     spot = place.key("npu_mem")

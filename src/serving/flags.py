@@ -1,0 +1,100 @@
+"""Options of LLMServingSim that Penstock has under another name, or not at all.
+
+Refused with one sentence where they would change the result; accepted with a notice where they cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import StrictStr
+
+from penstock.cli.described import flag_name
+from penstock.cli.run import Translation
+from penstock.errors import Problem
+from penstock.spec.check import Raw, check_members
+from penstock.spec.option_table import About, described
+from penstock.spec.refusals import BLOCK_COPY, OFFLOADS
+
+
+def _ignored(text: str, metavar: str | None = None) -> About:
+    return About("llmservingsim", text, "", metavar)
+
+
+class Flags(Raw):
+    """The options; None = not given."""
+
+    request_routing_policy: Annotated[
+        Literal["LOAD", "RR", "RAND", "CUSTOM"] | None, _ignored("Another name of --router")
+    ] = None
+    network_backend: Annotated[Literal["analytical", "ns3"] | None, _ignored("ns3 is not simulated")] = None
+    expert_routing_policy: Annotated[
+        Literal["BALANCED", "RR", "RAND", "CUSTOM"] | None, _ignored("No effect on dense models")
+    ] = None
+    enable_prefix_sharing: Annotated[bool | None, _ignored("Not simulated")] = None
+    prefix_storage: Annotated[Literal["CPU", "CXL", "None"] | None, _ignored("Not simulated", "CPU|CXL")] = (
+        None
+    )
+    enable_local_offloading: Annotated[bool | None, _ignored("Not simulated")] = None
+    enable_attn_offloading: Annotated[bool | None, _ignored("Not simulated")] = None
+    enable_sub_batch_interleaving: Annotated[bool | None, _ignored("Not simulated")] = None
+    enable_block_copy: Annotated[bool | None, _ignored("No effect: layers are costed alike anyway")] = None
+    skip_prefill: Annotated[bool | None, _ignored("Not simulated")] = None
+    run_id: Annotated[StrictStr | None, _ignored("No effect: no intermediate inputs are written")] = None
+    inputs_root: Annotated[StrictStr | None, _ignored("No effect, as above", "PATH")] = None
+    cleanup_inputs: Annotated[bool | None, _ignored("No effect, as above")] = None
+
+
+OPTIONS = described(Flags)
+
+
+def translate(given: Mapping[str, Any]) -> Translation:
+    """What all options given to ``python -m serving`` come to as options of ``penstock run``."""
+    problems: list[Problem] = []
+    foreign = {name: value for name, value in given.items() if name in Flags.model_fields}
+    options = {name: value for name, value in given.items() if name not in Flags.model_fields}
+    flags = check_members(Flags, foreign, lambda loc: flag_name(str(loc[0])) if loc else "", problems).value
+    problems += [Problem(flag_name(name), why) for name, why in _refusals(flags).items()]
+    router = _router(flags.request_routing_policy, options.get("router"), problems)
+    return Translation(
+        options=options | {"router": router},
+        notices=[f"{flag_name(name)}: {why}" for name, why in _notices(flags).items()],
+        problems=problems,
+    )
+
+
+def _router(policy: str | None, router: str | None, problems: list[Problem]) -> str | None:
+    if policy == "CUSTOM" and router is None:
+        problems.append(Problem("--request-routing-policy", "CUSTOM needs --router module:Class"))
+    if policy not in (None, "CUSTOM") and router not in (None, policy):
+        message = f"'{router}' contradicts --request-routing-policy {policy}"
+        problems.append(Problem("--router", message))
+    return router if policy in (None, "CUSTOM") else policy
+
+
+def _refusals(flags: Flags) -> dict[str, str]:
+    """Those that cannot be honoured, each with the reason."""
+    refused = {name: reason for name, reason in OFFLOADS.items() if getattr(flags, name)}
+    if flags.enable_prefix_sharing:
+        refused["enable_prefix_sharing"] = "a prefix cache shared by instances is not simulated"
+    if flags.prefix_storage in ("CPU", "CXL"):
+        refused["prefix_storage"] = (
+            f"a second-tier prefix cache in {flags.prefix_storage} memory is not simulated"
+        )
+    if flags.skip_prefill:
+        refused["skip_prefill"] = "runs without prefill are not simulated"
+    if flags.network_backend == "ns3":
+        refused["network_backend"] = "ns3 is not simulated: the network is 'analytical'"
+    return refused
+
+
+def _notices(flags: Flags) -> dict[str, str]:
+    """Those that change nothing, each with the reason."""
+    notices: dict[str, str] = {}
+    if flags.enable_block_copy:
+        notices["enable_block_copy"] = BLOCK_COPY
+    if flags.expert_routing_policy is not None:
+        notices["expert_routing_policy"] = "has no effect: the models simulated are dense"
+    given = (name for name in ("run_id", "inputs_root", "cleanup_inputs") if getattr(flags, name) is not None)
+    return notices | dict.fromkeys(given, "has no effect: no intermediate inputs are written")

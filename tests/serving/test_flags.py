@@ -1,0 +1,86 @@
+"""LLMServingSim's own options: renamed, refused or noted, never lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from penstock.spec.option_table import run_options
+from serving.flags import OPTIONS, translate
+
+
+def mistakes(**given: Any) -> list[str]:
+    return [str(problem) for problem in translate(given).problems]
+
+
+def test_they_are_no_options_of_penstock() -> None:
+    assert not {option.name for option in OPTIONS} & {option.name for option in run_options()}
+
+
+@pytest.mark.parametrize(
+    ("given", "router"),
+    [
+        ({}, None),
+        ({"request_routing_policy": "RR"}, "RR"),
+        ({"request_routing_policy": "CUSTOM", "router": "mine:Router"}, "mine:Router"),
+        ({"router": "RAND"}, "RAND"),
+        ({"router": "RAND", "request_routing_policy": "RAND"}, "RAND"),
+    ],
+)
+def test_both_names_of_the_router(given: dict[str, Any], router: str | None) -> None:
+    translation = translate({"dtype": "fp8", "run_id": None} | given)
+    assert translation.options == {"dtype": "fp8", "router": router}
+    assert not translation.problems
+    assert not translation.notices
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"request_routing_policy": "CUSTOM"},
+            "--request-routing-policy: CUSTOM needs --router module:Class",
+        ),
+        (
+            {"request_routing_policy": "RR", "router": "LOAD"},
+            "--router: 'LOAD' contradicts --request-routing-policy RR",
+        ),
+        (
+            {"request_routing_policy": "ROUND"},
+            "--request-routing-policy: must be 'LOAD', 'RR', 'RAND' or 'CUSTOM', not 'ROUND'; did you mean 'RAND'?",
+        ),
+        ({"network_backend": "ns3"}, "--network-backend: ns3 is not simulated: the network is 'analytical'"),
+        (
+            {"enable_prefix_sharing": True},
+            "--enable-prefix-sharing: a prefix cache shared by instances is not simulated",
+        ),
+        (
+            {"prefix_storage": "CPU"},
+            "--prefix-storage: a second-tier prefix cache in CPU memory is not simulated",
+        ),
+        ({"skip_prefill": True}, "--skip-prefill: runs without prefill are not simulated"),
+        (
+            {"enable_attn_offloading": True},
+            "--enable-attn-offloading: offloading of attention to PIM is not simulated",
+        ),
+    ],
+)
+def test_what_would_change_the_result_is_refused(given: dict[str, Any], message: str) -> None:
+    assert mistakes(**given) == [message]
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    assert len(mistakes(skip_prefill=True, prefix_storage="CXL", network_backend="astra")) == 3
+
+
+def test_what_changes_nothing_is_noted() -> None:
+    given = {"expert_routing_policy": "RR", "run_id": "x", "enable_block_copy": True, "cleanup_inputs": False}
+    translation = translate(given | {"enable_prefix_sharing": False, "prefix_storage": "None"})
+    assert not translation.problems
+    assert [notice.partition(":")[0] for notice in translation.notices] == [
+        "--enable-block-copy",
+        "--expert-routing-policy",
+        "--run-id",
+        "--cleanup-inputs",
+    ]
