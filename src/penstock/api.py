@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
@@ -18,6 +18,7 @@ from penstock.scheduler.make import check_policy
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.described import described_instance
+from penstock.spec.engines import engine_router
 from penstock.spec.given import SimulateOptions
 from penstock.spec.load import ClusterSource, load_cluster
 from penstock.spec.load_run import load_run_options
@@ -99,6 +100,10 @@ def load_scenario(
         problems += _policy_problems(spec)
     if problems or run is None or spec is None or workload is None:
         raise UserError(problems)
+    engine = flags.get("engine")
+    if engine is not None and others.get("router") is None:
+        own = engine_router(engine)
+        run = (run[0] if own is None else replace(run[0], router=own), run[1])
     interval = run[1].log_interval
     return Scenario(spec, workload, run[0], 1.0 if interval is None else interval, dict(options))
 

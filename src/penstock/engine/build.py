@@ -68,7 +68,7 @@ def _build(spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None) 
         pp_size=spec.pp_size,
         layers=counts,
         memory=memory,
-        basis=(*note, *cost.basis),
+        basis=(*((spec.engine,) if spec.engine else ()), *note, *cost.basis),
     )
     return BuiltInstance(spec, deployment, cost)
 

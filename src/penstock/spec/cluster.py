@@ -25,7 +25,8 @@ class InstanceSpec:
 
     ``index`` counts over the whole cluster, ``node`` is the node it stands in. ``memory_bytes`` is per NPU.
     ``layer_partition`` None means vLLM's rule, "auto" means balanced by stage cost. ``num_gpu_blocks``
-    overrides the derived KV capacity and counts the null block, as vLLM does.
+    overrides the derived KV capacity and counts the null block, as vLLM does. ``engine`` says which engine's
+    defaults hold, and where they were read; empty where none was asked for.
     """
 
     index: int
@@ -48,6 +49,7 @@ class InstanceSpec:
     activation_tensors: int = 2
     blocking_sends: bool = False
     where: str = ""
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

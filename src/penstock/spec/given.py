@@ -36,6 +36,8 @@ class SimulateOptions(TypedDict, total=False):
     """Directory of profile bundles in LLMServingSim's layout [the packaged fits, else a roofline]."""
 
     # The engine
+    engine: str | None
+    """Take what an engine runs by default: vllm-0.32.0, vllm-0.19.0, sglang, llmservingsim."""
     block_size: int | None
     """Tokens in a KV block [16]."""
     max_num_seqs: int | None
@@ -52,6 +54,8 @@ class SimulateOptions(TypedDict, total=False):
     """Admit a request only if its whole prompt fits [on]."""
     async_scheduling: bool | None
     """Schedule ahead of the sampled tokens [off]."""
+    v2_model_runner: bool | None
+    """With async scheduling over stages: vLLM's second model runner, one step more in flight [on]."""
     scheduling_policy: Literal["fcfs", "priority"] | None
     """The order in which requests wait and lose their blocks: by arrival or by their own priority [fcfs]."""
     engine_idle_sleep_ns: int | None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from penstock.errors import Problem
+from penstock.errors import Problem, nearest
 from penstock.spec.check import Checked
 from penstock.spec.cluster import InstanceSpec
+from penstock.spec.engines import Preset, engine_names, engine_preset
 from penstock.spec.json_file import Place
 from penstock.spec.model import ModelSpec
 from penstock.spec.option_table import RawFlags
@@ -20,6 +23,12 @@ UNLIMITED_SEQS = 1 << 30
 
 _DEFAULTS = SchedulerOptions()
 _DEFAULT_MEMORY_UTILIZATION = 0.9
+
+
+def unknown_engine(name: str) -> str:
+    """The message for an engine that has no preset."""
+    known = engine_names()
+    return f"no preset for '{name}'{nearest(name, known)} ({', '.join(known)})"
 
 
 class InstanceRules:
@@ -39,11 +48,15 @@ class InstanceRules:
         self._model = model
         self._flags = flags
         self._place = place
+        self._preset: Preset | None = None
         self.problems: list[Problem] = []
         self.notices: list[str] = []
 
     def check(self, num_nodes: int) -> None:
         """All rules whose members could be read."""
+        name = self._raw.engine
+        if name is not None and name not in engine_names():
+            self._blame("engine", unknown_engine(name))
         for name, why in instance_refusals(self._raw).items():
             self._blame(name, why)
         self.notices += check_placement(self._raw, self._place, self.problems)
@@ -62,6 +75,14 @@ class InstanceRules:
         assert memory.value.mem_bw is not None
         tp_size, pp_size = self._degrees() or (1, 1)
         partition = raw.pp_layer_partition
+        memory_bytes = round(memory.value.mem_size * GIB)
+        self._preset = self._find_preset(memory_bytes, pp_size)
+        utilization = (
+            memory.value.mem_util
+            or self._flags.npu_memory_utilization
+            or self._preset_options.get("npu_memory_utilization", _DEFAULT_MEMORY_UTILIZATION)
+        )
+        scheduler = self._scheduler(model, pp_size)
         return InstanceSpec(
             index=index,
             node=node,
@@ -69,14 +90,12 @@ class InstanceRules:
             hardware=raw.hardware or "",
             tp_size=tp_size,
             pp_size=pp_size,
-            memory_bytes=round(memory.value.mem_size * GIB),
+            memory_bytes=memory_bytes,
             memory_bandwidth_gb_per_s=memory.value.mem_bw,
-            memory_utilization=memory.value.mem_util
-            or self._flags.npu_memory_utilization
-            or _DEFAULT_MEMORY_UTILIZATION,
+            memory_utilization=utilization,
             dtype=self._chosen("dtype", model.dtype),
             kv_cache_dtype=self._chosen("kv_cache_dtype", "auto"),
-            scheduler=self._scheduler(model, pp_size),
+            scheduler=scheduler,
             overhead=EngineOverhead(**raw.engine_overhead.model_dump())
             if raw.engine_overhead
             else EngineOverhead(),
@@ -87,13 +106,29 @@ class InstanceRules:
             activation_tensors=raw.activation_tensors or 2,
             blocking_sends=bool(raw.blocking_sends),
             where=str(self._place),
+            engine=""
+            if self._preset is None
+            else self._preset.basis({**asdict(scheduler), "npu_memory_utilization": utilization}),
         )
+
+    def _find_preset(self, memory_bytes: int, pp_size: int) -> Preset | None:
+        name = self._raw.engine or self._flags.engine
+        if name is None:
+            return None
+        hardware = self._raw.hardware or ""
+        return engine_preset(name, hardware=hardware, memory_bytes=memory_bytes, pp_size=pp_size)
+
+    @property
+    def _preset_options(self) -> Mapping[str, Any]:
+        return {} if self._preset is None else self._preset.options
 
     def _scheduler(self, model: ModelSpec, pp_size: int) -> SchedulerOptions:
         limit = model.max_position_embeddings
         asynchronous = self._chosen("async_scheduling", _DEFAULTS.async_scheduling)
-        # vLLM VllmConfig.max_concurrent_batches: one batch per stage, one more to hide scheduling behind.
-        depth = pp_size + 1 if asynchronous else pp_size
+        # vLLM VllmConfig.max_concurrent_batches: one batch per stage, one more to hide scheduling behind, which the
+        # first model runner has with one stage only.
+        v2_model_runner = self._chosen("v2_model_runner", True)
+        depth = pp_size + 1 if asynchronous and (v2_model_runner or pp_size == 1) else pp_size
         return SchedulerOptions(
             max_num_seqs=self._chosen("max_num_seqs", _DEFAULTS.max_num_seqs) or UNLIMITED_SEQS,
             max_num_batched_tokens=min(
@@ -110,15 +145,17 @@ class InstanceRules:
             watermark=_DEFAULTS.watermark if self._raw.watermark is None else self._raw.watermark,
             max_in_flight=self._raw.max_in_flight or depth,
             async_scheduling=asynchronous,
-            v2_model_runner=asynchronous and pp_size > 1,
+            v2_model_runner=asynchronous and pp_size > 1 and v2_model_runner,
             engine_idle_sleep_ns=self._chosen("engine_idle_sleep_ns", _DEFAULTS.engine_idle_sleep_ns),
             scheduling_policy=self._chosen("scheduling_policy", _DEFAULTS.scheduling_policy),
-            policy=self._raw.policy or _DEFAULTS.policy,
+            policy=self._raw.policy or self._preset_options.get("policy", _DEFAULTS.policy),
         )
 
     def _chosen(self, name: str, default: Any) -> Any:
+        """What the instance says, else the options, else the engine, else ``default``."""
         field, flag = getattr(self._raw, name), getattr(self._flags, name)
-        return field if field is not None else flag if flag is not None else default
+        given = field if field is not None else flag
+        return self._preset_options.get(name, default) if given is None else given
 
     def _degrees(self) -> tuple[int, int] | None:
         """(tp, pp), the missing one inferred; None if they cannot be known."""

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from penstock.errors import Problem, UserError, nearest
 from penstock.spec.check import Checked, Raw, check, check_members, shown
 from penstock.spec.cluster import ClusterSpec, InstanceSpec, LinkSpec
+from penstock.spec.engines import engine_names
 from penstock.spec.hardware import find_hardware, hardware_labels
-from penstock.spec.instance_rules import InstanceRules
+from penstock.spec.instance_rules import InstanceRules, unknown_engine
 from penstock.spec.json_file import Place, read_json
 from penstock.spec.link_classes import link_class_names
 from penstock.spec.model import ModelSpec
@@ -52,6 +53,9 @@ def load_cluster(
     checked_flags = check_members(
         RawFlags, flags or {}, lambda loc: flag_name(str(loc[0])) if loc else "", problems
     )
+    engine = checked_flags.value.engine
+    if engine is not None and engine not in engine_names():
+        problems.append(Problem(flag_name("engine"), unknown_engine(engine)))
     data = source if isinstance(source, Mapping) else read_json(Path(source), problems)
     reader = _ClusterReader(Place(file), directory, checked_flags.value, profile_root, problems)
     spec = None if data is None else reader.read(data)

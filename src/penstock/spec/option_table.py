@@ -48,6 +48,15 @@ class About:
 class RawEngine(Raw):
     """What an instance's fields and the options both can say; None = not said."""
 
+    engine: Annotated[
+        Name | None,
+        About(
+            "engine",
+            "Take what an engine runs by default: vllm-0.32.0, vllm-0.19.0, sglang, llmservingsim",
+            "",
+            "NAME",
+        ),
+    ] = None
     dtype: Annotated[Dtype | None, About("costs", "Of weights and activations", "the model's")] = None
     kv_cache_dtype: Annotated[KvDtype | None, About("costs", "Of the KV cache; auto: as dtype", "auto")] = (
         None
@@ -66,6 +75,14 @@ class RawEngine(Raw):
         bool | None, About("engine", "Admit a request only if its whole prompt fits")
     ] = None
     async_scheduling: Annotated[bool | None, About("engine", "Schedule ahead of the sampled tokens")] = None
+    v2_model_runner: Annotated[
+        bool | None,
+        About(
+            "engine",
+            "With async scheduling over stages: vLLM's second model runner, one step more in flight",
+            "on",
+        ),
+    ] = None
     scheduling_policy: Annotated[
         Literal["fcfs", "priority"] | None,
         About(
