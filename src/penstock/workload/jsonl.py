@@ -23,11 +23,11 @@ MAX_PRIORITY = 2**31 - 1
 _PLAIN_KEYS = frozenset(("input_toks", "output_toks", "arrival_time_ns"))
 _ID_KEYS = ("input_tok_ids", "output_tok_ids")
 _COUNT_KEYS = ("input_toks", "output_toks")
-_FLAT_KEYS = (*_COUNT_KEYS, "arrival_time_ns", *_ID_KEYS, "priority")
-_CALL_KEYS = (*_COUNT_KEYS, "tool_duration_ns", *_ID_KEYS, "priority")
+_FLAT_KEYS = (*_COUNT_KEYS, "arrival_time_ns", *_ID_KEYS, "priority", "model")
+_CALL_KEYS = (*_COUNT_KEYS, "tool_duration_ns", *_ID_KEYS, "priority", "model")
 _SESSION_KEYS = ("session_id", "arrival_time_ns", "sub_requests")
-_MOONCAKE_KEYS = ("timestamp", "input_length", "output_length", "hash_ids", "priority")
-_MOONCAKE_MARKS = frozenset(_MOONCAKE_KEYS) - {"priority"}
+_MOONCAKE_KEYS = ("timestamp", "input_length", "output_length", "hash_ids", "priority", "model")
+_MOONCAKE_MARKS = frozenset(_MOONCAKE_KEYS) - {"priority", "model"}
 
 Json = Mapping[str, Any]
 
@@ -141,9 +141,11 @@ class LineReader:
         outputs = self._tokens(line, "output_length", record)
         blocks = self._prefix_blocks(line, record.get("hash_ids"), inputs)
         priority = self._priority(line, "", record)
+        model = self._model(line, "", record)
         if self._mistakes.count() == before:
             arrival_ns = round(cast("float", timestamp) * NS_PER_MS)
-            self._columns.add(arrival_ns, Call(inputs, outputs, prefix_blocks=blocks, priority=priority))
+            call = Call(inputs, outputs, prefix_blocks=blocks, priority=priority, model=model)
+            self._columns.add(arrival_ns, call)
 
     def _prefix_blocks(self, line: int, hash_ids: Any, input_tokens: int) -> array[int] | None:
         """Hash ids as small numbers in order of first sight, equal where the ids are."""
@@ -171,7 +173,8 @@ class LineReader:
         input_ids = self._ids(line, place, "input_tok_ids", record, inputs)
         output_ids = self._ids(line, place, "output_tok_ids", record, outputs)
         priority = self._priority(line, place, record)
-        return Call(inputs, outputs, wait_ns, input_ids, output_ids, priority=priority)
+        model = self._model(line, place, record)
+        return Call(inputs, outputs, wait_ns, input_ids, output_ids, priority=priority, model=model)
 
     def _tokens(self, line: int, key: str, record: Json, place: str = "") -> int:
         """The count, or 0 where there is none: the mistake is noted."""
@@ -203,6 +206,13 @@ class LineReader:
             f"{place}priority must be a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}, got {_show(value)}",
         )
         return 0
+
+    def _model(self, line: int, place: str, record: Json) -> str | None:
+        value: Any = record.get("model")
+        if value is None or (isinstance(value, str) and value):
+            return value
+        self._mistakes.add(line, f"{place}model must be the name of a model, got {_show(value)}")
+        return None
 
     def _ids(self, line: int, place: str, key: str, record: Json, tokens: int) -> array[int] | None:
         ids: Any = record.get(key)

@@ -11,7 +11,8 @@ class Request:
     """``index`` is the request's place in the file (sessions count one per call, in order).
 
     Token ids drive prefix caching only; without them a request never hits. ``session`` names the session
-    the call belongs to, or is None. A lower ``priority`` is more urgent.
+    the call belongs to, or is None. A lower ``priority`` is more urgent. ``model`` names the
+    model that has to serve it, or is None: whichever there is.
     """
 
     index: int
@@ -22,3 +23,4 @@ class Request:
     output_ids: array[int] | None = None
     session: int | None = None
     priority: int = 0
+    model: str | None = None

@@ -88,6 +88,7 @@ class Call:
     ``tool_duration_ns`` passes between its completion and the arrival of the session's next call.
     ``prefix_blocks`` are numbers standing for the contents of the prompt's 512-token blocks, from which
     token ids are made where no ``input_ids`` are given. A lower ``priority`` is more urgent.
+    ``model`` names the model that has to serve it.
     """
 
     input_tokens: int
@@ -97,6 +98,7 @@ class Call:
     output_ids: array[int] | None = None
     prefix_blocks: array[int] | None = None
     priority: int = 0
+    model: str | None = None
 
 
 @dataclass(slots=True)
@@ -104,7 +106,8 @@ class Columns:
     """What a :class:`Workload` is built from, one row per request, in file order.
 
     ``arrival_ns`` of a later call of a session is the session's own: when it arrives depends on the run.
-    ``session_starts`` and ``session_ends`` are the rows [start, end) of each session, in file order.
+    ``session_starts`` and ``session_ends`` are the rows [start, end) of each session, in file order. ``model`` is
+    the place of a request's model in ``model_names``, from 1; 0 names none.
     """
 
     input_tokens: array[int] = field(default_factory=lambda: array("q"))
@@ -117,6 +120,8 @@ class Columns:
     output_ids: RaggedInts = field(default_factory=RaggedInts)
     prefix_blocks: RaggedInts = field(default_factory=RaggedInts)
     priority: SparseInts = field(default_factory=SparseInts)
+    model: SparseInts = field(default_factory=SparseInts)
+    model_names: dict[str, int] = field(default_factory=dict[str, int])
 
     def add_plain(self, arrival_ns: int, input_tokens: int, output_tokens: int) -> None:
         """Add a request without token ids that arrives by itself."""
@@ -135,6 +140,8 @@ class Columns:
         if call.prefix_blocks is not None:
             self.prefix_blocks.put(row, call.prefix_blocks)
         self.priority.put(row, call.priority)
+        if call.model is not None:
+            self.model.put(row, self.model_names.setdefault(call.model, len(self.model_names) + 1))
 
     def add_session(self, arrival_ns: int, calls: Sequence[Call]) -> None:
         """Add a session: its first call arrives at ``arrival_ns``, each later one after the one before."""
@@ -149,7 +156,7 @@ class Workload:
     """The requests of a run, frozen. ``source`` says where they come from, for display.
 
     24 bytes a request without token ids, and 4 bytes a token id; sessions add 8 bytes a call, priorities 4 a
-    request.
+    request, names of models 4 a request.
     """
 
     def __init__(self, columns: Columns, source: str) -> None:
@@ -161,6 +168,8 @@ class Workload:
         self._output_ids = columns.output_ids
         self._prefix_blocks = columns.prefix_blocks
         self._priority = columns.priority
+        self._model = columns.model
+        self._model_names: tuple[str | None, ...] = (None, *columns.model_names)
         self._session_starts = _int64(columns.session_starts)
         self._session_ends = _int64(columns.session_ends)
         self._tool_duration_ns = columns.tool_duration_ns
@@ -220,6 +229,18 @@ class Workload:
         return self._priority.dense(len(self))
 
     @property
+    def names_models(self) -> bool:
+        """Whether any request names the model that has to serve it."""
+        return bool(self._model)
+
+    def requests_by_model(self) -> dict[str | None, int]:
+        """How many requests name each model, in order of first sight; None: no model."""
+        if not self.names_models:
+            return {None: len(self)}
+        counts = np.bincount(self._model.dense(len(self)), minlength=len(self._model_names)).tolist()
+        return {name: count for name, count in zip(self._model_names, counts, strict=True) if count}
+
+    @property
     def input_tokens(self) -> Int64Array:
         """Prompt lengths in file order, shape (requests,), a copy."""
         return _int64(self._input_tokens)
@@ -255,7 +276,7 @@ class Workload:
         arrivals = self.arrival_ns[rows]
         if np.any(arrivals[1:] < arrivals[:-1]):
             rows = rows[np.argsort(arrivals, kind="stable")]
-        if self.has_token_ids or self.has_sessions or self.has_priorities:
+        if self.has_token_ids or self.has_sessions or self.has_priorities or self.names_models:
             return (self.request(row) for row in array("q", rows.tobytes()))
         inputs, outputs, times = self._input_tokens, self._output_tokens, self._arrival_ns
         return (Request(row, times[row], inputs[row], outputs[row]) for row in array("q", rows.tobytes()))
@@ -288,6 +309,7 @@ class Workload:
                 request.input_ids,
                 request.output_ids,
                 priority=request.priority,
+                model=request.model,
             )
             for place, request in enumerate(requests)
         ]
@@ -302,6 +324,7 @@ class Workload:
             self._output_ids.get(index),
             self._session_of(index),
             self._priority.get(index),
+            self._model_names[self._model.get(index)],
         )
 
     def _session_of(self, index: int) -> int | None:

@@ -20,11 +20,12 @@ def lines(workload: Workload, *, token_ids: bool = True) -> Iterator[str]:
                 input_ids=request.input_ids,
                 output_ids=request.output_ids,
                 priority=request.priority,
+                model=request.model,
             )
-            yield f"{{{_lengths(call)},{head}{_priority(call)}{_ids(call, token_ids)}}}\n"
+            yield f"{{{_lengths(call)},{head}{_marks(call)}{_ids(call, token_ids)}}}\n"
         else:
             calls = workload.calls_of_session(request.session)
-            bodies = (f"{{{_lengths(c)}{_wait(c)}{_priority(c)}{_ids(c, token_ids)}}}" for c in calls)
+            bodies = (f"{{{_lengths(c)}{_wait(c)}{_marks(c)}{_ids(c, token_ids)}}}" for c in calls)
             name = json.dumps(f"session-{request.session}")
             yield f'{{"session_id":{name},{head},"sub_requests":[{",".join(bodies)}]}}\n'
 
@@ -37,8 +38,9 @@ def _wait(call: Call) -> str:
     return f',"tool_duration_ns":{call.tool_duration_ns}' if call.tool_duration_ns else ""
 
 
-def _priority(call: Call) -> str:
-    return f',"priority":{call.priority}' if call.priority else ""
+def _marks(call: Call) -> str:
+    priority = f',"priority":{call.priority}' if call.priority else ""
+    return priority if call.model is None else f'{priority},"model":{json.dumps(call.model)}'
 
 
 def _ids(call: Call, token_ids: bool) -> str:
