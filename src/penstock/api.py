@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar, Unpack
 
 from penstock.accounting.bubbles import BubbleLedger, SpanSink
-from penstock.engine.models import cluster_models, model_problems
+from penstock.engine.models import model_problems
 from penstock.engine.router import make_router
 from penstock.engine.simulation import Progress, Simulation
 from penstock.errors import Problem, UserError, nearest
@@ -101,9 +101,6 @@ def load_scenario(
         problems += _policy_problems(spec)
     if spec is not None and workload is not None:
         problems += model_problems(spec, workload)
-        if not problems and len(cluster_models(spec)) > 1:
-            # The engine has one router for all instances, whatever their model.
-            problems.append(Problem(spec.source, "instances of several models in one run are not simulated"))
     if problems or run is None or spec is None or workload is None:
         raise UserError(problems)
     engine = flags.get("engine")

@@ -16,7 +16,8 @@ from penstock.engine.models import (
     eligible_instances,
     model_problems,
 )
-from penstock.engine.router import LeastTokensRouter, PowerOfTwoRouter, RoundRobinRouter
+from penstock.engine.router import ROUTERS, LeastTokensRouter, PowerOfTwoRouter, RoundRobinRouter
+from penstock.engine.simulation import Simulation
 from penstock.errors import UserError
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.load import load_cluster
@@ -100,14 +101,38 @@ def test_what_requests_must_name() -> None:
     assert messages(None, LLAMA, on=one) == []
     assert messages(QWEN, LLAMA, on=two) == []
     assert messages(None, LLAMA, None, on=two) == [
-        f"w.jsonl: 2 requests name no model ('model'), and the cluster has {LLAMA}, {QWEN}"
+        f"w.jsonl: 2 of 3 requests: each names no model ('model'); the cluster has {LLAMA}, {QWEN}"
     ]
     (message,) = messages("Qwen/Qwen3-23B", None, on=one)
-    assert message.startswith("w.jsonl: 1 request names the model 'Qwen/Qwen3-23B'")
-    assert message.endswith(f"the cluster has {LLAMA}")
+    assert message.startswith("w.jsonl: 1 of 2 requests: each names the model 'Qwen/Qwen3-23B'")
+    assert message.endswith(f"; the cluster has {LLAMA}")
+
+
+@pytest.mark.parametrize("router", sorted(ROUTERS))
+def test_a_run_serves_each_request_where_its_model_is(router: str) -> None:
+    models = [QWEN, LLAMA, LLAMA, QWEN, LLAMA] * 8
+    result = penstock.simulate(cluster(LLAMA, QWEN, LLAMA, QWEN), workload(*models), router=router)
+    assert result.requests["model"].to_list() == models
+    assert result.requests["instance"].n_unique() > 2
+
+
+def test_later_calls_of_a_session_may_want_another_model() -> None:
+    columns = Columns()
+    columns.add_session(0, [Call(10, 2, model=LLAMA), Call(10, 2, model=QWEN), Call(10, 2, model=LLAMA)])
+    result = penstock.simulate(cluster(QWEN, LLAMA), Workload(columns, "session"))
+    assert result.requests["instance"].to_list() == [1, 0, 1]
 
 
 def test_a_run_refuses_requests_that_could_go_to_either_model() -> None:
-    with pytest.raises(UserError, match="2 requests name no model"):
-        penstock.simulate(cluster(LLAMA, QWEN), workload(None, None))
+    for run in (penstock.simulate, Simulation):
+        with pytest.raises(UserError, match="2 of 2 requests: each names no model"):
+            run(cluster(LLAMA, QWEN), workload(None, None))
     assert penstock.simulate(cluster(LLAMA), workload(LLAMA, None)).summary.requests.finished == 2
+
+
+def test_a_request_that_is_submitted_names_one_too() -> None:
+    simulation = Simulation(cluster(LLAMA, QWEN))
+    with pytest.raises(ValueError, match="request 0 names no model"):
+        simulation.submit(Request(0, 0, 10, 2))
+    simulation.submit(Request(0, 0, 10, 2, model=QWEN))
+    assert simulation.run().requests.values()[0, 1] == 1

@@ -26,30 +26,23 @@ def eligible_instances(cluster: ClusterSpec, model: str | None) -> tuple[int, ..
     )
 
 
-def model_problems(cluster: ClusterSpec, workload: Workload) -> list[Problem]:
-    """Requests that name a model which no instance serves, and, where there are several models, those that name
-    none."""
+def model_mistake(cluster: ClusterSpec, model: str | None) -> str | None:
+    """Why a request that names ``model`` cannot be routed, or None: no instance serves it, or it names none where
+    there are several."""
     models = cluster_models(cluster)
-    counts = workload.requests_by_model()
-    problems = [
-        Problem(
-            workload.source, f"{_requests(count)} the model '{name}'{nearest(name, models)}; {_has(models)}"
-        )
-        for name, count in counts.items()
-        if name is not None and name not in models
+    known = f"the cluster has {', '.join(models)}"
+    if model is None:
+        return f"names no model ('model'); {known}" if len(models) > 1 else None
+    return None if model in models else f"names the model '{model}'{nearest(model, models)}; {known}"
+
+
+def model_problems(cluster: ClusterSpec, workload: Workload) -> list[Problem]:
+    """What :func:`model_mistake` finds in a workload, once for each model that is named, with how many requests."""
+    return [
+        Problem(workload.source, f"{count:,} of {len(workload):,} requests: each {mistake}")
+        for model, count in workload.requests_by_model().items()
+        if (mistake := model_mistake(cluster, model)) is not None
     ]
-    if None in counts and len(models) > 1:
-        message = f"{_requests(counts[None])} no model ('model'), and {_has(models)}"
-        problems.append(Problem(workload.source, message))
-    return problems
-
-
-def _requests(count: int) -> str:
-    return f"{count:,} requests name" if count > 1 else "1 request names"
-
-
-def _has(models: tuple[str, ...]) -> str:
-    return f"the cluster has {', '.join(models)}"
 
 
 class ModelRouter:

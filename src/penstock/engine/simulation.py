@@ -7,6 +7,7 @@ import heapq
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from penstock.engine.admission import reason_to_reject
 from penstock.engine.build import BuiltInstance, build_instances
 from penstock.engine.fleet import watch
 from penstock.engine.kernel import Agenda, Phase
+from penstock.engine.models import cluster_router, model_mistake, model_problems
 from penstock.engine.observer import Observer, StepObservers, view_of_request
 from penstock.engine.replica import Replica
 from penstock.engine.replica_build import make_replica
-from penstock.engine.router import Router, make_router
+from penstock.engine.router import make_router
 from penstock.errors import Problem, UserError
 from penstock.network.links import Network
 from penstock.recording.records import (
@@ -79,9 +81,12 @@ class Simulation:
         self.workload = workload if workload is not None else Workload.empty()
         self.options = options or RunOptions()
         self.now_ns = 0
+        problems = model_problems(cluster, self.workload)
+        if problems:
+            raise UserError(problems)
         profile_root = Path(self.options.profile_root) if self.options.profile_root else None
         self._built = build_instances(cluster, profile_root) if built is None else list(built)
-        self._router: Router = make_router(self.options.router, self.options.seed)
+        self._router = cluster_router(cluster, partial(make_router, self.options.router, self.options.seed))
         self._log = RequestLog(keep_token_times=self.options.keep_token_times)
         self._rejections: list[Rejection] = []
         self._abortions: list[Abortion] = []
@@ -153,7 +158,7 @@ class Simulation:
         that no other request has: :attr:`next_index` is.
 
         Raises:
-            ValueError: it comes too late, or its index is taken.
+            ValueError: it comes too late, its index is taken, or it does not say which of the cluster's models.
         """
         if request.arrival_ns < self.now_ns:
             raise ValueError(
@@ -161,6 +166,9 @@ class Simulation:
             )
         if request.index < self._next_index:
             raise ValueError(f"there is a request {request.index} already, the next is {self._next_index}")
+        mistake = model_mistake(self.cluster, request.model)
+        if mistake is not None:
+            raise ValueError(f"request {request.index} {mistake}")
         self._next_index = request.index + 1
         heapq.heappush(self._submitted, (request.arrival_ns, request.index, request))
 

@@ -236,7 +236,7 @@ class Workload:
     def requests_by_model(self) -> dict[str | None, int]:
         """How many requests name each model, in order of first sight; None: no model."""
         if not self.names_models:
-            return {None: len(self)}
+            return {None: len(self)} if len(self) else {}
         counts = np.bincount(self._model.dense(len(self)), minlength=len(self._model_names)).tolist()
         return {name: count for name, count in zip(self._model_names, counts, strict=True) if count}
 
