@@ -259,7 +259,7 @@ class Simulation:
             self.now_ns = at_ns
             actor = agenda.run_next(limit_ns, alone=not self._is_coupled)
             if routes and isinstance(actor, Replica):
-                self._fleet_columns.refresh(actor.index, actor)
+                self._show(actor)
             if self._reacts and self._next_arrival_ns() < limit_ns:
                 return
 
@@ -277,8 +277,14 @@ class Simulation:
             return
         replica.deliver(RequestState(request, replica.options.max_model_len))
         if routes:
-            self._fleet_columns.refresh(index, replica)
+            self._show(replica)
         self._rewake(replica)
+
+    def _show(self, replica: Replica) -> None:
+        """Let routers see how a replica stands."""
+        status = replica.scheduler.status()
+        waiting = status.waiting + len(replica.inbox)
+        self._fleet_columns.set(replica.index, status.running, waiting, replica.outstanding_tokens)
 
     def _rewake(self, replica: Replica) -> None:
         """A replica that had nothing to do may have now."""
