@@ -1,7 +1,7 @@
 """The fast engine against the reference on random cases: ``PYTHONPATH=tests python -m reference.fuzz 2000``.
 
-Each seed is a replay of one instance, compared in every field of the recordings, and a run of several instances,
-compared turn by turn and request by request.
+Each seed is a replay of one instance, compared in every field of the recordings, a run of several instances, compared
+turn by turn and request by request, and a group of data-parallel ranks, compared in every list of their recordings.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from penstock.workload.request import Request
 from . import simulated
 from .cases import Case, ClusterCase, seeded_case, seeded_cluster
 from .engine import replay as reference_engine
+from .group_cases import failure_of_group
 
 
 def difference(case: Case, engine: Engine) -> str | None:
@@ -164,7 +165,7 @@ def main() -> int:
     failures = run = 0
     for seed in range(arguments.start, arguments.start + arguments.cases):
         run += 1
-        for failure in (failure_of_replay(seed), failure_of_cluster(seed)):
+        for failure in (failure_of_replay(seed), failure_of_cluster(seed), failure_of_group(seed)):
             if failure is not None:
                 failures += 1
                 print(f"{failure}\n")

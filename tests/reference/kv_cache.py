@@ -85,9 +85,16 @@ class KVCache:
         self._unhashed_blocks_first = unhashed_blocks_first
         # Block 0 is the null block and is never handed out.
         self.free = FreeQueue(Block(number) for number in range(1, num_gpu_blocks))
+        self._usable = num_gpu_blocks - 1
         self._held: dict[int, HeldBlocks] = {}
         # Blocks by content, in order of insertion: a lookup returns the first.
         self._by_content: dict[int, dict[int, Block]] = {}
+
+    @property
+    def usage(self) -> float:
+        """The part of the blocks that is in use, 0 to 1."""
+        usable = self._usable
+        return 1.0 - len(self.free) / usable if usable else 0.0
 
     def blocks_for(self, tokens: int) -> int:
         """How many blocks hold ``tokens`` tokens."""

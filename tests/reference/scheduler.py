@@ -34,7 +34,11 @@ class Departures:
 @dataclass(slots=True, eq=False)
 class RequestState:
     """A request inside the scheduler. ``tokens`` are the ids known so far, prompt and outputs. ``decoding`` since
-    the step that computes the last of them was scheduled, until it is preempted. ``slot`` is the policy's."""
+    the step that computes the last of them was scheduled, until it is preempted. ``slot`` is the policy's.
+
+    ``is_prefill_chunk``: what it was last scheduled for sampled nothing. ``put_aside``: a scan of the waiting
+    requests has passed it over since it was last admitted (vLLM's ``deferred_waiting``).
+    """
 
     request: Request
     max_tokens: int
@@ -50,6 +54,8 @@ class RequestState:
     status: str = "waiting"
     decoding: bool = False
     slot: int | None = None
+    is_prefill_chunk: bool = False
+    put_aside: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -143,6 +149,7 @@ class ReferenceScheduler:
         self.running: list[RequestState] = []
         self.waiting: list[RequestState] = []
         self.finished_since_schedule = False
+        self.prefill_capacity_bound = False
 
     def add(self, request: Request) -> RequestState:
         """A request arrives. Token ids that were not given are unlike all others."""
@@ -170,17 +177,25 @@ class ReferenceScheduler:
         """vLLM's ``has_requests``: also true until the schedule() after a finish."""
         return self.has_unfinished() or self.finished_since_schedule
 
-    def schedule(self) -> Schedule:
-        """Decide the next step: running requests first, then waiting ones."""
+    def schedule(self, *, throttle_prefills: bool = False) -> Schedule:
+        """Decide the next step: running requests first, then waiting ones.
+
+        ``throttle_prefills``: prefills are left to a later step (data-parallel ranks take them in together),
+        unless there is no decode to run, or the last step that took them in left requests waiting.
+        """
         self.current_step += 1
         result = Schedule()
         if self.policy is not None:
             self.allowance = Allowance(self.policy.limits(View(self)))
+        defer = throttle_prefills and not self.prefill_capacity_bound
+        defer = defer and any(not state.is_prefill_chunk for state in self.running)
         alone = len(self.running) + len(self.waiting) <= 1
         threshold = 0 if alone else self.options.long_prefill_token_threshold
-        budget = self._schedule_running(result, self.options.max_num_batched_tokens, threshold)
+        budget = self._schedule_running(result, self.options.max_num_batched_tokens, threshold, defer=defer)
         if not result.preemptions:
-            self._schedule_waiting(result, budget, threshold)
+            self._schedule_waiting(result, budget, threshold, defer=defer)
+            if not defer:
+                self.prefill_capacity_bound = any(not state.put_aside for state in self.waiting)
         self._advance(result)
         self.finished_since_schedule = False
         return result
@@ -206,11 +221,13 @@ class ReferenceScheduler:
             delivered.append((state, finished))
         return delivered
 
-    def _schedule_running(self, result: Schedule, budget: int, threshold: int) -> int:
+    def _schedule_running(self, result: Schedule, budget: int, threshold: int, *, defer: bool) -> int:
         position = 0
         while position < len(self.running) and budget > 0:
             state = self.running[position]
             new = self._permitted(state, self._new_tokens_of_running(state, budget, threshold))
+            if defer and state.is_prefill_chunk:
+                new = 0
             if new == 0:
                 position += 1
                 continue
@@ -279,24 +296,29 @@ class ReferenceScheduler:
         self._queue(victim, in_front=True)
         return sum(chunk.new for chunk in taken_back)
 
-    def _schedule_waiting(self, result: Schedule, budget: int, threshold: int) -> None:
+    def _schedule_waiting(self, result: Schedule, budget: int, threshold: int, *, defer: bool) -> None:
         for state in list(self.waiting):
             if budget <= 0 or len(self.running) >= self.options.max_num_seqs:
                 return
             if self.allowance is not None and self.allowance.admissions <= 0:
                 return
             if state.stale_tokens > 0 and self.departures.deliver_late_tokens:
+                state.put_aside = True
                 continue
-            new = self._try_to_admit(state, budget, threshold, result)
+            new = self._try_to_admit(state, budget, threshold, result, defer=defer)
             if new is None:
                 return
             budget -= new
 
-    def _try_to_admit(self, state: RequestState, budget: int, threshold: int, result: Schedule) -> int | None:
+    def _try_to_admit(
+        self, state: RequestState, budget: int, threshold: int, result: Schedule, *, defer: bool
+    ) -> int | None:
         """Admit a waiting request; None if it cannot be, which ends the scan."""
         hits = self.kv.find_hits(state.contents, state.num_tokens - 1)
         cached = len(hits) * self.options.block_size
         new = state.num_tokens - cached
+        if defer and new > 1:
+            return None
         if 0 < threshold < new:
             new = threshold
         room = self._permitted(state, budget, cached)
@@ -310,6 +332,7 @@ class ReferenceScheduler:
         self._allocate(state, cached + new, hits)
         result.admissions.append(Admission(state, cached, state.num_tokens, state.status == "preempted"))
         state.status = "running"
+        state.put_aside = False
         state.computed = cached
         self._enter(result, self._chunk(state, new))
         if self.allowance is not None:
@@ -343,6 +366,7 @@ class ReferenceScheduler:
             state.computed += chunk.new
             state.in_flight_tokens += chunk.new
             state.decoding = state.decoding or chunk.samples
+            state.is_prefill_chunk = not chunk.samples
             if chunk.samples and self.options.async_scheduling:
                 state.output_placeholders += 1
                 if self.options.v2_model_runner:

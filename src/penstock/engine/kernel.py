@@ -69,6 +69,10 @@ class Agenda:
             heapq.heappop(entries)
         return entries[0][0] if entries else NEVER_NS
 
+    def next_is(self, phase: Phase) -> bool:
+        """Whether whoever acts next is of ``phase``; somebody must (:meth:`next_ns`)."""
+        return self._entries[0][1] >> 32 == phase
+
     def run_next(self, limit_ns: int, *, alone: bool) -> Actor:
         """Let the next actor act until somebody else's turn comes, or ``limit_ns``; returns it.
 

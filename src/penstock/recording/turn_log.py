@@ -19,8 +19,8 @@ class TurnLog:
     """A row per turn, in the order of the turns. Results are taken in that order too, so a row is complete once as
     many results were taken; complete rows go to the sinks ``CHUNK_TURNS`` at a time.
 
-    Of the turns handed on it counts ``iterations`` (those with tokens), ``empty_schedules`` (the others),
-    ``prompt_tokens`` computed and ``generated_tokens``."""
+    Of the turns handed on it counts ``iterations`` (those with tokens), ``dummies`` (rows without tokens that took
+    time on the stages), ``empty_schedules`` (the others), ``prompt_tokens`` computed and ``generated_tokens``."""
 
     def __init__(self, instance: int, pp_size: int, sinks: Sequence[TurnSink] = ()) -> None:
         self.instance = instance
@@ -32,9 +32,12 @@ class TurnLog:
         self._updates: list[int] = []
         self.iterations = 0
         self.empty_schedules = 0
+        self.dummies = 0
         self.prompt_tokens = 0
         self.generated_tokens = 0
         self._rows = 0
+        # When rows came back whose turn has not come yet: there are older ones whose results were not taken.
+        self._returned: dict[int, int] = {}
         self._handed_on = 0
         self._busy_ns = np.zeros(pp_size, dtype=np.int64)
 
@@ -56,10 +59,20 @@ class TurnLog:
         self._cells[stages : stages + len(times)] = times
 
     def taken(self, at_ns: int) -> None:
-        """The engine has taken the oldest result that it had not."""
+        """The engine has taken the oldest result that it had not, leaving out those that have
+        :meth:`returned`."""
         self._updates.append(at_ns)
+        while self._returned and (row := self._handed_on + len(self._updates)) in self._returned:
+            self._updates.append(self._returned.pop(row))
         if len(self._updates) >= CHUNK_TURNS:
             self.flush()
+
+    def returned(self, row: int, at_ns: int) -> None:
+        """A row that brings no tokens has come back, before older ones perhaps."""
+        if row == self._handed_on + len(self._updates):
+            self.taken(at_ns)
+        else:
+            self._returned[row] = at_ns
 
     def extend(self, rows: Int64Array) -> None:
         """Add turns whose results have been taken already, shape (turns, columns), while none is open."""
@@ -82,13 +95,18 @@ class TurnLog:
         self._updates.clear()
         chunk = TurnChunk(self.instance, self.pp_size, self._handed_on, values)
         self._handed_on += rows
-        steps = int(np.count_nonzero(chunk.column("tokens")))
+        has_tokens = chunk.column("tokens") > 0
+        steps = int(np.count_nonzero(has_tokens))
+        ran = int(np.count_nonzero(chunk.stage(0, "end") > chunk.stage(0, "start")))
         self.iterations += steps
-        self.empty_schedules += rows - steps
+        self.dummies += max(ran - steps, 0)
+        self.empty_schedules += rows - max(ran, steps)
         self.prompt_tokens += int(chunk.column("prefill_tokens").sum())
         self.generated_tokens += int(chunk.column("sampled").sum())
         for stage in range(self.pp_size):
-            self._busy_ns[stage] += np.sum(chunk.stage(stage, "end") - chunk.stage(stage, "start"))
+            self._busy_ns[stage] += np.sum(
+                (chunk.stage(stage, "end") - chunk.stage(stage, "start"))[has_tokens]
+            )
         for sink in self._sinks:
             sink.accept(chunk)
 

@@ -31,6 +31,7 @@ from penstock.scheduler.waiting import FcfsQueue, PriorityQueue
 from penstock.spec.options import SchedulerOptions
 
 by_order = attrgetter("order")
+_NO_PARTIALS: list[RequestState] = []
 # Plain numbers: the turn log takes them faster than members of an enumeration.
 _IDLE, _DEPENDENCY, _MEMORY, _ENGINE = map(int, (Cause.IDLE, Cause.DEPENDENCY, Cause.MEMORY, Cause.ENGINE))
 
@@ -42,7 +43,9 @@ class VllmScheduler:
     schedule, in order of admission; all other running requests wait for a token in flight. Beside ``waiting``
     stand, where a KV connector loads tokens, the requests ``loading`` and those ``loaded`` and not admitted yet;
     they have their blocks. After :meth:`schedule`, ``out_of_budget`` says that the token budget ended it,
-    ``out_of_capacity`` that blocks or ``max_num_seqs`` kept a waiting request out. ``exact_only`` decides every
+    ``out_of_capacity`` that blocks or ``max_num_seqs`` kept a waiting request out. While ``throttles_prefills``,
+    schedule() leaves prefills to a later step, unless there is no decode or the last step with prefills left requests
+    waiting (data-parallel ranks take them in together). ``exact_only`` decides every
     turn request by request.
     """
 
@@ -74,6 +77,7 @@ class VllmScheduler:
         self.ready: Cohort | None = None
         self.partials: list[RequestState] = []
         self.finished_unreported = False
+        self.throttles_prefills = False
         self.out_of_budget = False
         self.out_of_capacity = False
         self.preemptions = 0
@@ -93,6 +97,9 @@ class VllmScheduler:
         self._limits: StepLimits | None = None
         self._view = PolicyView(self)
         self._status = SchedulerStatus(self.kv.usable)
+        self._defers_prefills = False
+        self._prefill_capacity_bound = False
+        self._put_aside: dict[RequestState, None] = {}
         # Ended requests whose blocks a connector holds, with the tokens in them.
         self._held: dict[RequestState, tuple[int, int]] = {}
         # Only where a victim may be in the step being decided: each request of the step as it was before, and the
@@ -155,6 +162,11 @@ class VllmScheduler:
             self._before.clear()
         if self.policy is not None:
             self._limits = self.policy.limits(self._view)
+        self._defers_prefills = (
+            self.throttles_prefills
+            and not self._prefill_capacity_bound
+            and len(self.running) > len(self.partials)
+        )
         budget = self._schedule_running(step, budget, threshold)
         if step.preempted:
             self.out_of_capacity = True
@@ -163,6 +175,8 @@ class VllmScheduler:
                 budget = self._admit(step, budget, threshold, now)
             else:
                 self.out_of_capacity = True
+        if not step.preempted and not self._defers_prefills:
+            self._prefill_capacity_bound = len(self.waiting) > len(self._put_aside)
         if budget == 0:
             self.out_of_budget = True
         if step.sampled and self.lockstep:
@@ -188,7 +202,7 @@ class VllmScheduler:
     def _schedule_running(self, step: Step, budget: int, threshold: int) -> int:
         """The running requests in order; returns the budget left, or -1 if one had to preempt itself."""
         cohort = self.ready
-        partials = self.partials
+        partials = self.partials if not self._defers_prefills else _NO_PARTIALS
         if cohort is not None:
             phase = cohort.turn % cohort.block_size
             need = cohort.block_needs[phase]
@@ -238,7 +252,8 @@ class VllmScheduler:
         cohort = self.ready
         members = cohort.members if cohort is not None else {}
         taken = self._decodes_taken
-        for state in sorted([*members, *self.partials], key=by_order):
+        partials = self.partials if not self._defers_prefills else _NO_PARTIALS
+        for state in sorted([*members, *partials], key=by_order):
             if budget <= 0:
                 break
             if state not in self.running:
@@ -358,6 +373,7 @@ class VllmScheduler:
             if state.latest_number > self._returned:
                 # Preempted while a step computes it: that comes back first, others may overtake.
                 skipped.append(waiting.pop())
+                self._put_aside[state] = None
                 continue
             found = kv.find_prefix(state)
             hit_blocks = claim = 0
@@ -369,6 +385,7 @@ class VllmScheduler:
                 match = self.connector.matched_tokens(state, computed)
                 if match is None:
                     skipped.append(waiting.pop())
+                    self._put_aside[state] = None
                     continue
                 external = match
                 computed += match.tokens
@@ -376,10 +393,15 @@ class VllmScheduler:
                     if not self._load(state, found, hit_blocks, claim, match.tokens, now):
                         break
                     continue
+            if self._defers_prefills and computed < state.num_tokens - 1:
+                self.out_of_budget = True
+                break
             new = self._admissible(state, computed, budget, threshold, hit_blocks, claim)
             if not new:
                 break
             waiting.pop()
+            if self._put_aside:
+                self._put_aside.pop(state, None)
             if found is None and state.own_blocks is None:
                 state.held_blocks = 0
                 state.num_computed = computed
@@ -510,6 +532,11 @@ class VllmScheduler:
             computed, known = self._held.pop(state)
             self.kv.release(state, computed, known, resumes=False)
 
+    def _leave_waiting(self, state: RequestState) -> None:
+        self.waiting.discard(state)
+        if self._put_aside:
+            self._put_aside.pop(state, None)
+
     # --- preemption -------------------------------------------------------------------------------------------
 
     def _make_room(self, step: Step, state: RequestState, need: int) -> bool:
@@ -595,7 +622,7 @@ class VllmScheduler:
                 self.loaded.remove(state)
         else:
             queued = len(self.waiting)
-            self.waiting.discard(state)
+            self._leave_waiting(state)
             if len(self.waiting) == queued:
                 return False
         state.outcome = Outcome.ABORTED
@@ -668,7 +695,7 @@ class VllmScheduler:
             self._deliver(state, now, gap_is_logged=was_member)
             self._note_last_time(state, cohort)
             if state.num_tokens == state.final_tokens:
-                self.waiting.discard(state)
+                self._leave_waiting(state)
                 finished.append(state)
         cohort.step = None
         if self.ready is None and cohort.size:

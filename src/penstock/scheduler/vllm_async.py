@@ -59,6 +59,8 @@ class VllmAsyncScheduler(VllmScheduler):
                 continue  # preempted by one before it
             if self._has_all_in_flight(state) or self._calls < state.eligible_at:
                 continue
+            if self._defers_prefills and state in self.partials:
+                continue
             computed = state.num_computed
             new = state.num_tokens + state.placeholders - computed
             if threshold and new > threshold:
@@ -171,7 +173,7 @@ class VllmAsyncScheduler(VllmScheduler):
                 self.kv.register(state, state.hashed_tokens)
             if state.num_tokens == state.final_tokens:
                 if not is_running:
-                    self.waiting.discard(state)
+                    self._leave_waiting(state)
                 finished.append(state)
         if finished:
             finished.sort(key=by_order)

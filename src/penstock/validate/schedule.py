@@ -82,6 +82,10 @@ class CaseResult:
     difference: str | None
     trace: NamedTrace
 
+    def dumped(self) -> dict[str, Any]:
+        """What we did, in the recording's schema."""
+        return self.trace.as_recording(self.case)
+
     @property
     def line(self) -> str:
         """The report's line of this case."""
@@ -152,7 +156,7 @@ def _named_iteration(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
 def first_difference(recorded: Mapping[str, Any], ours: NamedTrace) -> str | None:
     """The first field in which ``ours`` is not what was recorded, in words with its context, or None."""
     for expected, actual in zip(recorded["iterations"], ours.iterations, strict=False):
-        field = _unequal_field(expected, actual)
+        field = unequal_field(expected, actual)
         if field is not None:
             return _in_iteration(field, expected, actual)
     if len(recorded["iterations"]) != len(ours.iterations):
@@ -162,13 +166,13 @@ def first_difference(recorded: Mapping[str, Any], ours: NamedTrace) -> str | Non
         actual = by_name.get(expected["req_id"])
         if actual is None:
             return f"request {expected['req_id']} is missing"
-        field = _unequal_field(expected, actual)
+        field = unequal_field(expected, actual)
         if field is not None:
             return _in_request(field, expected, actual)
     return _total_difference(recorded, ours)
 
 
-def _unequal_field(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str | None:
+def unequal_field(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str | None:
     """The first field, in the order of the schema, in which the two are not equal."""
     for name in [*expected, *(_ABSENT_WHEN_EMPTY.keys() & actual.keys())]:
         default = _ABSENT_WHEN_EMPTY.get(name)
@@ -180,13 +184,13 @@ def _unequal_field(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> st
 def _in_iteration(field: str, expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
     text = (
         f"at iteration {expected['iter']} (t={expected['t_schedule_ns']} ns): {field}: "
-        f"recorded {_short(expected.get(field))}, ours {_short(actual.get(field))}"
+        f"recorded {short(expected.get(field))}, ours {short(actual.get(field))}"
     )
     if field != "scheduled":
-        text += f"; recorded scheduled {_short(expected['scheduled'])}"
+        text += f"; recorded scheduled {short(expected['scheduled'])}"
         if expected["scheduled"] != actual["scheduled"]:
-            text += f", ours {_short(actual['scheduled'])}"
-    return text + f"; preempted {_short(expected['preempted'])}"
+            text += f", ours {short(actual['scheduled'])}"
+    return text + f"; preempted {short(expected['preempted'])}"
 
 
 def _in_request(field: str, expected: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
@@ -199,7 +203,7 @@ def _in_request(field: str, expected: Mapping[str, Any], actual: Mapping[str, An
                 break
         else:
             where, recorded, ours = f"length of {field}", len(recorded), len(ours)
-    return f"in request {expected['req_id']}: {where}: recorded {_short(recorded)}, ours {_short(ours)}"
+    return f"in request {expected['req_id']}: {where}: recorded {short(recorded)}, ours {short(ours)}"
 
 
 def _length_difference(recorded: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> str:
@@ -207,7 +211,7 @@ def _length_difference(recorded: Sequence[Mapping[str, Any]], ours: Sequence[Map
     extra = longer[min(len(recorded), len(ours))]
     return (
         f"in the number of iterations: recorded {len(recorded)}, ours {len(ours)}; the first extra one ({whose}) "
-        f"at t={extra['t_schedule_ns']} ns schedules {_short(extra['scheduled'])}"
+        f"at t={extra['t_schedule_ns']} ns schedules {short(extra['scheduled'])}"
     )
 
 
@@ -220,16 +224,35 @@ def _total_difference(recorded: Mapping[str, Any], ours: NamedTrace) -> str | No
             expected[name], actual[name] = recorded[name], ours.counters[name]
     for name, value in expected.items():
         if value != actual[name]:
-            return f"in total: {name}: recorded {_short(value)}, ours {_short(actual[name])}"
+            return f"in total: {name}: recorded {short(value)}, ours {short(actual[name])}"
     return None
 
 
-def _short(value: Any, limit: int = 160) -> str:
+def short(value: Any, limit: int = 160) -> str:
+    """A value as text of at most ``limit`` characters."""
     text = str(value)
     return text if len(text) <= limit else f"{text[: limit - 4]} ..."
 
 
-def report(results: Sequence[CaseResult], write: Callable[[str], object]) -> int:
+class Result(Protocol):
+    """A recording, compared."""
+
+    @property
+    def difference(self) -> str | None:
+        """The first difference, or None."""
+        ...
+
+    @property
+    def line(self) -> str:
+        """The report's line."""
+        ...
+
+    def dumped(self) -> dict[str, Any]:
+        """What we did, in the recording's schema."""
+        ...
+
+
+def report(results: Sequence[Result], write: Callable[[str], object]) -> int:
     """Write the last line; the exit code: 1 if any case differs."""
     equal = sum(result.difference is None for result in results)
     write(f"{equal} of {len(results)} equal")
