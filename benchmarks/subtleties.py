@@ -73,7 +73,7 @@ HABITS = (
         min_pp=2,
     ),
     Habit(
-        "late tokens of preempted requests are delivered, and the resume waits for them",
+        "tokens in flight of a preempted request are delivered, and its resume waits for them",
         "tokens in flight are thrown away, the victim may resume at once",
         Departures(deliver_late_tokens=False),
         min_pp=2,

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from penstock import Request, Simulation, TurnChunk, load_cluster
+from penstock import Observer, Request, Simulation, StepView, TurnChunk, load_cluster
 from penstock.cost.step_cost import StepLoad
-from penstock.engine.build import BuiltInstance, build_instances
+from penstock.engine.build import build_instances
 from penstock.recording.records import Cause, RunRecord
 from penstock.scheduler.kv_connector import NO_MATCH, KVConnector, Match
 from penstock.scheduler.policies import SchedulerView, StepLimits
-from penstock.scheduler.protocol import EngineScheduler, SchedulerStatus
+from penstock.scheduler.protocol import SchedulerStatus
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import Step
 from penstock.spec.options import RunOptions
@@ -156,18 +156,48 @@ class Store:
         return []
 
 
+def served_with(store: KVConnector) -> tuple[RunRecord, int]:
+    """The record, and the tokens computed."""
+    sink = Tokens()
+    record = Simulation(cluster(), WORKLOAD, sinks=[sink], connector_for=lambda built: store).run()
+    return record, sink.tokens
+
+
 def test_a_connector_of_ones_own() -> None:
     without = Simulation(cluster(), WORKLOAD).run()
     store, slow_store = Store(), Store(load_ns=50_000_000)
-    kept: dict[KVConnector, Tokens] = {store: Tokens(), slow_store: Tokens()}
-    at_once, later = (
-        Simulation(cluster(), WORKLOAD, sinks=[sink], connector_for=lambda built, one=one: one).run()
-        for one, sink in kept.items()
-    )
+    at_once, tokens = served_with(store)
+    later, tokens_later = served_with(slow_store)
     assert store.served == slow_store.served == 12 * 256
-    assert {sink.tokens for sink in kept.values()} == {12 * (400 - 256 + 20 - 1)}
+    assert tokens == tokens_later == 12 * (400 - 256 + 20 - 1)
     assert max(finish_ns(at_once)) < max(finish_ns(without)) < max(finish_ns(later))
     assert later.requests.values()[:, 5].min() >= 50_000_000  # nobody runs before its KV is there
+
+
+# --- an observer --------------------------------------------------------------------------------------------------
+
+
+class Impatient(Observer):
+    """Clients leave when their request is preempted."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+
+    def step_scheduled(self, step: StepView) -> None:
+        for request in step.preempted:
+            self.simulation.abort(request)
+
+
+def test_an_observer_of_ones_own() -> None:
+    patient = Simulation(cluster(num_gpu_blocks=265), WORKLOAD).run()
+    simulation = Simulation(cluster(num_gpu_blocks=265), WORKLOAD)
+    simulation.observe(Impatient(simulation))
+    record = simulation.run()
+    preempted = sum(totals.preemptions for totals in patient.totals)
+    assert preempted > 0
+    assert len(record.abortions) > 0
+    assert len(record.requests) + len(record.abortions) == 12
+    assert record.requests.values()[:, 8].max() == 0  # nobody who was preempted has stayed
 
 
 # --- another engine's scheduler -----------------------------------------------------------------------------------
@@ -244,14 +274,10 @@ class StaticBatching:
 
 
 def test_another_engine_s_scheduler() -> None:
-    def scheduler_for(_: BuiltInstance) -> EngineScheduler:
-        return StaticBatching(size=5)
-
     workload = Workload.from_columns([0] * 12, [400] * 12, [20, 5, 9, 30] * 3, "test")
-    static = Simulation(
-        cluster(), workload, RunOptions(keep_token_times=False), scheduler_for=scheduler_for
-    ).run()
-    continuous = Simulation(cluster(), workload, RunOptions(keep_token_times=False)).run()
+    options = RunOptions(keep_token_times=False)
+    static = Simulation(cluster(), workload, options, scheduler_for=lambda built: StaticBatching(5)).run()
+    continuous = Simulation(cluster(), workload, options).run()
     assert len(static.requests) == 12
     rows = static.requests.values()
     rows = rows[rows[:, 0].argsort()]

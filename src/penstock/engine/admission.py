@@ -11,7 +11,7 @@ def reason_to_reject(request: Request, options: SchedulerOptions, usable_blocks:
 
     A prompt must leave room for a token within ``max_model_len`` (vLLM ``v1/engine/processor.py:
     _validate_prompt_length``); prompt and output but for the last token must fit the KV pool, or the request
-    would, alone in the instance, preempt itself for ever.
+    would, alone in the replica, preempt itself for ever.
     """
     if request.input_tokens >= options.max_model_len:
         return f"prompt of {request.input_tokens} tokens, max_model_len is {options.max_model_len}"

@@ -1,4 +1,4 @@
-"""Stages some of whose hops go over links that others use too: another step, of any instance, may ask first.
+"""Stages some of whose hops go over links that others use too: another step, of any replica, may ask first.
 
 So a step stops at each shared hop and asks for it when it gets there, and the steps behind it on a stage wait where
 a send blocks it, or where they need a token that is still on its way.

@@ -1,4 +1,4 @@
-"""One instance over a list of requests, watched turn by turn, in the schema of the vLLM recordings."""
+"""One replica over a list of requests, watched turn by turn, in the schema of the vLLM recordings."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def replay(
     overhead: EngineOverhead | None = None,
     until_ns: int = NEVER_NS,
 ) -> ReplayTrace:
-    """Serve ``requests`` on one instance of ``len(cost.hops) + 1`` stages and write everything down.
+    """Serve ``requests`` on one replica of ``len(cost.hops) + 1`` stages and write everything down.
 
     With ``reject_oversized`` a request that can never run is refused on arrival, as the real server does;
     without, it goes to the scheduler, and a deadlock that follows is recorded. A request that preempts itself for

@@ -48,7 +48,8 @@ class Accelerator(Protocol):
 
 
 class Replica:
-    """One instance. ``next_ns`` is when it acts next, None while it has nothing to do or waits for what others do.
+    """The engine of one instance. ``next_ns`` is when it acts next, None while it has nothing to do or waits for
+    what others do.
 
     Events before a limit are processed by :meth:`run_until`; between calls the replica is in the state that
     an observer at that time would see. ``on_end`` is called with each request that leaves and the time.

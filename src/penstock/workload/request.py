@@ -10,9 +10,9 @@ from dataclasses import dataclass
 class Request:
     """``index`` is the request's place in the file (sessions count one per call, in order).
 
-    Token ids drive prefix caching only; without them a request never hits. ``session`` names the session
-    the call belongs to, or is None. A lower ``priority`` is more urgent. ``model`` names the
-    model that has to serve it, or is None: whichever there is.
+    Token ids drive prefix caching only; without them a request hits no blocks but its own, after a preemption.
+    ``session`` names the session the call belongs to, or is None. A lower ``priority`` is more urgent. ``model``
+    names the model that has to serve it, or is None: whichever there is.
     """
 
     index: int
