@@ -13,6 +13,7 @@ from penstock.engine.models import model_problems
 from penstock.engine.router import make_router
 from penstock.engine.simulation import Progress, Simulation
 from penstock.errors import Problem, UserError, nearest
+from penstock.explore.offered_load import Arrivals, OfferedLoad
 from penstock.recording.records import REQUEST_COLUMNS, Int64Array, TurnChunk, TurnSink
 from penstock.rendering.result import KeepTurns, RunContext, SimulationResult
 from penstock.scheduler.make import check_policy
@@ -108,6 +109,8 @@ def load_scenario(
         own = engine_router(engine)
         run = (run[0] if own is None else replace(run[0], router=own), run[1])
     interval = run[1].log_interval
+    if run[1].request_rate is not None:
+        workload = OfferedLoad(workload, Arrivals("poisson")).at(run[1].request_rate, run[0].seed)
     return Scenario(spec, workload, run[0], 1.0 if interval is None else interval, dict(options))
 
 

@@ -18,6 +18,11 @@ class SimulateOptions(TypedDict, total=False):
     # Requests
     num_reqs: int | None
     """Serve the first N only; a session is one; 0 = all [0]."""
+    request_rate: float | str | None
+    """Send the requests at random, so many a second on average (Poisson), by the seed; inf = all at once [as in the
+    dataset]."""
+    max_concurrency: int | None
+    """Send at most N at a time, the next when one ends; a session is one; 0 = any [0]."""
 
     # What is kept of the run
     record: Literal["requests", "steps", "stages"] | None

@@ -34,6 +34,7 @@ def load_run_options(
         keep_token_times=raw.keep_token_times is not False,
         profile_root=root,
         exact_only=bool(raw.exact_only),
+        max_concurrency=raw.max_concurrency or 0,
     ), raw
 
 

@@ -9,14 +9,15 @@ instances), :class:`RawRun` (the run).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from penstock.spec.check import Raw
+from penstock.spec.check import Raw, shown
 from penstock.spec.options import RunOptions, SchedulerOptions
 from penstock.spec.ranges import Count, Counter, Dtype, Fraction, KvDtype, Name, Nanoseconds
 
@@ -31,6 +32,18 @@ def _not_too_short(interval_s: float) -> float:
     if 0 < interval_s < SHORTEST_LOG_INTERVAL_S:
         raise ValueError(f"must be 0 (no log) or >= {SHORTEST_LOG_INTERVAL_S:g} seconds, not {interval_s:g}")
     return interval_s
+
+
+def _request_rate(value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if isinstance(value, bool) or not rate > 0:
+        raise ValueError(f"must be a number > 0, or inf, not {shown(value)}")
+    return rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,24 @@ class RawRun(Raw):
 
     num_reqs: Annotated[
         Counter | None, About("requests", "Serve the first N only; a session is one; 0 = all", "0", "N")
+    ] = None
+    request_rate: Annotated[
+        Annotated[Any, BeforeValidator(_request_rate)],
+        About(
+            "requests",
+            "Send the requests at random, so many a second on average (Poisson), by the seed; inf = all at once",
+            "as in the dataset",
+            "R",
+        ),
+    ] = None
+    max_concurrency: Annotated[
+        Counter | None,
+        About(
+            "requests",
+            "Send at most N at a time, the next when one ends; a session is one; 0 = any",
+            "0",
+            "N",
+        ),
     ] = None
     record: Annotated[
         Literal["requests", "steps", "stages"] | None,
