@@ -128,6 +128,33 @@ def test_a_closed_loop_keeps_as_many_requests_open_as_it_has_users() -> None:
     assert users.most_open == 3
 
 
+@settings(max_examples=20, deadline=None)
+@given(lengths_strategy, st.integers(1, 3), st.integers(1, 20_000_000))
+def test_what_an_observer_submits_arrives_as_if_it_had_been_known(
+    lengths: Lengths, instances: int, later_ns: int
+) -> None:
+    class Echo(Observer):
+        """Each of the first steps makes somebody ask, ``later_ns`` after it was scheduled."""
+
+        def __init__(self, simulation: Simulation) -> None:
+            self.simulation = simulation
+            self.asked: list[tuple[int, int, int]] = []
+
+        def step_scheduled(self, step: StepView) -> None:
+            assert self.simulation.now_ns == step.schedule_ns
+            if len(self.asked) < 8:
+                self.asked.append((step.schedule_ns + later_ns, 300, 7))
+                self.simulation.submit(Request(self.simulation.next_index, *self.asked[-1]))
+
+    simulation = Simulation(cluster(instances), workload(lengths), OPTIONS)
+    echo = Echo(simulation)
+    simulation.observe(echo)
+    record = simulation.run()
+    assert np.array_equal(
+        rows(record), rows(Simulation(cluster(instances), workload([*lengths, *echo.asked]), OPTIONS).run())
+    )
+
+
 @pytest.mark.parametrize("async_scheduling", [False, True])
 @pytest.mark.parametrize("at_ms", [0, 2, 30, 200])
 def test_an_aborted_request_gives_everything_back(at_ms: int, *, async_scheduling: bool) -> None:

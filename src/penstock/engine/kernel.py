@@ -62,6 +62,11 @@ class Agenda:
         if limit < self.limit_ns:
             self.limit_ns = limit
 
+    def stop_at(self, limit_ns: int) -> None:
+        """Something happens at ``limit_ns`` that the running actor must not overtake."""
+        if self._running is not None and limit_ns < self.limit_ns:
+            self.limit_ns = limit_ns
+
     def next_ns(self) -> int:
         """When somebody acts next; NEVER_NS if nobody does."""
         entries = self._entries

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from penstock.scheduler.request_state import Outcome, RequestState
@@ -70,11 +70,15 @@ def view_of_request(instance: int, state: RequestState, end_ns: int) -> RequestV
 
 
 class StepObservers:
-    """A :class:`~penstock.engine.replica.Watcher` that shows the steps of one instance to observers."""
+    """A :class:`~penstock.engine.replica.Watcher` that shows the steps of one instance to observers; ``stand_at``
+    is told of the time first."""
 
-    def __init__(self, instance: int, observers: Sequence[Observer]) -> None:
+    def __init__(
+        self, instance: int, observers: Sequence[Observer], stand_at: Callable[[int], None]
+    ) -> None:
         self._instance = instance
         self._observers = observers
+        self._stand_at = stand_at
 
     def added(self, state: RequestState, now: int) -> None:
         """Nothing to show."""
@@ -90,6 +94,7 @@ class StepObservers:
             preempted=tuple(state.request.index for state in step.preempted),
             done_ns=step.known_done_ns,
         )
+        self._stand_at(now)
         for observer in self._observers:
             observer.step_scheduled(view)
 

@@ -171,6 +171,7 @@ class Simulation:
             raise ValueError(f"request {request.index} {mistake}")
         self._next_index = request.index + 1
         heapq.heappush(self._submitted, (request.arrival_ns, request.index, request))
+        self._agenda.stop_at(request.arrival_ns)
 
     def abort(self, request_index: int) -> bool:
         """The client of a request leaves. The engine takes note when it reads its messages next; a token that is
@@ -198,8 +199,13 @@ class Simulation:
         self._is_coupled |= bool(self._network.links)
         for replica in self.instances:
             replica.stops_on_end = reacts
-            replica.agenda = self._agenda if self._is_coupled else None
-            replica.watcher = StepObservers(replica.index, self._observers) if self._observers else None
+            replica.agenda = self._agenda if self._is_coupled or self._observers else None
+            replica.watcher = (
+                StepObservers(replica.index, self._observers, self._stand_at) if self._observers else None
+            )
+
+    def _stand_at(self, now_ns: int) -> None:
+        self.now_ns = now_ns
 
     # --- the run --------------------------------------------------------------------------------------------
 

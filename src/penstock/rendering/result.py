@@ -172,10 +172,10 @@ class SimulationResult:
 
     @cached_property
     def requests(self) -> pl.DataFrame:
-        """A row per request, finished or rejected, in file order.
+        """A row per request that has ended, in file order.
 
-        ``request`` (index in the workload), ``instance``, ``model``, ``status`` (finished | rejected), ``reason``
-        (of the rejection), ``input_tokens``, ``output_tokens`` (generated; asked for, if rejected),
+        ``request`` (index in the workload), ``instance``, ``model``, ``status`` (finished | rejected | aborted),
+        ``reason`` (why it did not finish), ``input_tokens``, ``output_tokens`` (generated; asked for, if rejected),
         ``arrival_ns``, ``first_scheduled_ns``, ``first_token_ns``, ``finish_ns``, ``latency_ns``,
         ``queuing_ns``, ``ttft_ns``, ``tpot_ns``, ``preemptions``, ``cached_tokens``. What a rejected request
         never had is null.
@@ -330,7 +330,7 @@ class SimulationResult:
 
 
 def _requests_frame(record: RunRecord) -> pl.DataFrame:
-    """Finished and rejected requests, by index."""
+    """Finished, rejected and aborted requests, by index."""
     import polars as pl
 
     table = RequestTable.of(record)
@@ -352,9 +352,17 @@ def _requests_frame(record: RunRecord) -> pl.DataFrame:
     rejected = pl.DataFrame(
         refused, schema=dict.fromkeys(names, pl.Int64) | {"reason": pl.String}
     ).with_columns(status=pl.lit("rejected"))
+    aborted = pl.DataFrame(
+        [
+            (one.request, one.instance, one.input_tokens, one.generated_tokens, one.arrival_ns)
+            for one in record.abortions
+        ],
+        schema=dict.fromkeys(names, pl.Int64),
+        orient="row",
+    ).with_columns(status=pl.lit("aborted"), reason=pl.lit("its client left", dtype=pl.String))
     order = ["request", "instance", "model", "status", "reason", *names[2:], *finished.columns[5:-2]]
     return (
-        pl.concat([finished, rejected], how="diagonal")
+        pl.concat([finished, rejected, aborted], how="diagonal")
         .with_columns(
             model=pl.col("instance").replace_strict(models, return_dtype=pl.String)
             if models
