@@ -9,7 +9,8 @@ from tests.cost.build import TINY, write_bundle
 from penstock.cost.fitted import PACKAGED_FITS, fit_degrees, read_fit, tables_from_fit
 from penstock.cost.sources import CostQuestion, kernel_tables
 from penstock.errors import UserError
-from penstock.spec.model import ModelSpec, uniform_layers
+from penstock.spec.layers import uniform_layers
+from penstock.spec.model import ModelSpec
 
 LLAMA = ModelSpec(
     name="meta-llama/Llama-3.1-8B",

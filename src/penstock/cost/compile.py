@@ -15,7 +15,7 @@ from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
 from penstock.cost.step_cost import HopCost, PipelineCost
 from penstock.cost.weights import activation_bytes
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
-from penstock.spec.model import LayerKind, StageLayers
+from penstock.spec.layers import LayerKind, StageLayers
 from penstock.spec.options import EngineOverhead
 from penstock.units import NS_PER_US
 

@@ -14,14 +14,18 @@ from penstock.cost.tables import KernelTables
 from penstock.cost.tp_scaling import scale_to_tp
 from penstock.errors import UserError
 from penstock.spec.hardware import find_hardware
-from penstock.spec.model import LayerKind, ModelSpec
+from penstock.spec.layers import LayerKind
+from penstock.spec.model import ModelSpec
 
 _VARIANTS = {
     "bfloat16": ("bf16", "fp16"),
     "float16": ("fp16", "bf16"),
     "float32": ("fp32",),
     "fp8": ("fp8",),
+    "fp8_block": ("fp8_block", "fp8"),
     "int8": ("int8",),
+    "nvfp4": ("nvfp4",),
+    "fp4": ("fp4",),
 }
 
 

@@ -17,6 +17,11 @@ FloatArray = npt.NDArray[np.float64]
 DENSE_BLOCK_LAYERS = (
     "layernorm",
     "qkv_proj",
+    "qkv_a_proj",
+    "latent_norm",
+    "q_b_proj",
+    "kv_b_proj",
+    "conv",
     "qk_norm",
     "rotary_emb",
     "o_proj",

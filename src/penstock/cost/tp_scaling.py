@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from penstock.cost.kernels import KernelSet, kernel_set
 from penstock.cost.tables import Curve, KernelTables
-from penstock.spec.model import LayerKind, ModelSpec
+from penstock.spec.layers import LayerKind
+from penstock.spec.model import ModelSpec
 
 _LAUNCH_US = 3.0
 

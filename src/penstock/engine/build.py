@@ -14,7 +14,7 @@ from penstock.errors import Problem, UserError
 from penstock.pipeline.partition import balance_layers, partition_layers
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
 from penstock.spec.deployment import Deployment
-from penstock.spec.model import LayerGroup, LayerKind, StageLayers
+from penstock.spec.layers import LayerGroup, LayerKind, StageLayers
 
 BALANCE_DECODES = 64
 BALANCE_CONTEXT = 1024
