@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from penstock.cost.experts.layer import expert_layer
 from penstock.cost.network import Int64Array, Link, MeasuredLink, inner_link, outer_link
 from penstock.cost.sources import CostQuestion, kernel_tables
 from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
 from penstock.cost.step_cost import HopCost, PipelineCost
-from penstock.cost.weights import activation_bytes
+from penstock.cost.tables import Curve, KernelTables
+from penstock.cost.weights import activation_bytes, shard_of
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
-from penstock.spec.layers import LayerKind, StageLayers
+from penstock.spec.layers import LayerKind, MoeMlp, StageLayers
 from penstock.spec.options import EngineOverhead
 from penstock.units import NS_PER_US
 
@@ -58,7 +60,7 @@ def _stages(
     for label in dict.fromkeys(labels):
         stages = tuple(stage for stage, own in enumerate(labels) if own == label)
         tables = {
-            kind: kernel_tables(_question(instance, label, kind), profile_root)
+            kind: _kind_tables(_question(instance, label, kind), instance, profile_root)
             for kind in dict.fromkeys(group.kind for stage in stages for group in layers[stage])
         }
         cost = TabulatedStageCost(
@@ -78,6 +80,17 @@ def _stages(
         told = dict.fromkeys(note for one in tables.values() for note in one.basis)
         basis += (prefix + note for note in told)
     return members, basis
+
+
+def _kind_tables(question: CostQuestion, instance: InstanceSpec, profile_root: Path | None) -> KernelTables:
+    """Kernels of one kind of layer, its experts among them."""
+    tables = kernel_tables(question, profile_root)
+    moe = question.kind.mlp
+    if not isinstance(moe, MoeMlp):
+        return tables
+    layer = expert_layer(question, moe, shard_of(instance), instance.experts, profile_root)
+    whole = Curve(layer.routed.sizes, layer.alone_us(layer.routed.sizes))
+    return replace(tables, dense={**tables.dense, "moe": whole}, basis=(*tables.basis, *layer.basis))
 
 
 def _question(instance: InstanceSpec, hardware: str, kind: LayerKind) -> CostQuestion:

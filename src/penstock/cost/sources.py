@@ -78,6 +78,15 @@ def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTa
     return replace(tables, basis=(*tables.basis, *absent))
 
 
+def bundle_directory(question: CostQuestion, profile_root: Path) -> Path | None:
+    """The bundle that answers ``question``, in the variant that fits best, or None."""
+    for variant in question.variants():
+        directory = profile_root / question.hardware / question.model.name / variant
+        if tp_degrees(directory):
+            return directory
+    return None
+
+
 def _absent(question: CostQuestion, profile_root: Path | None) -> tuple[str, ...]:
     """Says that a profile root was given in vain, and what it has instead."""
     if profile_root is None:
@@ -89,20 +98,15 @@ def _absent(question: CostQuestion, profile_root: Path | None) -> tuple[str, ...
 
 
 def _measured(question: CostQuestion, profile_root: Path | None) -> Iterator[KernelTables]:
-    if profile_root is None:
+    directory = None if profile_root is None else bundle_directory(question, profile_root)
+    if directory is None:
         return
-    for variant in question.variants():
-        directory = profile_root / question.hardware / question.model.name / variant
-        degrees = tp_degrees(directory)
-        if not degrees:
-            continue
-        tp_size = (
-            question.tp_size if question.tp_size in degrees else _nearest_degree(degrees, question.tp_size)
-        )
-        address = BundleAddress(directory, tp_size)
-        stamp = (address.tables / "attention.csv").stat().st_mtime_ns if address.tables.is_dir() else 0
-        tables = _read(address, question.hardware, question.model.name, stamp)
-        yield _adapted(tables, question, variant, f"measured profile {directory}, tp {tp_size}")
+    degrees = tp_degrees(directory)
+    tp_size = question.tp_size if question.tp_size in degrees else _nearest_degree(degrees, question.tp_size)
+    address = BundleAddress(directory, tp_size)
+    stamp = (address.tables / "attention.csv").stat().st_mtime_ns if address.tables.is_dir() else 0
+    tables = _read(address, question.hardware, question.model.name, stamp)
+    yield _adapted(tables, question, directory.name, f"measured profile {directory}, tp {tp_size}")
 
 
 def _packaged(question: CostQuestion) -> Iterator[KernelTables]:

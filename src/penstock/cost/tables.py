@@ -28,6 +28,7 @@ DENSE_BLOCK_LAYERS = (
     "gate_up_proj",
     "act_fn",
     "down_proj",
+    "moe",
 )
 """Kernels of one decoder block that depend on the number of tokens alone; layernorm runs twice."""
 

@@ -27,9 +27,9 @@ class Shard:
     """What one NPU of a stage holds of its layers.
 
     Attention, dense MLPs, shared experts, embedding and head are split over ``tp_size`` ranks and the same in
-    every one of ``dp_size`` replicas. The routed experts of a layer are shared out whole over ``ep_size`` =
-    dp_size x tp_size ranks, ``redundant_experts`` copies among them, or with ``ep_size`` 1 each split over all of
-    these ranks (vLLM ``fused_moe/config.py: FusedMoEParallelConfig.make``).
+    every one of ``dp_size`` replicas. The routed experts of a layer, ``redundant_experts`` copies among them, are
+    shared out over ``ep_size`` places, and split over the ranks of a place: in vLLM over dp_size x tp_size places of
+    one rank, or one place of all ranks (``fused_moe/config.py: FusedMoEParallelConfig.make``).
     """
 
     tp_size: int
@@ -46,7 +46,7 @@ class Shard:
     @property
     def expert_split(self) -> int:
         """Ranks that share one routed expert."""
-        return 1 if self.ep_size > 1 else self.tp_size * self.dp_size
+        return self.tp_size * self.dp_size // self.ep_size
 
     @property
     def shared_split(self) -> int:
@@ -55,19 +55,20 @@ class Shard:
 
     def local_experts(self, moe: MoeMlp) -> int:
         """Routed experts, copies included, on the rank that has the most."""
-        if self.ep_size == 1:
-            return moe.num_experts
         return -(-(moe.num_experts + self.redundant_experts) // self.ep_size)
 
 
 def shard_of(instance: InstanceSpec, tp_size: int | None = None) -> Shard:
     """What one NPU of an instance holds; of the same instance at another ``tp_size`` where that is given."""
     experts = instance.experts
-    tp_size = tp_size or instance.tp_size
+    own, ranks = instance.tp_size * instance.dp_size, (tp_size or instance.tp_size) * instance.dp_size
+    places = experts.ep_size
+    if ranks != own:
+        places = ranks if places == own else min(places, ranks)
     return Shard(
-        tp_size=tp_size,
+        tp_size=tp_size or instance.tp_size,
         dp_size=instance.dp_size,
-        ep_size=tp_size * instance.dp_size if experts.ep_size > 1 else 1,
+        ep_size=places if ranks % places == 0 else 1,
         redundant_experts=experts.redundant_experts,
     )
 

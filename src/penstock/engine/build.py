@@ -56,6 +56,14 @@ def build_instances(cluster: ClusterSpec, profile_root: Path | None) -> list[Bui
 
 
 def _build(spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None) -> BuiltInstance:
+    if spec.dp_size > 1 and spec.model.moe is not None:
+        raise UserError(
+            [
+                Problem(
+                    spec.where, "data-parallel ranks of a mixture of experts, in lock-step, are not simulated"
+                )
+            ]
+        )
     counts, note = _counts(spec, cluster, profile_root)
     layers = spec.model.cut(counts)
     memory = plan_memory(spec, layers)
@@ -79,7 +87,7 @@ def _kind(spec: InstanceSpec) -> InstanceSpec:
     if nodes is not None:
         order = {node: number for number, node in enumerate(dict.fromkeys(nodes))}
         nodes = tuple(order[node] for node in nodes)
-    return replace(spec, index=0, node=0, where="", placement_nodes=nodes)
+    return replace(spec, index=0, node=0, dp_rank=0, where="", placement_nodes=nodes)
 
 
 def _like(twin: BuiltInstance, spec: InstanceSpec, cluster: ClusterSpec) -> BuiltInstance:
