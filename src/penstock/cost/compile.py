@@ -37,7 +37,7 @@ def compile_cost(
     members, basis = _stages(instance, inner, layers, profile_root)
     links = [_link_between(instance, cluster, stage, stage + 1) for stage in range(len(layers) - 1)]
     back = _link_between(instance, cluster, len(layers) - 1, 0)
-    basis += _network_basis(instance, inner, links)
+    basis += (*instance.model.notes, *_network_basis(instance, inner, links))
     return PipelineCost(
         stage=members[0][0] if len(members) == 1 else MixedStageCost(members),
         hops=tuple(
@@ -60,7 +60,7 @@ def _stages(
     for label in dict.fromkeys(labels):
         stages = tuple(stage for stage, own in enumerate(labels) if own == label)
         tables = {
-            kind: _kind_tables(_question(instance, label, kind), instance, profile_root)
+            kind: _kind_tables(cost_question(instance, label, kind), instance, profile_root)
             for kind in dict.fromkeys(group.kind for stage in stages for group in layers[stage])
         }
         cost = TabulatedStageCost(
@@ -93,7 +93,8 @@ def _kind_tables(question: CostQuestion, instance: InstanceSpec, profile_root: P
     return replace(tables, dense={**tables.dense, "moe": whole}, basis=(*tables.basis, *layer.basis))
 
 
-def _question(instance: InstanceSpec, hardware: str, kind: LayerKind) -> CostQuestion:
+def cost_question(instance: InstanceSpec, hardware: str, kind: LayerKind) -> CostQuestion:
+    """What times are asked for of the layers of one kind of an instance on a hardware."""
     return CostQuestion(
         hardware=hardware,
         model=instance.model,

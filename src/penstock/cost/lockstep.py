@@ -178,9 +178,7 @@ class TabulatedGroupCost:
 
     def _eager_ns(self, most: int, total: int) -> list[int]:
         """A forward without graphs: the largest rank's own tokens, and all ranks' tokens together."""
-        times = [
-            own[most] + routed[total] for own, routed in zip(self._eager_own, self._routed, strict=True)
-        ]
+        times = [own[most] + routed[total] for own, routed in zip(self._eager_own, self._routed, strict=True)]
         if most <= SHARED_BESIDE_TOKENS:
             for stage, pairs in enumerate(self._beside):
                 for count, routed, shared in pairs:

@@ -146,7 +146,7 @@ def _grouped(config: ConfigMembers, family: str, window: int | None) -> GroupedA
         has_qk_norm=norm,
         norm_over_heads=full_norm,
         has_bias=bias,
-        has_output_bias=bias and family not in ("qwen2_moe", "glm4_moe"),
+        has_output_bias=bias and family not in ("qwen2", "qwen2_moe", "glm4_moe"),
         has_sinks=family == "gpt_oss",
         has_gate=family in _LINEAR_EVERY_BUT,
     )

@@ -24,10 +24,11 @@ _FP8_BYTES = 1 + 4 / 128
 
 _HT_FLOOR_NS = (295_000, 80_000)
 _LL_FLOOR_NS = (60_000, 48_000)
-"""(dispatch, combine) of a handful of tokens: launches, and with high throughput the host's wait for counts."""
+"""(dispatch, combine) of a handful of tokens: launches, and with high throughput the host's wait for counts. Half of it
+stays where the transfer takes longer."""
 
-_HT_BYTES_PER_NS = 150.0
-_LL_BYTES_PER_NS = 95.0
+_HT_BYTES_PER_NS = (150.0, 150.0)
+_LL_BYTES_PER_NS = (95.0, 190.0)
 """What a rank sends at most inside a node."""
 
 
@@ -94,17 +95,23 @@ class Crossing:
         return self._both_ns(own, (near, far), _LL_FLOOR_NS, _LL_BYTES_PER_NS)
 
     def _both_ns(
-        self, own: Int64Array, copies: tuple[float, float], floors: tuple[int, int], most_bytes_per_ns: float
+        self,
+        own: Int64Array,
+        copies: tuple[float, float],
+        floors_ns: tuple[int, int],
+        most_bytes_per_ns: tuple[float, float],
     ) -> Int64Array:
         """Dispatch in fp8 and combine in the activations' width; copies of a token (inside the node, to others)
         travel at once over their links."""
         near, far = copies
         total = np.zeros_like(own)
-        for floor, width in zip(floors, (_FP8_BYTES, self.activation_bytes), strict=True):
+        widths = (_FP8_BYTES, self.activation_bytes)
+        for floor_ns, width, most in zip(floors_ns, widths, most_bytes_per_ns, strict=True):
             size = own * (self.hidden * width)
-            inside = near * size / min(self.inner.bytes_per_ns, most_bytes_per_ns)
+            inside = near * size / min(self.inner.bytes_per_ns, most)
             across = far * size / self.outer.bytes_per_ns + (self.outer.latency_ns if far else 0.0)
-            total = total + (floor + np.maximum(inside, across)).astype(np.int64)
+            taken = np.maximum(floor_ns, floor_ns / 2 + np.maximum(inside, across))
+            total = total + np.where(own > 0, taken, 0.0).astype(np.int64)
         return total
 
     def _reachable_nodes(self) -> int:
