@@ -18,7 +18,8 @@ def scale_to_tp(tables: KernelTables, model: ModelSpec, kind: LayerKind, tp_size
     there = kernel_set(model, kind, tp_size, "bfloat16", "auto")
     shares = _shares(here, there)
     attention = tables.attention
-    share = there.attention.kv_bytes_per_token / here.attention.kv_bytes_per_token
+    parts = [shape.kv_bytes_per_token or shape.heads for shape in (here.attention, there.attention)]
+    share = parts[1] / parts[0]
     launch = min(float(attention.us.min()), 10.0)
     return replace(
         tables,
