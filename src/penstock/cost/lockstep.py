@@ -255,7 +255,11 @@ def _graph_ns(stage: GroupStage, tokens: Int64Array, ranks: int) -> Int64Array:
         each = _around_ns(kind, tokens)
         if kind.experts is not None and kind.crossing is not None:
             routed = kind.experts.routed.at(ranks * tokens)
-            each = each + _ns(kind.experts.joined_us(routed, tokens)) + kind.crossing(ranks * tokens, tokens)
+            each = (
+                each
+                + _ns(kind.experts.joined_us(routed, tokens.astype(np.float64)))
+                + kind.crossing(ranks * tokens, tokens)
+            )
         times = times + group.count * each
     return times
 

@@ -60,8 +60,8 @@ def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = l
     torch = _torch(job.device)
     obstacles = (job.model.tensor_parallel_obstacle(tp_size) for tp_size in job.tp_sizes)
     problems = [Problem("--tp", why) for why in obstacles if why is not None]
-    kinds = job.model.kinds
-    if len(kinds) > 1 or not isinstance(kinds[0].attention, GroupedAttention) or job.model.moe is not None:
+    attention = {type(kind.attention) for kind in job.model.kinds}
+    if len(job.model.kinds) > 1 or attention != {GroupedAttention} or job.model.moe is not None:
         what = "profiled are models of like layers, with grouped-query attention and a dense MLP"
         problems.append(Problem(job.model.name, what))
     problems += (

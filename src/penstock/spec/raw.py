@@ -40,9 +40,9 @@ _POPULARITY = re.compile(r"uniform|power_law\([0-9]+(\.[0-9]+)?\)")
 def _popularity(value: Any) -> Any:
     if isinstance(value, str) and _POPULARITY.fullmatch(value.replace(" ", "")):
         return value.replace(" ", "")
-    numbers = isinstance(value, list) and value and all(type(one) in (int, float) for one in value)
-    if numbers and all(0 <= one < float("inf") for one in value) and any(value):
-        return tuple(map(float, value))
+    loads = [float(one) for one in value if type(one) in (int, float)] if isinstance(value, list) else []
+    if loads and len(loads) == len(value) and any(loads) and all(0 <= load < float("inf") for load in loads):
+        return tuple(loads)
     raise ValueError(
         f'must be "uniform", "power_law(1.2)", or a list of loads >= 0, one per expert, not {_item(value)}'
     )
