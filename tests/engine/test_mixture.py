@@ -11,7 +11,6 @@ import pytest
 import penstock
 from penstock.cost.step_cost import StepShape
 from penstock.engine.build import build_instances
-from penstock.errors import UserError
 from penstock.spec.load import load_cluster
 
 CONFIGS = ("single_node_moe_single_instance", "single_node_moe_multi_instance", "single_node_moe_pp_instance")
@@ -116,9 +115,3 @@ def test_an_automatic_split_knows_dense_layers_from_mixtures(tmp_path: Path) -> 
 def test_ranks_of_a_dense_model_are_engines_of_their_own() -> None:
     spec = load_cluster(cluster(model_name="meta-llama/Llama-3.1-8B", data_parallel_size=3, pp_size=1))
     assert [one.deployment.instance for one in build_instances(spec, None)] == [0, 1, 2]
-
-
-def test_lock_step_is_refused_in_a_sentence() -> None:
-    spec = load_cluster(cluster(data_parallel_size=2))
-    with pytest.raises(UserError, match="data-parallel ranks of a mixture of experts, in lock-step, are not"):
-        build_instances(spec, None)

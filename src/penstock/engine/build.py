@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penstock.cost.compile import compile_cost, shared_link
+from penstock.cost.compile_group import compile_group
+from penstock.cost.group_cost import GroupCost
 from penstock.cost.memory import plan_memory
 from penstock.cost.step_cost import PipelineCost, StepShape
 from penstock.errors import Problem, UserError
@@ -23,11 +25,13 @@ BALANCE_CONTEXT = 1024
 @dataclass(frozen=True, slots=True)
 class BuiltInstance:
     """An instance ready to run. ``cost`` counts lookups, so each instance has its own; the tables behind it are
-    shared between instances that are alike."""
+    shared between instances that are alike. ``group_cost`` is that of the forwards of all ranks of its group, the same
+    for all of them; None where it runs its forwards alone."""
 
     spec: InstanceSpec
     deployment: Deployment
     cost: PipelineCost
+    group_cost: GroupCost | None = None
 
 
 def build_instances(cluster: ClusterSpec, profile_root: Path | None) -> list[BuiltInstance]:
@@ -52,18 +56,34 @@ def build_instances(cluster: ClusterSpec, profile_root: Path | None) -> list[Bui
             problems += (Problem(problem.where or spec.where, problem.message) for problem in error.problems)
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
-    return built
+    return _with_groups(built, cluster, profile_root)
+
+
+def _with_groups(
+    built: Sequence[BuiltInstance], cluster: ClusterSpec, profile_root: Path | None
+) -> list[BuiltInstance]:
+    """The same, ranks in lock-step with what their forwards cost together."""
+    members: dict[str, list[InstanceSpec]] = {}
+    for one in built:
+        if one.spec.in_lockstep and one.spec.dp_group is not None:
+            members.setdefault(one.spec.dp_group, []).append(one.spec)
+    costs: dict[str, tuple[GroupCost, tuple[str, ...]]] = {}
+    result: list[BuiltInstance] = []
+    for one in built:
+        name = one.spec.dp_group
+        if name not in members:
+            result.append(one)
+            continue
+        if name not in costs:
+            layers = one.spec.model.cut(one.deployment.layers)
+            costs[name] = compile_group(members[name], cluster, layers, profile_root)
+        cost, basis = costs[name]
+        told = tuple(dict.fromkeys((*one.deployment.basis, *basis)))
+        result.append(replace(one, deployment=replace(one.deployment, basis=told), group_cost=cost))
+    return result
 
 
 def _build(spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None) -> BuiltInstance:
-    if spec.dp_size > 1 and spec.model.moe is not None:
-        raise UserError(
-            [
-                Problem(
-                    spec.where, "data-parallel ranks of a mixture of experts, in lock-step, are not simulated"
-                )
-            ]
-        )
     counts, note = _counts(spec, cluster, profile_root)
     layers = spec.model.cut(counts)
     memory = plan_memory(spec, layers)

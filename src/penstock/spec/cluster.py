@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from penstock.spec.data_parallel import DataParallelOptions
 from penstock.spec.experts import ExpertOptions
 from penstock.spec.model import ModelSpec
 from penstock.spec.options import EngineOverhead, SchedulerOptions
@@ -54,8 +55,15 @@ class InstanceSpec:
     dp_group: str | None = None
     dp_size: int = 1
     dp_rank: int = 0
+    data_parallel: DataParallelOptions = field(default_factory=lambda: DataParallelOptions(size=1))
     where: str = ""
     engine: str = ""
+
+    @property
+    def in_lockstep(self) -> bool:
+        """Whether it runs its forwards together with the other ranks of its group: a mixture of experts does, the
+        ranks of a dense model are independent (vLLM ``EngineCoreProc.run_engine_core``)."""
+        return self.dp_size > 1 and self.model.moe is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ def described_instance(instance: InstanceSpec) -> dict[str, Any]:
     """All members of an instance; those of experts and of data-parallel groups where it has them."""
     left_out = set[str]() if instance.model.moe is not None else {"experts"}
     if instance.dp_group is None:
-        left_out |= {"dp_group", "dp_size", "dp_rank"}
+        left_out |= {"dp_group", "dp_size", "dp_rank", "data_parallel"}
     members = {name: value for name, value in asdict(instance).items() if name not in left_out}
     return members | {"model": described_model(instance.model)}
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from penstock.errors import Problem
 from penstock.spec.cluster import InstanceSpec
+from penstock.spec.data_parallel_rules import LOCKSTEP_MEMBERS, of_size
 from penstock.spec.experts import ExpertOptions
 from penstock.spec.model import ModelSpec
 from penstock.spec.raw import RawInstance
@@ -35,6 +36,7 @@ _ONLY_WITH_EXPERTS = (
     "all2all_backend",
     "expert_popularity",
     "dp_count_exchange_ns",
+    *LOCKSTEP_MEMBERS,
 )
 
 
@@ -108,7 +110,12 @@ def number_ranks(instances: Sequence[InstanceSpec]) -> list[InstanceSpec]:
     for instance in instances:
         group = instance.dp_group
         if group is not None:
-            instance = replace(instance, dp_size=sizes[group], dp_rank=seen[group])
+            instance = replace(
+                instance,
+                dp_size=sizes[group],
+                dp_rank=seen[group],
+                data_parallel=of_size(instance.data_parallel, sizes[group]),
+            )
             seen[group] += 1
         numbered.append(_with_places(instance))
     return numbered
@@ -140,6 +147,11 @@ def group_problems(instances: Sequence[InstanceSpec]) -> list[Problem]:
                 problems.append(
                     Problem(where, f"differs from that of the first member of dp_group '{group}'")
                 )
+        if instance.data_parallel != first.data_parallel or instance.scheduler != first.scheduler:
+            message = (
+                f"scheduler or balancing options differ from those of the first member of dp_group '{group}'"
+            )
+            problems.append(Problem(instance.where, message))
         if instance.model == first.model and instance.experts != first.experts:
             message = f"ep_size and other expert options differ from those of the first member of dp_group '{group}'"
             problems.append(Problem(instance.where, message))

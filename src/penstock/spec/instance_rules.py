@@ -9,6 +9,7 @@ from typing import Any
 from penstock.errors import Problem, nearest
 from penstock.spec.check import Checked
 from penstock.spec.cluster import InstanceSpec
+from penstock.spec.data_parallel_rules import data_parallel_options
 from penstock.spec.engines import Preset, engine_names, engine_preset
 from penstock.spec.expert_rules import expert_options, expert_problems
 from penstock.spec.json_file import Place
@@ -109,6 +110,7 @@ class InstanceRules:
             experts=expert_options(raw, model),
             dp_group=raw.dp_group,
             dp_size=raw.data_parallel_size or 1,
+            data_parallel=data_parallel_options(raw),
             where=str(self._place),
             engine=""
             if self._preset is None

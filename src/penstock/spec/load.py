@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from penstock.errors import Problem, UserError, nearest
 from penstock.spec.check import Checked, Raw, check, check_members, shown
 from penstock.spec.cluster import ClusterSpec, InstanceSpec, LinkSpec
+from penstock.spec.data_parallel_rules import data_parallel_problems
 from penstock.spec.engines import engine_names
 from penstock.spec.expert_rules import group_problems, number_ranks, ranks_of
 from penstock.spec.hardware import find_hardware, hardware_labels
@@ -105,6 +106,7 @@ class _ClusterReader:
         instances = number_ranks(instances)
         if not self._problems:
             self._problems += group_problems(instances)
+            self._problems += data_parallel_problems(instances, shared_links=bool(raw.shared_node_links))
         return ClusterSpec(
             source=self._place.file,
             link=self._link(checked),

@@ -118,6 +118,11 @@ class RawInstance(RawEngine):
     ep_size: Count | None = None
     dp_group: StrictStr | None = None
     data_parallel_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    data_parallel_lb: Literal["internal", "hybrid", "external"] | None = None
+    data_parallel_size_local: Annotated[int, Field(ge=1, le=1024)] | None = None
+    api_server_count: Annotated[int, Field(ge=1, le=1024)] | None = None
+    dp_sync_interval: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    prefill_schedule_interval: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     enable_expert_parallel: bool | None = None
     enable_eplb: bool | None = None
     num_redundant_experts: Annotated[int, Field(ge=0, le=4096)] | None = None
