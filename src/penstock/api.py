@@ -183,6 +183,7 @@ class Run:
             BubbleLedger(
                 [deployment.pp_size for deployment in self.deployments],
                 blocking_sends=[instance.blocking_sends for instance in scenario.cluster.instances],
+                in_lockstep=[instance.in_lockstep for instance in scenario.cluster.instances],
             )
         )
 

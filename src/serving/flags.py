@@ -30,7 +30,7 @@ class Flags(Raw):
     ] = None
     network_backend: Annotated[Literal["analytical", "ns3"] | None, _ignored("ns3 is not simulated")] = None
     expert_routing_policy: Annotated[
-        Literal["BALANCED", "RR", "RAND", "CUSTOM"] | None, _ignored("No effect on dense models")
+        Literal["BALANCED", "RR", "RAND", "CUSTOM"] | None, _ignored("Routing is random in expectation")
     ] = None
     enable_prefix_sharing: Annotated[bool | None, _ignored("Not simulated")] = None
     prefix_storage: Annotated[Literal["CPU", "CXL", "None"] | None, _ignored("Not simulated", "CPU|CXL")] = (
@@ -84,6 +84,10 @@ def _refusals(flags: Flags) -> dict[str, str]:
         )
     if flags.skip_prefill:
         refused["skip_prefill"] = "runs without prefill are not simulated"
+    if flags.expert_routing_policy == "CUSTOM":
+        refused["expert_routing_policy"] = (
+            "a routing function of one's own is not simulated: give an instance's expert_popularity"
+        )
     if flags.network_backend == "ns3":
         refused["network_backend"] = "ns3 is not simulated: the network is 'analytical'"
     return refused
@@ -95,6 +99,8 @@ def _notices(flags: Flags) -> dict[str, str]:
     if flags.enable_block_copy:
         notices["enable_block_copy"] = BLOCK_COPY
     if flags.expert_routing_policy is not None:
-        notices["expert_routing_policy"] = "has no effect: the models simulated are dense"
+        notices["expert_routing_policy"] = (
+            "has no effect: routing is random in expectation, by expert_popularity"
+        )
     given = (name for name in ("run_id", "inputs_root", "cleanup_inputs") if getattr(flags, name) is not None)
     return notices | dict.fromkeys(given, "has no effect: no intermediate inputs are written")

@@ -9,7 +9,8 @@ import numpy as np
 
 from penstock.cost.tables import AttentionGrid, Curve, KernelTables
 from penstock.spec.cluster import ClusterSpec, InstanceSpec, LinkSpec
-from penstock.spec.model import ModelSpec, uniform_layers
+from penstock.spec.layers import uniform_layers
+from penstock.spec.model import ModelSpec
 from penstock.spec.options import SchedulerOptions
 from penstock.units import GIB
 

@@ -8,9 +8,9 @@ import pytest
 from tests.cost.build import TINY, make_instance
 
 from penstock.cost.memory import CUDA_CONTEXT_BYTES, activation_peak_bytes, plan_memory
-from penstock.cost.weights import kv_bytes_per_token_layer, layer_weight_bytes, stage_weight_bytes
+from penstock.cost.weights import Shard, kv_bytes_per_token_layer, layer_weight_bytes, stage_weight_bytes
 from penstock.errors import UserError
-from penstock.spec.model import uniform_layers
+from penstock.spec.layers import uniform_layers
 from penstock.spec.options import SchedulerOptions
 from penstock.units import GIB, MIB
 
@@ -19,28 +19,32 @@ TABLE = 32000 * 1024 * 2
 
 
 def test_weights_of_a_layer_by_hand() -> None:
-    assert layer_weight_bytes(TINY, TINY.kinds[0], 1, "bfloat16") == LAYER
+    assert layer_weight_bytes(TINY, TINY.kinds[0], Shard(tp_size=1), "bfloat16") == LAYER
     linear = LAYER - 2 * 2 * 1024
-    assert layer_weight_bytes(TINY, TINY.kinds[0], 2, "bfloat16") == linear // 2 + 2 * 2 * 1024
-    assert layer_weight_bytes(TINY, TINY.kinds[0], 1, "fp8") == linear // 2 + 2 * 2 * 1024
+    assert layer_weight_bytes(TINY, TINY.kinds[0], Shard(tp_size=2), "bfloat16") == linear // 2 + 2 * 2 * 1024
+    assert layer_weight_bytes(TINY, TINY.kinds[0], Shard(tp_size=1), "fp8") == linear // 2 + 2 * 2 * 1024
 
 
 def test_kv_heads_are_replicated_beyond_their_number() -> None:
-    assert kv_bytes_per_token_layer(TINY.kinds[0].attention, 1, "bfloat16", "auto") == 2 * 4 * 64 * 2
-    assert kv_bytes_per_token_layer(TINY.kinds[0].attention, 4, "bfloat16", "auto") == 2 * 64 * 2
-    assert kv_bytes_per_token_layer(TINY.kinds[0].attention, 8, "bfloat16", "auto") == 2 * 64 * 2
-    assert kv_bytes_per_token_layer(TINY.kinds[0].attention, 4, "bfloat16", "fp8") == 2 * 64
-    assert kv_bytes_per_token_layer(TINY.kinds[0].attention, 4, "fp8", "auto") == 2 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY.kinds[0], 1, "bfloat16", "auto") == 2 * 4 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY.kinds[0], 4, "bfloat16", "auto") == 2 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY.kinds[0], 8, "bfloat16", "auto") == 2 * 64 * 2
+    assert kv_bytes_per_token_layer(TINY.kinds[0], 4, "bfloat16", "fp8") == 2 * 64
+    assert kv_bytes_per_token_layer(TINY.kinds[0], 4, "fp8", "auto") == 2 * 64 * 2
 
 
 def test_tied_embeddings_stand_on_both_ends_of_a_pipeline_and_once_without() -> None:
     norm = 2 * 1024
     tied = replace(TINY, tie_word_embeddings=True)
     alone = {"layers": TINY.layers, "first": True, "last": True}
-    assert stage_weight_bytes(TINY, 1, "bfloat16", **alone) == 4 * LAYER + 2 * TABLE + norm
-    assert stage_weight_bytes(tied, 1, "bfloat16", **alone) == 4 * LAYER + TABLE + norm
-    first = stage_weight_bytes(tied, 1, "bfloat16", layers=TINY.cut((2, 2))[0], first=True, last=False)
-    last = stage_weight_bytes(tied, 1, "bfloat16", layers=TINY.cut((2, 2))[0], first=False, last=True)
+    assert stage_weight_bytes(TINY, Shard(tp_size=1), "bfloat16", **alone) == 4 * LAYER + 2 * TABLE + norm
+    assert stage_weight_bytes(tied, Shard(tp_size=1), "bfloat16", **alone) == 4 * LAYER + TABLE + norm
+    first = stage_weight_bytes(
+        tied, Shard(tp_size=1), "bfloat16", layers=TINY.cut((2, 2))[0], first=True, last=False
+    )
+    last = stage_weight_bytes(
+        tied, Shard(tp_size=1), "bfloat16", layers=TINY.cut((2, 2))[0], first=False, last=True
+    )
     assert (first, last) == (2 * LAYER + TABLE, 2 * LAYER + TABLE + norm)
 
 

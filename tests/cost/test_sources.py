@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from tests.cost.build import TINY, write_bundle
 from penstock.cost.fitted import PACKAGED_FITS, fit_degrees, read_fit, tables_from_fit
 from penstock.cost.sources import CostQuestion, kernel_tables
 from penstock.errors import UserError
-from penstock.spec.model import ModelSpec, uniform_layers
+from penstock.spec.layers import LayerGroup, LayerKind, MoeMlp, uniform_layers
+from penstock.spec.model import ModelSpec
 
 LLAMA = ModelSpec(
     name="meta-llama/Llama-3.1-8B",
@@ -115,3 +117,28 @@ def test_a_file_that_is_no_fit_is_refused(tmp_path: Path) -> None:
     path.write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be read"):
         read_fit(path)
+
+
+def test_a_profile_of_a_mixture_has_no_mlp_and_lends_its_dense_layers_the_roofline(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    moe = LayerKind(
+        TINY.kinds[0].attention, MoeMlp(num_experts=8, experts_per_token=2, intermediate_size=512)
+    )
+    mixed = replace(TINY, layers=(LayerGroup(TINY.kinds[0], 1), LayerGroup(moe, 3)))
+    experts = kernel_tables(replace(ask(model=mixed), kind=moe), tmp_path)
+    assert {"qkv_proj", "o_proj"} <= set(experts.dense)
+    assert not {"gate_up_proj", "act_fn", "down_proj"} & set(experts.dense)
+    dense = kernel_tables(ask(model=mixed), tmp_path)
+    assert dense.dense["gate_up_proj"] == kernel_tables(ask(), tmp_path).dense["gate_up_proj"]
+    path = next(tmp_path.rglob("dense.csv"))
+    lines = [
+        line for line in path.read_text().splitlines() if not line.startswith(("gate_up", "act_fn", "down"))
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    other = tmp_path / "H100" / "tiny" / "other" / "bf16"
+    other.parent.mkdir(parents=True)
+    (tmp_path / "H100" / TINY.name / "bf16").rename(other)  # a new place: bundles are cached by place
+    alone = replace(mixed, name="tiny/other")
+    filled = kernel_tables(ask(model=alone), tmp_path)
+    assert filled.dense["gate_up_proj"].at(64) > 0
+    assert "dense layers' MLP: not in the profile" in filled.basis[-1]

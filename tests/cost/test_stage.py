@@ -7,7 +7,7 @@ from tests.cost.build import LAYERS, TINY, make_tables
 from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
 from penstock.cost.step_cost import StepShape
 from penstock.cost.tables import Curve
-from penstock.spec.model import DenseMlp, LayerGroup
+from penstock.spec.layers import DenseMlp, LayerGroup
 
 
 def block_ns(tokens: int) -> int:

@@ -9,7 +9,8 @@ import yaml
 from penstock.cost.bundle import BundleAddress, read_bundle
 from penstock.errors import UserError
 from penstock.profiling.profiler import ProfileJob, measure_us, parse_degrees, run_profile, sizes_up_to
-from penstock.spec.model import ModelSpec, uniform_layers
+from penstock.spec.layers import uniform_layers
+from penstock.spec.model import ModelSpec
 
 SMALL = ModelSpec(
     name="tiny/small",

@@ -19,7 +19,8 @@ from penstock.recording.records import (
 )
 from penstock.spec.cluster import InstanceSpec
 from penstock.spec.deployment import Deployment, MemoryPlan, StageMemory
-from penstock.spec.model import ModelSpec, uniform_layers
+from penstock.spec.layers import uniform_layers
+from penstock.spec.model import ModelSpec
 from penstock.spec.options import SchedulerOptions
 from penstock.units import GIB, MIB
 

@@ -13,6 +13,7 @@ from chromium import CHROMIUM, Browser, browser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.accounting.bubbles import CAUSE_NAMES
 from penstock.accounting.verdict import verdict
 from penstock.api import simulate
 from penstock.rendering.report import write_report
@@ -52,7 +53,8 @@ def test_the_chart_of_the_pipeline_holds_every_step_and_every_cause(result: Simu
     for stage, packed in enumerate(gantt["stages"]):
         spans = unpack(packed["spans"])
         assert len(spans) == packed["count"]
-        lengths, causes = [span // 10 for span in spans], [span % 10 for span in spans]
+        kinds = len(CAUSE_NAMES)
+        lengths, causes = [span // kinds for span in spans], [span % kinds for span in spans]
         assert packed["first_ns"] == summary.first_arrival_ns
         assert packed["first_ns"] + sum(lengths) == summary.last_completion_ns
         ends = packed["first_ns"] + np.cumsum(lengths)

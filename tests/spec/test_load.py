@@ -299,15 +299,12 @@ def test_a_mistake_is_named_with_its_place(overrides: dict[str, Any], message: s
     "overrides",
     [
         {"pd_type": "prefill"},
-        {"dp_group": "a"},
-        {"ep_size": 2},
         {"enable_local_offloading": True},
         {"enable_attn_offloading": True},
         {"enable_sub_batch_interleaving": True},
         {"placement": {"default": {"weights": "cpu"}}},
         {"placement": {"blocks": [{"blocks": "0-3", "kv_loc": "cxl:0"}]}},
         {"placement": {"layers": {"lm_head": {"kv_evict_loc": "cxl:1"}}}},
-        {"model_name": "mistralai/Mixtral-8x7B-v0.1"},
     ],
 )
 def test_what_is_not_simulated_is_refused_in_a_sentence(overrides: dict[str, Any]) -> None:

@@ -5,17 +5,17 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.spec.model import (
-    AttentionKind,
+from penstock.spec.layers import (
     DenseMlp,
+    GroupedAttention,
     LayerGroup,
     LayerKind,
-    ModelSpec,
     count_layers,
     uniform_layers,
 )
+from penstock.spec.model import ModelSpec
 
-ATTENTION = AttentionKind(num_heads=8, num_kv_heads=2, head_dim=64)
+ATTENTION = GroupedAttention(num_heads=8, num_kv_heads=2, head_dim=64)
 WIDE, NARROW = (LayerKind(ATTENTION, DenseMlp(intermediate_size=width)) for width in (4096, 1024))
 
 

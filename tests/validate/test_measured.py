@@ -189,3 +189,44 @@ def test_the_packaged_fit_meets_the_iterations_of_the_run(
     assert np.percentile(error, 50) < 0.015
     assert np.percentile(error, 90) < 0.03
     assert abs(ours.sum() / theirs.sum() - 1) < 0.01
+
+
+def write_run_of_ranks(directory: Path, version: str, ranks: int) -> Path:
+    """The same two requests on two data-parallel ranks of a mixture of experts, in LLMServingSim's layout."""
+    engine = {
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 512,
+        "dtype": "bfloat16",
+        "data_parallel_size": ranks,
+    }
+    workload = write_run(directory, {"vllm_version": version, "engine_kwargs": engine})
+    cluster = json.loads(json.dumps(CLUSTER))
+    rank = {
+        **cluster["nodes"][0]["instances"][0],
+        "model_name": "Qwen/Qwen3-30B-A3B-Instruct-2507",
+        "dp_group": "A",
+        "ep_size": 2,
+    }
+    cluster["nodes"][0] |= {"num_instances": 2, "instances": [rank, rank]}
+    (directory / "cluster.json").write_text(json.dumps(cluster), encoding="utf-8")
+    return workload
+
+
+@pytest.mark.parametrize(("version", "protocol", "every"), [("0.19.0", "0.19", 32), ("0.32.0", "0.32", 16)])
+def test_ranks_in_lock_step_run_as_the_version_s_do(
+    tmp_path: Path, version: str, protocol: str, every: int
+) -> None:
+    workload = write_run_of_ranks(tmp_path, version, ranks=2)
+    comparison = validate_measured(tmp_path, workload, profile_root=None)
+    told = " ".join(comparison.notes)
+    assert f"ranks in lock-step as in vLLM {protocol}" in told
+    assert f"every {every} forwards" in told
+    _, simulated = comparison.times
+    assert (simulated.output_tokens == [5, 1]).all()
+    assert (simulated.first_token > simulated.queued).all()
+
+
+def test_a_run_of_other_ranks_than_the_cluster_s_is_refused(tmp_path: Path) -> None:
+    workload = write_run_of_ranks(tmp_path, "0.19.0", ranks=4)
+    with pytest.raises(UserError, match=r"dp_size 2, but meta\.json has data_parallel_size 4"):
+        validate_measured(tmp_path, workload, profile_root=None)

@@ -18,8 +18,11 @@ schedule(m)                                 ``idle | dependency | memory | engin
 arrive[0](m)                                ``engine``: scheduling overhead and the way to the first worker
 end[s-1](m)                                 m was upstream: ``fill``, ``imbalance`` or inherited, see below
 arrive[s](m)                                ``transfer``: m's activations were on the link, or queued for it
-start[s](m)                                 ``dependency``: m was there, and waited for an earlier token
+start[s](m)                                 ``dependency``: m was there, and waited for an earlier token;
+                                            ``sync`` for a rank in lock-step: m was there, another rank was not
 ==========================================  =============================================================
+
+A rank's dummy batches take their place among the steps; their time on the stages is ``dummy``, not busy.
 
 An instance *ran empty* between p and m if a turn between them left no unfinished request; and after its
 last step, where the window's rest is ``idle``.
@@ -64,7 +67,7 @@ from penstock.accounting.stage_spans import GapSplitter, StageCause, StageSpans
 from penstock.recording.records import Int64Array, TurnChunk
 
 CAUSE_NAMES = tuple(cause.name.lower() for cause in StageCause)
-"""``busy`` and the nine causes, in the order of the columns of :attr:`Bubbles.ns`."""
+"""``busy`` and the eleven causes, in the order of the columns of :attr:`Bubbles.ns`."""
 
 BUBBLE_CAUSES = tuple(cause for cause in StageCause if cause not in (StageCause.BUSY, StageCause.IDLE))
 """The causes that are bubbles: time without any request (``idle``) is none."""
@@ -118,9 +121,10 @@ class Bubbles:
 class BubbleLedger:
     """A TurnSink that accounts for every nanosecond of every stage, by the rules above.
 
-    ``pp_sizes[i]`` is the number of stages of instance i, ``blocking_sends[i]`` whether it sends so (by
-    default none does). ``sinks`` are given the spans themselves. One pass; how the turns are cut into
-    chunks changes nothing; memory does not grow with the run.
+    ``pp_sizes[i]`` is the number of stages of instance i, ``blocking_sends[i]`` whether it sends so,
+    ``in_lockstep[i]`` whether it is a data-parallel rank in lock-step (by default none does or is). ``sinks`` are
+    given the spans themselves. One pass; how the turns are cut into chunks changes nothing; memory does not grow with
+    the run.
     """
 
     def __init__(
@@ -128,12 +132,14 @@ class BubbleLedger:
         pp_sizes: Sequence[int],
         *,
         blocking_sends: Sequence[bool] | None = None,
+        in_lockstep: Sequence[bool] | None = None,
         sinks: Sequence[SpanSink] = (),
     ) -> None:
         blocking = blocking_sends or [False] * len(pp_sizes)
+        lockstep = in_lockstep or [False] * len(pp_sizes)
         self._splitters = [
-            GapSplitter(pp_size, blocking_sends=blocks)
-            for pp_size, blocks in zip(pp_sizes, blocking, strict=True)
+            GapSplitter(pp_size, blocking_sends=blocks, in_lockstep=joins)
+            for pp_size, blocks, joins in zip(pp_sizes, blocking, lockstep, strict=True)
         ]
         self._ns = [np.zeros((pp_size, len(StageCause)), dtype=np.int64) for pp_size in pp_sizes]
         self._sinks = list(sinks)

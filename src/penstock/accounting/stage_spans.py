@@ -25,6 +25,8 @@ class StageCause(IntEnum):
     BLOCKED = 7
     IDLE = 8
     DRAIN = 9
+    SYNC = 10
+    DUMMY = 11
 
 
 _INHERITED_LATEST_FIRST = (
@@ -33,6 +35,7 @@ _INHERITED_LATEST_FIRST = (
     StageCause.ENGINE,
     StageCause.MEMORY,
     StageCause.DEPENDENCY,
+    StageCause.SYNC,
 )
 _UPSTREAM_IN_TIME = (StageCause.IMBALANCE, *reversed(_INHERITED_LATEST_FIRST))
 
@@ -172,9 +175,10 @@ class GapSplitter:
     scheduled, and the turns since: no more than the batch queue is deep.
     """
 
-    def __init__(self, pp_size: int, *, blocking_sends: bool = False) -> None:
+    def __init__(self, pp_size: int, *, blocking_sends: bool = False, in_lockstep: bool = False) -> None:
         self._pp_size = pp_size
         self._blocking_sends = blocking_sends
+        self._in_lockstep = in_lockstep
         self._timeline = TurnTimeline()
         self._begin_ns: int | None = None  # the first arrival, once a turn is known
         self._latest: Int64Array | None = None  # row of the latest step with tokens
@@ -191,7 +195,10 @@ class GapSplitter:
         self._timeline.extend(chunk)
         if self._begin_ns is None:
             self._begin_ns = int(self._timeline.edges_ns[0])
-        rows = np.flatnonzero(chunk.column("tokens") > 0)
+        visits = chunk.column("tokens") > 0
+        if self._in_lockstep:
+            visits |= chunk.stage(0, "end") > chunk.stage(0, "start")
+        rows = np.flatnonzero(visits)
         idle_turns = np.concatenate([[0], np.cumsum(chunk.column("cause_after") == Cause.IDLE)])
         if not len(rows):
             self._ran_empty |= bool(idle_turns[-1])
@@ -204,7 +211,7 @@ class GapSplitter:
         if earlier is None:
             earlier = np.full(chunk.values.shape[1], self._begin_ns, dtype=np.int64)
         gaps = _Gaps(chunk.pp_size, np.vstack([earlier[None, :], steps[:-1]]), steps, ran_empty)
-        spans = gaps.spans(self._timeline, blocking_sends=self._blocking_sends)
+        spans = gaps.spans(self._timeline, blocking_sends=self._blocking_sends, in_lockstep=self._in_lockstep)
         latest = steps[-1].copy()
         self._latest = latest
         self._ran_empty = bool(idle_turns[-1] > idle_turns[rows[-1] + 1])
@@ -271,7 +278,7 @@ class _Gaps:
         self._steps = TurnChunk(0, pp_size, 0, steps)
         self._ran_empty = ran_empty
 
-    def spans(self, timeline: TurnTimeline, *, blocking_sends: bool) -> list[StageSpans]:
+    def spans(self, timeline: TurnTimeline, *, blocking_sends: bool, in_lockstep: bool) -> list[StageSpans]:
         """From the end of the step before to the end of the step, per stage."""
         before, steps = self._before, self._steps
         left_ns = before.stage(self._pp_size - 1, "end")
@@ -279,12 +286,14 @@ class _Gaps:
         ran_dry = timeline.cause_at(np.maximum(left_ns - 1, before.column("schedule_ns")))
         was_empty = left_ns <= scheduled
         refill = np.where(self._ran_empty, StageCause.FILL, ran_dry)
+        runs = np.where(steps.column("tokens") > 0, StageCause.BUSY, StageCause.DUMMY)
+        waits = StageCause.SYNC if in_lockstep else StageCause.DEPENDENCY
         passed_down = np.zeros((len(StageCause), len(scheduled)), dtype=np.int64)
         result: list[StageSpans] = []
         for stage in range(self._pp_size):
             start, end = steps.stage(stage, "start"), steps.stage(stage, "end")
             parts = _SpanParts()
-            parts.add(start, end, StageCause.BUSY)
+            parts.add(start, end, runs)
             is_blocking = blocking_sends and stage < self._pp_size - 1
             own, at = self._until_entry(stage, timeline, parts, is_blocking=is_blocking)
             if stage:
@@ -301,8 +310,8 @@ class _Gaps:
                 at = np.clip(steps.stage(stage, "arrive"), upstream_end, start)
                 parts.add(upstream_end, at, StageCause.TRANSFER)
                 own[StageCause.TRANSFER] += at - upstream_end
-            parts.add(at, start, StageCause.DEPENDENCY)
-            own[StageCause.DEPENDENCY] += start - at
+            parts.add(at, start, waits)
+            own[waits] += start - at
             passed_down = own
             result.append(parts.spans())
         return result

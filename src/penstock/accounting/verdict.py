@@ -15,6 +15,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "engine": "there was work, but the engine was asleep, scheduling, or blocked on its oldest step",
     "blocked": "the stage had finished but was still sending",
     "drain": "the last steps of a busy period were leaving the pipeline",
+    "sync": "a data-parallel rank was ready, and waited for the others of its group",
+    "dummy": "a data-parallel rank had nothing to run, and ran dummy batches for the others",
 }
 
 KNOBS: Mapping[str, str] = {
@@ -26,6 +28,8 @@ KNOBS: Mapping[str, str] = {
     "engine": "a deeper batch queue (max_in_flight), or less time in the engine",
     "blocked": "sends that do not block, or a faster link",
     "drain": "steadier arrivals, or fewer stages",
+    "sync": "a balance that gives the ranks equal steps, or fewer ranks",
+    "dummy": "more load, or fewer ranks",
 }
 
 

@@ -25,9 +25,7 @@ from penstock.cost.tables import (
 from penstock.errors import Problem, UserError
 
 _ATTENTION_HEADER = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us"
-_OPTIONAL_LAYERS = frozenset(
-    {"qk_norm", "gate_up_proj", "act_fn", "down_proj", "embedding", "final_layernorm", "sampler"}
-)
+_REQUIRED_LAYERS = ("layernorm", "qkv_proj", "rotary_emb", "o_proj", "lm_head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +59,12 @@ def read_bundle(address: BundleAddress, *, hardware: str, model: str) -> KernelT
     missing = [
         Problem(str(folder / "dense.csv"), f"no rows for layer '{layer}'")
         for layer in (*DENSE_BLOCK_LAYERS, *DENSE_EDGE_LAYERS)
-        if layer not in dense and layer not in _OPTIONAL_LAYERS
+        if layer not in dense and layer in _REQUIRED_LAYERS
     ]
     missing += [
         Problem(str(folder / "per_sequence.csv"), f"no rows for layer '{layer}'")
         for layer in PER_SEQUENCE_LAYERS
-        if layer not in per_sequence and layer not in _OPTIONAL_LAYERS
+        if layer not in per_sequence and layer in _REQUIRED_LAYERS
     ]
     if missing:
         raise UserError(missing)

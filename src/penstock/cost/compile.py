@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from penstock.cost.experts.layer import expert_layer
 from penstock.cost.network import Int64Array, Link, MeasuredLink, inner_link, outer_link
 from penstock.cost.sources import CostQuestion, kernel_tables
 from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
 from penstock.cost.step_cost import HopCost, PipelineCost
-from penstock.cost.weights import activation_bytes
+from penstock.cost.tables import Curve, KernelTables
+from penstock.cost.weights import activation_bytes, shard_of
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
-from penstock.spec.model import LayerKind, StageLayers
+from penstock.spec.layers import LayerKind, MoeMlp, StageLayers
 from penstock.spec.options import EngineOverhead
 from penstock.units import NS_PER_US
 
@@ -35,7 +37,7 @@ def compile_cost(
     members, basis = _stages(instance, inner, layers, profile_root)
     links = [_link_between(instance, cluster, stage, stage + 1) for stage in range(len(layers) - 1)]
     back = _link_between(instance, cluster, len(layers) - 1, 0)
-    basis += _network_basis(instance, inner, links)
+    basis += (*instance.model.notes, *_network_basis(instance, inner, links))
     return PipelineCost(
         stage=members[0][0] if len(members) == 1 else MixedStageCost(members),
         hops=tuple(
@@ -58,7 +60,7 @@ def _stages(
     for label in dict.fromkeys(labels):
         stages = tuple(stage for stage, own in enumerate(labels) if own == label)
         tables = {
-            kind: kernel_tables(_question(instance, label, kind), profile_root)
+            kind: _kind_tables(cost_question(instance, label, kind), instance, profile_root)
             for kind in dict.fromkeys(group.kind for stage in stages for group in layers[stage])
         }
         cost = TabulatedStageCost(
@@ -80,7 +82,19 @@ def _stages(
     return members, basis
 
 
-def _question(instance: InstanceSpec, hardware: str, kind: LayerKind) -> CostQuestion:
+def _kind_tables(question: CostQuestion, instance: InstanceSpec, profile_root: Path | None) -> KernelTables:
+    """Kernels of one kind of layer, its experts among them."""
+    tables = kernel_tables(question, profile_root)
+    moe = question.kind.mlp
+    if not isinstance(moe, MoeMlp):
+        return tables
+    layer = expert_layer(question, moe, shard_of(instance), instance.experts, profile_root)
+    whole = Curve(layer.routed.sizes, layer.alone_us(layer.routed.sizes))
+    return replace(tables, dense={**tables.dense, "moe": whole}, basis=(*tables.basis, *layer.basis))
+
+
+def cost_question(instance: InstanceSpec, hardware: str, kind: LayerKind) -> CostQuestion:
+    """What times are asked for of the layers of one kind of an instance on a hardware."""
     return CostQuestion(
         hardware=hardware,
         model=instance.model,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.cost.kernels import AttentionShape, Gemm
+from penstock.cost.kernels import STATE_CHUNK, AttentionShape, Gemm
 from penstock.cost.tables import FloatArray
 
 CALIBRATION = Path(__file__).resolve().parent.parent / "data" / "roofline.json"
@@ -87,12 +87,16 @@ def stream_roofline(bytes_moved: FloatArray, rates: Rates) -> tuple[FloatArray, 
 def decode_roofline(
     shape: AttentionShape, decodes: FloatArray, context: FloatArray, rates: Rates
 ) -> tuple[FloatArray, Terms]:
-    """KV bytes over bandwidth; ``parallel`` is log2 of independent KV streams, ``length`` of the context."""
-    roof = decodes * (context + 1.0) * shape.kv_bytes_per_token / rates.bytes_per_us + LAUNCH_US
+    """The larger of KV bytes and, where many heads share a latent, multiplications; ``parallel`` is log2 of independent
+    KV streams, ``length`` of the context that is seen."""
+    seen = context + 1.0 if shape.window is None else np.minimum(context + 1.0, shape.window)
+    moved = decodes * seen * shape.kv_bytes_per_token + decodes * shape.state_bytes
+    flops = decodes * seen * (2.0 * shape.heads * shape.decode_width)
+    roof = np.maximum(moved / rates.bytes_per_us, flops / rates.flops_per_us) + LAUNCH_US
     return roof, {
         "size": np.log2(roof),
         "parallel": np.log2(decodes * shape.kv_heads),
-        "length": np.log2(context + 1.0),
+        "length": np.log2(seen),
     }
 
 
@@ -100,14 +104,24 @@ def prefill_roofline(
     shape: AttentionShape, chunk: FloatArray, history: FloatArray, rates: Rates
 ) -> tuple[FloatArray, Terms]:
     """The larger of multiplications and KV bytes; ``parallel`` is log2 of query rows over all heads."""
-    flops = 4.0 * shape.heads * shape.head_dim * chunk * (history + (chunk + 1.0) / 2.0)
-    moved = (history + chunk) * shape.kv_bytes_per_token
+    flops = 2.0 * shape.heads * shape.prefill_width * chunk * _mean_seen(chunk, history, shape.window)
+    flops = flops + history * shape.history_flops + chunk * shape.state_flops
+    before = history if shape.window is None else np.minimum(history, shape.window)
+    moved = (before + chunk) * shape.kv_bytes_per_token + chunk * shape.state_bytes / STATE_CHUNK
     roof = np.maximum(flops / rates.flops_per_us, moved / rates.bytes_per_us) + LAUNCH_US
     return roof, {
         "size": np.log2(roof),
         "parallel": np.log2(chunk * shape.heads),
         "length": np.log2(history + chunk),
     }
+
+
+def _mean_seen(chunk: FloatArray, history: FloatArray, window: int | None) -> FloatArray:
+    """Tokens that a query of a chunk sees, itself included, on average over the chunk."""
+    if window is None:
+        return history + (chunk + 1.0) / 2.0
+    growing = np.clip(window - history, 0.0, chunk)  # queries that still see everything before them
+    return (growing * (history + (growing + 1.0) / 2.0) + (chunk - growing) * window) / chunk
 
 
 def mixed_terms(

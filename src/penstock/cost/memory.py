@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.cost.weights import activation_bytes, kv_bytes_per_token, mlp_width, stage_weight_bytes
+from penstock.cost.weights import Shard, activation_bytes, kv_bytes, shard_of, stage_weight_bytes
 from penstock.errors import Problem, UserError
 from penstock.spec.cluster import InstanceSpec
 from penstock.spec.deployment import MemoryPlan, StageMemory
-from penstock.spec.model import StageLayers
+from penstock.spec.layers import DenseMlp, Mlp, StageLayers
 from penstock.units import GIB, MIB
 
 CUDA_CONTEXT_BYTES = 512 * MIB
@@ -18,8 +18,11 @@ memory: 0.3 to 0.7 GiB on data-centre GPUs, the middle here."""
 CUDA_GRAPH_BYTES = 0
 """vLLM captures its graphs after the KV cache is sized, from what ``gpu_memory_utilization`` leaves free."""
 
+_MOST_RANKS = 128
 _LOGIT_COPIES = 2
 _DEFAULT_PROFILED_SEQS = 256
+_MOST_SEQUENCES = 256
+"""For which windows and states are set aside where ``max_num_seqs`` is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,47 +82,97 @@ def _check_given_blocks(instance: InstanceSpec, stages: list[StageMemory], block
 
 def _stage(instance: InstanceSpec, shape: _Shape, stage: int) -> StageMemory:
     first, last = stage == 0, stage == len(shape.stages) - 1
-    weights = stage_weight_bytes(
-        instance.model, shape.tp_size, instance.dtype, layers=shape.stages[stage], first=first, last=last
-    )
+    layers = shape.stages[stage]
+    shard = shard_of(instance, shape.tp_size)
+    weights = stage_weight_bytes(instance.model, shard, instance.dtype, layers=layers, first=first, last=last)
     reserves = (
         ("activation peak", activation_peak_bytes(instance, shape.tp_size, last=last)),
         ("CUDA context", CUDA_CONTEXT_BYTES),
         ("CUDA graphs", CUDA_GRAPH_BYTES),
     )
-    per_token = kv_bytes_per_token(
-        shape.stages[stage], shape.tp_size, instance.dtype, instance.kv_cache_dtype
-    )
-    per_block = per_token * instance.scheduler.block_size
     usable = int(instance.memory_bytes * instance.memory_utilization)
     free = usable - weights - sum(size for _, size in reserves)
+    kv = _kv_need(instance, shape.tp_size, layers, free)
     return StageMemory(
         capacity_bytes=instance.memory_bytes,
         usable_bytes=usable,
         weights_bytes=weights,
-        reserves=reserves,
-        kv_bytes_per_block=per_block,
-        kv_blocks=max(free // per_block, 0),
+        reserves=(*reserves, *kv.reserves),
+        kv_bytes_per_block=kv.bytes_per_block,
+        kv_blocks=kv.blocks(free),
         stranded_bytes=0,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _KvNeed:
+    """``bytes_per_block`` grow with the tokens of all sequences; ``reserves`` do not."""
+
+    bytes_per_block: int
+    reserves: tuple[tuple[str, int], ...]
+
+    def blocks(self, free_bytes: int) -> int:
+        """How many blocks ``free_bytes`` hold beside the reserves."""
+        return max((free_bytes - sum(size for _, size in self.reserves)) // self.bytes_per_block, 0)
+
+
+def _kv_need(instance: InstanceSpec, tp_size: int, layers: StageLayers, free_bytes: int) -> _KvNeed:
+    """KV cache of a stage, by what each of its layers keeps.
+
+    A layer with a window keeps a sequence's last window and the tokens of a step (vLLM
+    ``v1/core/single_type_kv_cache_manager.py: SlidingWindowManager``); a linear one a state per sequence. Both are
+    set aside for all sequences that may run at once, and blocks are made of the other layers. Where that holds
+    fewer blocks than windows taken for the whole context, it is the latter (vLLM without its hybrid manager).
+    """
+    options = instance.scheduler
+    element = kv_bytes(instance.dtype, instance.kv_cache_dtype)
+    sequences = min(options.max_num_seqs, options.max_num_batched_tokens, _MOST_SEQUENCES)
+    whole = windowed = in_windows = state = 0
+    for group in layers:
+        attention = group.kind.attention
+        size = group.count * attention.kv_elements_per_token(tp_size) * element
+        state += group.count * attention.state_elements(tp_size) * activation_bytes(instance.dtype)
+        if attention.window is None:
+            whole += size
+        else:
+            windowed += size
+            in_windows += size * (sequences * attention.window + options.max_num_batched_tokens)
+    states = (("states of sequences", sequences * state),) if state else ()
+    # A stage of linear layers alone still counts its blocks, of a byte a token.
+    plain = _KvNeed(max(whole + windowed, 1) * options.block_size, states)
+    if not windowed or not whole:
+        return plain
+    split = _KvNeed(whole * options.block_size, (*states, ("KV in windows", in_windows)))
+    return max(plain, split, key=lambda need: need.blocks(free_bytes))
 
 
 def activation_peak_bytes(instance: InstanceSpec, tp_size: int, *, last: bool) -> int:
     """Most that a forward pass holds beside weights and KV, at ``max_num_batched_tokens``.
 
     Two peaks that do not coincide: in an MLP the hidden state, the residual, the gate and up projections and
-    their product; in the last stage the logits of a full batch in 32 bits, once more for the sampler.
+    their product, or with experts these for every pair of a token and an expert, and the pair's output; in the last
+    stage the logits of a full batch in 32 bits, once more for the sampler.
     """
     model = instance.model
     size = activation_bytes(instance.dtype)
     tokens = instance.scheduler.max_num_batched_tokens
-    width = max(mlp_width(kind) for kind in model.kinds)
-    mlp = tokens * (3 * model.hidden_size + 3 * width // tp_size) * size
+    shard = shard_of(instance, tp_size)
+    mlp = tokens * size * max(_mlp_peak(model.hidden_size, kind.mlp, shard) for kind in model.kinds)
     if not last:
         return mlp
     sequences = min(instance.scheduler.max_num_seqs, tokens, _DEFAULT_PROFILED_SEQS)
     logits = sequences * model.vocab_size * (size + 4 * _LOGIT_COPIES)
     return max(mlp, logits + 2 * tokens * model.hidden_size * size)
+
+
+def _mlp_peak(hidden: int, mlp: Mlp, shard: Shard) -> int:
+    """Elements per token of a replica."""
+    if isinstance(mlp, DenseMlp):
+        return 3 * hidden + 3 * mlp.intermediate_size // shard.tp_size
+    # With dp the tokens of all replicas meet; with ep each rank computes its share of their pairs.
+    pairs = shard.dp_size * mlp.experts_per_token / shard.ep_size
+    width = mlp.intermediate_size / shard.expert_split
+    return round((2 + shard.dp_size) * hidden + pairs * (3 * width + hidden))
 
 
 def _strand(stage: StageMemory, blocks: int) -> StageMemory:
@@ -162,9 +215,9 @@ def _smallest_pp(instance: InstanceSpec) -> int | None:
 
 
 def _smallest_tp(instance: InstanceSpec, pp_size: int) -> int | None:
-    model = instance.model
-    for tp_size in range(1, max(kind.attention.num_heads for kind in model.kinds) + 1):
-        splits = model.tensor_parallel_obstacle(tp_size) is None
+    whole = instance.experts.ep_size > 1
+    for tp_size in range(1, _MOST_RANKS + 1):
+        splits = instance.model.tensor_parallel_obstacle(tp_size, whole_experts=whole) is None
         if splits and _fits(instance, _even(instance, tp_size, pp_size)):
             return tp_size
     return None

@@ -21,8 +21,10 @@ from penstock.cost.efficiency import (
 from penstock.cost.kernels import AttentionShape, Gemm, Stream, kernel_set
 from penstock.cost.tables import AttentionGrid, Curve, FloatArray, KernelTables
 from penstock.spec.hardware import HardwareSpec
-from penstock.spec.model import LayerKind, ModelSpec
+from penstock.spec.layers import LayerKind
+from penstock.spec.model import ModelSpec
 
+_MLP = ("gate_up_proj", "down_proj")
 _CONTEXTS = np.array([16.0 * 2 ** (k / 2) for k in range(27)]).round()
 _HISTORIES = np.concatenate([[0.0], 64.0 * 2.0 ** np.arange(12)])
 _DECODES = np.unique(np.concatenate([[0.0], np.round(2.0 ** (np.arange(21) / 2))]))
@@ -45,12 +47,13 @@ def roofline_tables(
     """Tables for layers of one kind of a model on catalogued hardware; ``dtypes`` = (weights, KV cache)."""
     efficiency = packaged_efficiency()
     rates = hardware_rates(hardware, dtypes[0])
+    own = {"attention": hardware_rates(hardware, model.attention_dtype or dtypes[0]), "mlp": rates}
     wide = hardware_rates(hardware, "float32" if dtypes[0] == "float32" else "bfloat16")
     kernels = kernel_set(model, kind, tp_size, *dtypes)
     tokens = token_grid(max_tokens)
     sequences = token_grid(512)
     dense = {
-        name: Curve(tokens, gemm_us(gemm, tokens, rates, efficiency))
+        name: Curve(tokens, gemm_us(gemm, tokens, own["mlp" if name in _MLP else "attention"], efficiency))
         for name, gemm in kernels.gemms.items()
         if name != "lm_head"
     }

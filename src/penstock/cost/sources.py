@@ -14,14 +14,19 @@ from penstock.cost.tables import KernelTables
 from penstock.cost.tp_scaling import scale_to_tp
 from penstock.errors import UserError
 from penstock.spec.hardware import find_hardware
-from penstock.spec.model import LayerKind, ModelSpec
+from penstock.spec.layers import LayerKind, MoeMlp
+from penstock.spec.model import ModelSpec
 
+_MLP_LAYERS = ("gate_up_proj", "act_fn", "down_proj")
 _VARIANTS = {
     "bfloat16": ("bf16", "fp16"),
     "float16": ("fp16", "bf16"),
     "float32": ("fp32",),
     "fp8": ("fp8",),
+    "fp8_block": ("fp8_block", "fp8"),
     "int8": ("int8",),
+    "nvfp4": ("nvfp4",),
+    "fp4": ("fp4",),
 }
 
 
@@ -52,10 +57,20 @@ def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTa
     if profile_root is not None and not profile_root.is_dir():
         raise UserError(f"--profile-root {profile_root}: no such directory")
     for tables in _measured(question, profile_root):
-        return tables
+        return _of_kind(tables, question)
     absent = _absent(question, profile_root)
     for tables in _packaged(question):
-        return replace(tables, basis=(*tables.basis, *absent))
+        return _of_kind(replace(tables, basis=(*tables.basis, *absent)), question)
+    tables = _estimate(question, profile_root)
+    return replace(tables, basis=(*tables.basis, *absent))
+
+
+def _estimate(question: CostQuestion, profile_root: Path | None = None) -> KernelTables:
+    """The roofline of a catalogued chip.
+
+    Raises:
+        UserError: the chip is not catalogued; says where a profile was looked for.
+    """
     hardware = find_hardware(question.hardware)
     if hardware is None:
         looked = f"{profile_root or '(no --profile-root)'}/{question.hardware}/{question.model.name}"
@@ -63,7 +78,7 @@ def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTa
             f"no profile for '{question.hardware}' / {question.model.name} ({looked}/{question.variants()[0]}), and "
             "the hardware is not in the catalogue, so there is nothing to estimate from"
         )
-    tables = roofline_tables(
+    return roofline_tables(
         hardware,
         question.model,
         kind=question.kind,
@@ -71,7 +86,35 @@ def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTa
         dtypes=(question.dtype, question.kv_cache_dtype),
         max_tokens=question.max_tokens,
     )
-    return replace(tables, basis=(*tables.basis, *absent))
+
+
+def _of_kind(tables: KernelTables, question: CostQuestion) -> KernelTables:
+    """Measured tables, which know one kind of layer, for layers of the question's.
+
+    Raises:
+        UserError: a dense layer of a mixture of experts, which was not measured, on a chip that is not catalogued.
+    """
+    model, mlp = question.model, question.kind.mlp
+    notes: list[str] = []
+    if len({kind.attention for kind in model.kinds}) > 1:
+        notes.append("attention: the profile does not tell kinds of layers apart, all cost the same")
+    dense = dict(tables.dense)
+    if isinstance(mlp, MoeMlp):
+        dense = {name: curve for name, curve in dense.items() if name not in _MLP_LAYERS}
+    elif model.moe is not None and any(name not in dense for name in _MLP_LAYERS):
+        estimate = _estimate(question)
+        dense |= {name: estimate.dense[name] for name in _MLP_LAYERS}
+        notes.append(f"dense layers' MLP: not in the profile, {estimate.basis[0].removeprefix('compute: ')}")
+    return replace(tables, dense=dense, basis=(*tables.basis, *notes))
+
+
+def bundle_directory(question: CostQuestion, profile_root: Path) -> Path | None:
+    """The bundle that answers ``question``, in the variant that fits best, or None."""
+    for variant in question.variants():
+        directory = profile_root / question.hardware / question.model.name / variant
+        if tp_degrees(directory):
+            return directory
+    return None
 
 
 def _absent(question: CostQuestion, profile_root: Path | None) -> tuple[str, ...]:
@@ -85,20 +128,15 @@ def _absent(question: CostQuestion, profile_root: Path | None) -> tuple[str, ...
 
 
 def _measured(question: CostQuestion, profile_root: Path | None) -> Iterator[KernelTables]:
-    if profile_root is None:
+    directory = None if profile_root is None else bundle_directory(question, profile_root)
+    if directory is None:
         return
-    for variant in question.variants():
-        directory = profile_root / question.hardware / question.model.name / variant
-        degrees = tp_degrees(directory)
-        if not degrees:
-            continue
-        tp_size = (
-            question.tp_size if question.tp_size in degrees else _nearest_degree(degrees, question.tp_size)
-        )
-        address = BundleAddress(directory, tp_size)
-        stamp = (address.tables / "attention.csv").stat().st_mtime_ns if address.tables.is_dir() else 0
-        tables = _read(address, question.hardware, question.model.name, stamp)
-        yield _adapted(tables, question, variant, f"measured profile {directory}, tp {tp_size}")
+    degrees = tp_degrees(directory)
+    tp_size = question.tp_size if question.tp_size in degrees else _nearest_degree(degrees, question.tp_size)
+    address = BundleAddress(directory, tp_size)
+    stamp = (address.tables / "attention.csv").stat().st_mtime_ns if address.tables.is_dir() else 0
+    tables = _read(address, question.hardware, question.model.name, stamp)
+    yield _adapted(tables, question, directory.name, f"measured profile {directory}, tp {tp_size}")
 
 
 def _packaged(question: CostQuestion) -> Iterator[KernelTables]:

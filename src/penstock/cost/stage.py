@@ -11,7 +11,7 @@ import numpy as np
 from penstock.cost.attention import AttentionLookup
 from penstock.cost.step_cost import StepLoad, StepShape
 from penstock.cost.tables import KernelTables
-from penstock.spec.model import AttentionKind, LayerKind, StageLayers
+from penstock.spec.layers import Attention, LayerKind, StageLayers
 from penstock.units import Int64Array
 
 _FIRST_TOKENS = 4096
@@ -62,7 +62,7 @@ class TabulatedStageCost:
         self._tables = dict(tables)
         self._block_extra_ns = block_extra_ns
         self._mixed_extra = prefill_layer_ns + 0.5
-        kinds_of: dict[AttentionKind, LayerKind] = {}
+        kinds_of: dict[Attention, LayerKind] = {}
         for kind in tables:
             kinds_of.setdefault(kind.attention, kind)
         lookups = [AttentionLookup(tables[kind].attention, tables[kind].skew) for kind in kinds_of.values()]
@@ -221,7 +221,7 @@ class TabulatedStageCost:
                 entry[1] = max(entry[1], value)
 
 
-def _layers_with(role: StageRole, attention: AttentionKind) -> int:
+def _layers_with(role: StageRole, attention: Attention) -> int:
     return sum(group.count for group in role.layers if group.kind.attention == attention)
 
 

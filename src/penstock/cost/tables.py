@@ -17,12 +17,18 @@ FloatArray = npt.NDArray[np.float64]
 DENSE_BLOCK_LAYERS = (
     "layernorm",
     "qkv_proj",
+    "qkv_a_proj",
+    "latent_norm",
+    "q_b_proj",
+    "kv_b_proj",
+    "conv",
     "qk_norm",
     "rotary_emb",
     "o_proj",
     "gate_up_proj",
     "act_fn",
     "down_proj",
+    "moe",
 )
 """Kernels of one decoder block that depend on the number of tokens alone; layernorm runs twice."""
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from penstock.cost.kernels import KernelSet, kernel_set
 from penstock.cost.tables import Curve, KernelTables
-from penstock.spec.model import LayerKind, ModelSpec
+from penstock.spec.layers import LayerKind
+from penstock.spec.model import ModelSpec
 
 _LAUNCH_US = 3.0
 
@@ -17,7 +18,8 @@ def scale_to_tp(tables: KernelTables, model: ModelSpec, kind: LayerKind, tp_size
     there = kernel_set(model, kind, tp_size, "bfloat16", "auto")
     shares = _shares(here, there)
     attention = tables.attention
-    share = there.attention.kv_bytes_per_token / here.attention.kv_bytes_per_token
+    parts = [shape.kv_bytes_per_token or shape.heads for shape in (here.attention, there.attention)]
+    share = parts[1] / parts[0]
     launch = min(float(attention.us.min()), 10.0)
     return replace(
         tables,

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penstock.cost.compile import compile_cost, shared_link
+from penstock.cost.compile_group import compile_group
+from penstock.cost.group_cost import GroupCost
 from penstock.cost.memory import plan_memory
 from penstock.cost.step_cost import PipelineCost, StepShape
 from penstock.errors import Problem, UserError
 from penstock.pipeline.partition import balance_layers, partition_layers
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
 from penstock.spec.deployment import Deployment
-from penstock.spec.model import LayerGroup, LayerKind, StageLayers
+from penstock.spec.layers import LayerGroup, LayerKind, StageLayers
 
 BALANCE_DECODES = 64
 BALANCE_CONTEXT = 1024
@@ -23,11 +25,13 @@ BALANCE_CONTEXT = 1024
 @dataclass(frozen=True, slots=True)
 class BuiltInstance:
     """An instance ready to run. ``cost`` counts lookups, so each instance has its own; the tables behind it are
-    shared between instances that are alike."""
+    shared between instances that are alike. ``group_cost`` is that of the forwards of all ranks of its group, the same
+    for all of them; None where it runs its forwards alone."""
 
     spec: InstanceSpec
     deployment: Deployment
     cost: PipelineCost
+    group_cost: GroupCost | None = None
 
 
 def build_instances(cluster: ClusterSpec, profile_root: Path | None) -> list[BuiltInstance]:
@@ -52,7 +56,31 @@ def build_instances(cluster: ClusterSpec, profile_root: Path | None) -> list[Bui
             problems += (Problem(problem.where or spec.where, problem.message) for problem in error.problems)
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
-    return built
+    return _with_groups(built, cluster, profile_root)
+
+
+def _with_groups(
+    built: Sequence[BuiltInstance], cluster: ClusterSpec, profile_root: Path | None
+) -> list[BuiltInstance]:
+    """The same, ranks in lock-step with what their forwards cost together."""
+    members: dict[str, list[InstanceSpec]] = {}
+    for one in built:
+        if one.spec.in_lockstep and one.spec.dp_group is not None:
+            members.setdefault(one.spec.dp_group, []).append(one.spec)
+    costs: dict[str, tuple[GroupCost, tuple[str, ...]]] = {}
+    result: list[BuiltInstance] = []
+    for one in built:
+        name = one.spec.dp_group
+        if name not in members:
+            result.append(one)
+            continue
+        if name not in costs:
+            layers = one.spec.model.cut(one.deployment.layers)
+            costs[name] = compile_group(members[name], cluster, layers, profile_root)
+        cost, basis = costs[name]
+        told = tuple(dict.fromkeys((*one.deployment.basis, *basis)))
+        result.append(replace(one, deployment=replace(one.deployment, basis=told), group_cost=cost))
+    return result
 
 
 def _build(spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None) -> BuiltInstance:
@@ -79,7 +107,7 @@ def _kind(spec: InstanceSpec) -> InstanceSpec:
     if nodes is not None:
         order = {node: number for number, node in enumerate(dict.fromkeys(nodes))}
         nodes = tuple(order[node] for node in nodes)
-    return replace(spec, index=0, node=0, where="", placement_nodes=nodes)
+    return replace(spec, index=0, node=0, dp_rank=0, where="", placement_nodes=nodes)
 
 
 def _like(twin: BuiltInstance, spec: InstanceSpec, cluster: ClusterSpec) -> BuiltInstance:

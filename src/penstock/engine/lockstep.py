@@ -59,9 +59,11 @@ class GroupWatcher(Protocol):
 
 class LockstepGroup:
     """``size`` ranks of ``len(hops) + 1`` stages. ``tail_ns(requests)`` is how much longer a rank's last stage is
-    busy with a real step of so many requests (lm_head and sampler run on a rank's own); ``return_ns[sampled]`` the
-    way of its tokens back, ``sync_ns`` the length of an all-reduce, ``exchange_ns`` that of the exchange of token
-    counts before a forward, from when its last rank is there."""
+    busy with a real step of so many requests, ``return_ns[sampled]`` the way of its tokens back, ``back_ns`` of any
+    result, ``sync_ns`` the length of an all-reduce. It counts ``forwards``, ``padding_tokens`` that ranks ran beside
+    their own, and ``waited_for_ns[r]``: how long the others' stages waited, in sum, for rank r as the last.
+    ``requests_of`` tell of each rank whether it has an unfinished request.
+    """
 
     def __init__(
         self,
@@ -72,7 +74,6 @@ class LockstepGroup:
         *,
         back_ns: int = 0,
         sync_ns: int = 0,
-        exchange_ns: int = 0,
         tail_ns: Tail | None = None,
     ) -> None:
         self.size = size
@@ -81,12 +82,13 @@ class LockstepGroup:
         self.watcher: GroupWatcher | None = None
         self.pipelines = [RankPipeline(self, rank, self.pp_size) for rank in range(size)]
         self.forwards = 0
-        self.padded_tokens = 0
+        self.requests_of: list[Callable[[], bool]] = []
+        self.padding_tokens = 0
+        self.waited_for_ns = [0] * size
         self._hops = [(hop.arrival_ns, hop.occupancy_ns) for hop in hops]
         self._return_ns = return_ns
         self._back_ns = back_ns
         self._sync_ns = sync_ns
-        self._exchange_ns = exchange_ns
         self._tail_ns = tail_ns
         self._open: deque[Forward] = deque()
         self._sync = FinishSync(size)
@@ -147,15 +149,14 @@ class LockstepGroup:
         ]
         spans: list[tuple[int, int]] = []
         for stage in range(self.pp_size):
-            start = 0
-            for pipeline, at in zip(pipelines, arrive, strict=True):
-                free = pipeline.stage_free_ns[stage]
-                if free > start:
-                    start = free
-                if not stage:
-                    at += self._exchange_ns
-                if at > start:
-                    start = at
+            start = ready_sum = latest = 0
+            for rank, at in enumerate(arrive):
+                free = pipelines[rank].stage_free_ns[stage]
+                ready = free if free > at else at
+                ready_sum += ready
+                if ready > start:
+                    start, latest = ready, rank
+            self.waited_for_ns[latest] += self.size * start - ready_sum
             end = start + compute[stage]
             spans.append((start, end))
             place = 3 * stage
@@ -173,7 +174,10 @@ class LockstepGroup:
                 elif self._tail_ns is not None:
                     busy_until = end + self._tail_ns(step.members + len(step.chunks))
                     pipeline.stage_free_ns[stage] = times[place + 2] = busy_until
-        self.padded_tokens += padded * self.size
+        if padded:
+            self.padding_tokens += padded * self.size - sum(
+                1 if step is None else step.tokens for step in steps
+            )
         done = [self._finish(rank, step) for rank, step in enumerate(steps)]
         if self.watcher is not None:
             self.watcher.ran(forward, spans, done)

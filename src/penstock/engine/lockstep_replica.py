@@ -21,6 +21,7 @@ from penstock.scheduler.step import UNKNOWN_NS, Step
 from penstock.scheduler.vllm import VllmScheduler
 from penstock.spec.data_parallel import DataParallelOptions
 from penstock.spec.options import EngineOverhead, SchedulerOptions
+from penstock.units import NS_PER_S
 
 
 class RankWatcher(Protocol):
@@ -68,6 +69,8 @@ class LockstepReplica(Replica):
         self._mail: deque[tuple[RequestState | None, int, int | str | None]] = deque()
         self._counts = (0, 0)
         self._awaits_input = False
+        self._has_ended_some = False
+        self._has_read = False
         self._loop = self._run()
         super().__init__(
             index,
@@ -81,6 +84,7 @@ class LockstepReplica(Replica):
             watcher=watcher,
         )
         group.when_synced(rank, self._go_on_at)
+        group.requests_of.append(self._has_request)
         next(self._loop)  # to where it awaits its first message
 
     # --- what comes from outside ----------------------------------------------------------------------------
@@ -122,11 +126,14 @@ class LockstepReplica(Replica):
         """See :meth:`Replica.run_until`."""
         agenda = self.agenda
         assert agenda is not None
+        self._has_ended_some = False
         while (at_ns := self.next_ns) is not None and at_ns < limit_ns and at_ns < agenda.limit_ns:
             if at_ns > self.now_ns:
                 self.now_ns = at_ns
             self.next_ns = None
             self.next_ns = next(self._loop)
+            if self._has_ended_some and self.stops_on_end:
+                return
 
     def _run(self) -> Generator[int | None]:
         """The loop. It yields when it can go on, None where others decide that."""
@@ -141,7 +148,7 @@ class LockstepReplica(Replica):
         while True:
             was_running = self.engines_running
             first_arrival = yield from self._take_input()
-            if not is_0_19:
+            if self._has_read and not is_0_19:
                 self._publish_counts()
 
             executed = False
@@ -184,7 +191,8 @@ class LockstepReplica(Replica):
                     self._blocked_on = None
                 elif dummy.done_ns > self.now_ns:
                     yield dummy.done_ns
-                self.log.returned(dummy.row, self.now_ns)
+                if dummy.row >= 0:
+                    self.log.returned(dummy.row, self.now_ns)
                 if self.rank_watcher is not None:
                     self.rank_watcher.dummy(self, submitted_ns, self.now_ns)
 
@@ -209,12 +217,14 @@ class LockstepReplica(Replica):
     def _take_input(self) -> Generator[int | None, None, int]:
         """Block while there is nothing to do, then take all messages; returns the earliest arrival among them."""
         first_arrival = self.now_ns
+        self._has_read = bool(self._mail or self._aborts)
         while not (self.engines_running or self.scheduler.has_work() or self._queue):
             if not self._mail:
                 self._awaits_input = True
                 yield None
                 self._awaits_input = False
                 first_arrival = self.now_ns
+                self._has_read = True
                 if self._aborts:
                     self._let_go(self.now_ns)
             if self._mail:
@@ -268,12 +278,16 @@ class LockstepReplica(Replica):
         return status
 
     def _send_off_dummy(self) -> Step:
-        """A forward of one token that belongs to nobody."""
+        """A forward of one token that belongs to nobody. It gets a row of the turn log unless no rank has a request:
+        the stages are idle then, whatever they run."""
         now = self.now_ns
         status = self.scheduler.status()
         dummy = self.pipeline.dummy
         times = self.pipeline.launch_dummy(now) or self._no_times
         self.dummies += 1
+        if not any(has_request() for has_request in self.group.requests_of):
+            dummy.row = -1
+            return dummy
         cause = status.cause if status.running or status.waiting else Cause.IDLE
         dummy.row = self.log.begin(
             (
@@ -297,6 +311,17 @@ class LockstepReplica(Replica):
         )
         return dummy
 
+    def _arrived(self, step: Step, times: Sequence[int]) -> None:
+        done_ns = step.done_ns
+        if step.row >= 0:
+            self.log.complete(step.row, done_ns, times)
+        if step is self._blocked_on:
+            self._go_on_at(done_ns if done_ns > self.now_ns else self.now_ns)
+
+    def _has_request(self) -> bool:
+        status = self.scheduler.status()
+        return status.running + status.waiting > 0 or bool(self.inbox)
+
     def _enter_sync(self, *, unfinished: bool) -> FinishSync:
         return self.group.enter_sync(
             self.rank,
@@ -308,4 +333,18 @@ class LockstepReplica(Replica):
 
     def _end(self, ended: Sequence[RequestState], at: int) -> None:
         super()._end(ended, at)
+        self._has_ended_some = True
         self._tell_ended(at, ended)
+
+
+def lockstep_notes(replica: Replica) -> tuple[str, ...]:
+    """What a reader of the results must know of a rank and of its group."""
+    if not isinstance(replica, LockstepReplica):
+        return ()
+    group = replica.group
+    seconds = group.waited_for_ns[replica.rank] / NS_PER_S
+    return (
+        f"rank {replica.rank} of {group.size}: {replica.dummies:,} of {group.forwards:,} forwards were dummy batches",
+        f"rank {replica.rank} of {group.size}: the other ranks' stages waited {seconds:.3f} s for it, summed",
+        f"ranks of the group ran {group.padding_tokens:,} tokens of padding in CUDA graphs",
+    )

@@ -14,8 +14,11 @@ import numpy as np
 
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.build import BuiltInstance, build_instances
+from penstock.engine.data_parallel import DataParallelDeployment
 from penstock.engine.fleet import watch
 from penstock.engine.kernel import Agenda, Phase
+from penstock.engine.lockstep_build import LockstepGroups
+from penstock.engine.lockstep_replica import lockstep_notes
 from penstock.engine.models import cluster_router, model_mistake, model_problems
 from penstock.engine.observer import Observer, StepObservers, view_of_request
 from penstock.engine.replica import Replica
@@ -105,6 +108,7 @@ class Simulation:
         self._agenda = Agenda()
         self._network = Network(self._wake_network)
         self._agenda.add(self._network, Phase.LINK, 0)
+        self._groups = LockstepGroups(self._agenda, self._built)
         all_sinks = (*sinks, _ProgressSink(self._report)) if progress else tuple(sinks)
         self.instances = [
             self._make_replica(
@@ -115,6 +119,7 @@ class Simulation:
             )
             for one in self._built
         ]
+        self._routes = len(self.instances) > 1 and not self._groups.take_all(len(self.instances))
         self._fleet, self._fleet_columns = watch(self.instances)
         self._listen()
 
@@ -135,6 +140,12 @@ class Simulation:
         connector: KVConnector | None,
         scheduler: EngineScheduler | None,
     ) -> Replica:
+        if built.group_cost is not None:
+            rank = self._groups.make_rank(
+                built, options=self.options, sinks=sinks, on_end=self._ended, connector=connector
+            )
+            self._agenda.add(rank, Phase.ENGINE, built.spec.index)
+            return rank
         replica = make_replica(
             built,
             options=self.options,
@@ -196,7 +207,7 @@ class Simulation:
             self.workload.has_sessions or bool(self._observers) or self._max_open < NEVER_NS
         )
         self._is_coupled = len(self.instances) > 1 and (reacts or bool(self._network.links))
-        self._is_coupled |= bool(self._network.links)
+        self._is_coupled |= bool(self._network.links) or bool(self._groups)
         for replica in self.instances:
             replica.stops_on_end = reacts
             replica.agenda = self._agenda if self._is_coupled or self._observers else None
@@ -260,7 +271,7 @@ class Simulation:
     def _act_before(self, limit_ns: int) -> None:
         """Let everyone act who acts before ``limit_ns``, unless a request is released that arrives earlier."""
         agenda = self._agenda
-        routes = len(self.instances) > 1
+        routes = self._routes
         while (at_ns := agenda.next_ns()) < limit_ns:
             self.now_ns = at_ns
             actor = agenda.run_next(limit_ns, alone=not self._is_coupled)
@@ -272,7 +283,9 @@ class Simulation:
     def _arrive(self, request: Request) -> None:
         if self._first_arrival_ns is None:
             self._first_arrival_ns = request.arrival_ns
-        routes = len(self.instances) > 1
+        if self._groups:
+            self._deliver_messages(request.arrival_ns)
+        routes = self._routes
         index = self._router.route(request, self._fleet)[0] if routes else 0
         if not 0 <= index < len(self.instances):
             raise UserError([Problem("--router", f"returned instance {index} of {len(self.instances)}")])
@@ -281,7 +294,12 @@ class Simulation:
         if reason is not None:
             self._reject(request, index, reason)
             return
-        replica.deliver(RequestState(request, replica.options.max_model_len))
+        state = RequestState(request, replica.options.max_model_len)
+        group = self._groups.deployment_of(index)
+        if group is not None:
+            self._send_to_group(group, state, index)
+            return
+        replica.deliver(state)
         if routes:
             self._show(replica)
         self._rewake(replica)
@@ -291,6 +309,21 @@ class Simulation:
         status = replica.scheduler.status()
         waiting = status.waiting + len(replica.inbox)
         self._fleet_columns.set(replica.index, status.running, waiting, replica.outstanding_tokens)
+
+    def _send_to_group(self, group: DataParallelDeployment, state: RequestState, instance: int) -> None:
+        """To the rank that the router chose or, where a front-end does the balancing, to the one that it chooses."""
+        is_external = group.options.load_balancing == "external"
+        rank = self._built[instance].spec.dp_rank if is_external else None
+        group.route(self.now_ns, state, group.choose_front_end(rank), rank)
+        self._deliver_messages(self.now_ns)
+        if self._routes:
+            for replica in group.ranks:
+                self._show(replica)
+
+    def _deliver_messages(self, now: int) -> None:
+        """What arrives at one instant arrives before what happens then."""
+        while self._agenda.next_ns() <= now and self._agenda.next_is(Phase.MESSAGE):
+            self._agenda.run_next(now + 1, alone=False)
 
     def _rewake(self, replica: Replica) -> None:
         """A replica that had nothing to do may have now."""
@@ -431,5 +464,7 @@ def _totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
         exact_turns=scheduler.exact_turns,
         busy_ns=log.busy_ns(),
         end_ns=replica.now_ns,
-        notes=built.cost.stage.notes(),
+        notes=built.cost.stage.notes()
+        if built.group_cost is None
+        else (*built.group_cost.notes(), *lockstep_notes(replica)),
     )

@@ -109,7 +109,11 @@ def simulate_outcome(cluster: ClusterSpec, workload: Workload, options: RunOptio
     """
     plain = replace(options or RunOptions(), record="requests", keep_token_times=False)
     blocking = [instance.blocking_sends for instance in cluster.instances]
-    ledger = BubbleLedger([instance.pp_size for instance in cluster.instances], blocking_sends=blocking)
+    ledger = BubbleLedger(
+        [instance.pp_size for instance in cluster.instances],
+        blocking_sends=blocking,
+        in_lockstep=[instance.in_lockstep for instance in cluster.instances],
+    )
     simulation = Simulation(cluster, workload, plain, sinks=[ledger])
     record = simulation.run()
     table = RequestTable.of(record)

@@ -43,6 +43,7 @@ class EdgeWatch:
         self._ledger = BubbleLedger(
             [spec.pp_size for spec in instances],
             blocking_sends=[spec.blocking_sends for spec in instances],
+            in_lockstep=[spec.in_lockstep for spec in instances],
         )
         self._max_num_seqs = [spec.scheduler.max_num_seqs for spec in instances]
         self._by_blocks_ns = 0

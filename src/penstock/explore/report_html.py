@@ -79,6 +79,8 @@ _CAUSE_COLOURS = {
     "blocked": "#be185d",
     "idle": "#e5e7eb",
     "drain": "#cbd5e1",
+    "sync": "#65a30d",
+    "dummy": "#a8a29e",
 }
 
 

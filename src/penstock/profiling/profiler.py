@@ -14,6 +14,7 @@ from penstock.cost.kernels import kernel_set
 from penstock.errors import Problem, UserError
 from penstock.profiling.old_layout import Profile, write_bundle
 from penstock.profiling.torch_kernels import TorchKernels
+from penstock.spec.layers import GroupedAttention
 from penstock.spec.model import ModelSpec
 
 _VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -59,6 +60,10 @@ def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = l
     torch = _torch(job.device)
     obstacles = (job.model.tensor_parallel_obstacle(tp_size) for tp_size in job.tp_sizes)
     problems = [Problem("--tp", why) for why in obstacles if why is not None]
+    attention = {type(kind.attention) for kind in job.model.kinds}
+    if len(job.model.kinds) > 1 or attention != {GroupedAttention} or job.model.moe is not None:
+        what = "profiled are models of like layers, with grouped-query attention and a dense MLP"
+        problems.append(Problem(job.model.name, what))
     problems += (
         []
         if job.dtype in _VARIANTS

@@ -12,7 +12,8 @@ from penstock.cost.tables import KernelTables
 from penstock.errors import Problem, UserError
 from penstock.profiling.old_layout import Profile, csv_rows
 from penstock.spec.hardware import find_hardware
-from penstock.spec.model import ModelSpec, uniform_layers
+from penstock.spec.layers import uniform_layers
+from penstock.spec.model import ModelSpec
 
 KERNELS: Mapping[str, str] = {
     "embedding": "emb",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from penstock.recording.records import TURN_COLUMNS, Cause, TurnChunk
 
@@ -39,11 +40,20 @@ def no_turns() -> TurnChunk:
     return TurnChunk(0, 1, 0, np.zeros((0, len(TURN_COLUMNS) + 3), dtype=np.int64))
 
 
+def _visits_stages(chunk: TurnChunk) -> npt.NDArray[np.bool_]:
+    """Steps with tokens; where the stages' times are kept, dummy batches are known by them."""
+    has_tokens = chunk.column("tokens") > 0
+    if chunk.values.shape[1] == len(TURN_COLUMNS):
+        return has_tokens
+    return has_tokens | (chunk.stage(0, "end") > chunk.stage(0, "start"))
+
+
 def steps_frame(chunk: TurnChunk) -> pl.DataFrame:
-    """Steps with tokens of a chunk."""
+    """Steps with tokens of a chunk and, where the stages' times are kept, dummy batches of data-parallel ranks, which
+    have none."""
     import polars as pl
 
-    visits = chunk.column("tokens") > 0
+    visits = _visits_stages(chunk)
     rows = chunk.values[visits]
     turn = chunk.first_turn + np.flatnonzero(visits)
     columns = {name: rows[:, place] for place, name in enumerate(TURN_COLUMNS)}
@@ -55,10 +65,10 @@ def steps_frame(chunk: TurnChunk) -> pl.DataFrame:
 
 
 def stages_frame(chunk: TurnChunk) -> pl.DataFrame:
-    """Steps with tokens of a chunk, stage by stage of each step."""
+    """Steps with tokens of a chunk and dummy batches, stage by stage of each."""
     import polars as pl
 
-    visits = chunk.column("tokens") > 0
+    visits = _visits_stages(chunk)
     pp_size = chunk.pp_size
     times = chunk.values[visits, len(TURN_COLUMNS) :].reshape(-1, 3)
     turn = chunk.first_turn + np.flatnonzero(visits)

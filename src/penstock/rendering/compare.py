@@ -25,6 +25,8 @@ _CAUSES = (
     "engine",
     "blocked",
     "drain",
+    "sync",
+    "dummy",
 )
 
 

@@ -133,7 +133,9 @@ class PerfettoTrace:
         self._steps[chunk.instance] += int(has_tokens.sum())
         if self.truncated:
             return
-        end = np.where(has_tokens, chunk.stage(chunk.pp_size - 1, "end"), chunk.column("schedule_ns"))
+        is_dummy = ~has_tokens & (chunk.stage(0, "end") > chunk.stage(0, "start"))
+        last_end = chunk.stage(chunk.pp_size - 1, "end")
+        end = np.where(has_tokens | is_dummy, last_end, chunk.column("schedule_ns"))
         number = first_step + np.cumsum(has_tokens)
         columns = {name: chunk.column(name) for name in _STEP_ARGS}
         for row in np.flatnonzero(self._touches(chunk.column("schedule_ns"), end)):
@@ -143,6 +145,8 @@ class PerfettoTrace:
             )
             if has_tokens[row]:
                 self._step(chunk, int(row), int(number[row]) - 1, values)
+            elif is_dummy[row]:
+                self._dummy(chunk, int(row))
             if self.truncated:
                 return
 
@@ -181,6 +185,12 @@ class PerfettoTrace:
                     self._slice(process, request, begin, end, name, f'"args":{json.dumps(args)}')
 
     # --- events ---------------------------------------------------------------------------------------------
+
+    def _dummy(self, chunk: TurnChunk, row: int) -> None:
+        """The slices of a data-parallel rank's dummy batch."""
+        for stage in range(chunk.pp_size):
+            start, end = (int(chunk.stage(stage, what)[row]) for what in ("start", "end"))
+            self._slice(chunk.instance, _stage_track(stage), start, end, "dummy", '"cat":"dummy"')
 
     def _step(self, chunk: TurnChunk, row: int, number: int, values: dict[str, int]) -> None:
         """The slices of a step on all stages and links, and the arrows between them."""

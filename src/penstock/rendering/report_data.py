@@ -258,15 +258,18 @@ class _CollectSpans:
 
 
 def _gantt(result: SimulationResult, chunks: Sequence[TurnChunk]) -> list[dict[str, Any]]:
-    """Each instance's stages over time. A stage is ``first_ns`` and, packed, length x 10 + cause of each span
-    in order; its n-th busy span is step n."""
+    """Each instance's stages over time. A stage is ``first_ns`` and, packed, length x number of causes + cause of
+    each span in order; its n-th busy span is step n."""
     summary = result.summary
     if summary.last_completion_ns is None:
         return []
     deployments = result.record.deployments
     collector = _CollectSpans(len(deployments))
     blocking = [instance["blocking_sends"] for instance in result.context.inputs["instances"]]
-    ledger = BubbleLedger([one.pp_size for one in deployments], blocking_sends=blocking, sinks=[collector])
+    lockstep = [instance.get("dp_size", 1) > 1 for instance in result.context.inputs["instances"]]
+    ledger = BubbleLedger(
+        [one.pp_size for one in deployments], blocking_sends=blocking, in_lockstep=lockstep, sinks=[collector]
+    )
     for chunk in chunks:
         ledger.accept(chunk)
     ledger.finish(summary.first_arrival_ns, summary.last_completion_ns)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from penstock.spec.data_parallel import DataParallelOptions
+from penstock.spec.experts import ExpertOptions
 from penstock.spec.model import ModelSpec
 from penstock.spec.options import EngineOverhead, SchedulerOptions
 
@@ -25,8 +27,9 @@ class InstanceSpec:
 
     ``index`` counts over the whole cluster, ``node`` is the node it stands in. ``memory_bytes`` is per NPU.
     ``layer_partition`` None means vLLM's rule, "auto" means balanced by stage cost. ``num_gpu_blocks``
-    overrides the derived KV capacity and counts the null block, as vLLM does. ``engine`` says which engine's
-    defaults hold, and where they were read; empty where none was asked for.
+    overrides the derived KV capacity and counts the null block, as vLLM does. ``dp_group`` names the ``dp_size``
+    replicas that are one data-parallel deployment, of which this is number ``dp_rank``; None stands alone.
+    ``engine`` says which engine's defaults hold, and where they were read; empty where none was asked for.
     """
 
     index: int
@@ -48,8 +51,19 @@ class InstanceSpec:
     placement_nodes: tuple[int, ...] | None = None
     activation_tensors: int = 2
     blocking_sends: bool = False
+    experts: ExpertOptions = field(default_factory=ExpertOptions)
+    dp_group: str | None = None
+    dp_size: int = 1
+    dp_rank: int = 0
+    data_parallel: DataParallelOptions = field(default_factory=lambda: DataParallelOptions(size=1))
     where: str = ""
     engine: str = ""
+
+    @property
+    def in_lockstep(self) -> bool:
+        """Whether it runs its forwards together with the other ranks of its group: a mixture of experts does, the
+        ranks of a dense model are independent (vLLM ``EngineCoreProc.run_engine_core``)."""
+        return self.dp_size > 1 and self.model.moe is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

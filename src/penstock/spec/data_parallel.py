@@ -29,9 +29,10 @@ class DataParallelOptions:
     ``sync_interval`` is the number of forwards between two finish all-reduces, each of which takes ``sync_ns``.
     ``prefill_schedule_interval`` N > 1 lets prefills in only at every Nth forward of a wave. ``load_balancing``
     says what a front-end sees: *internal* all ranks, *hybrid* the ranks of its own of ``nodes`` nodes, *external* one
-    rank (a request names it). ``front_ends`` is their number, with *hybrid* the number per node.
-    ``stats_interval_ms`` is the coordinator's shortest interval between two publications of counts.
-    ``generation`` is the vLLM release whose balancing formula and wave protocol are followed.
+    rank (a request names it). ``ranks_per_node`` is what a config says of the nodes, 0 nothing. ``front_ends`` is
+    their number, with *hybrid* the number per node. ``stats_interval_ms`` is the coordinator's shortest interval
+    between two publications of counts. ``generation`` is the vLLM release whose balancing formula and wave protocol
+    are followed.
     """
 
     size: int
@@ -41,6 +42,7 @@ class DataParallelOptions:
     load_balancing: LoadBalancing = "internal"
     front_ends: int = 1
     nodes: int = 1
+    ranks_per_node: int = 0
     stats_interval_ms: int = 100
     generation: Generation = "0.32"
     latencies: MessageLatencies = field(default_factory=MessageLatencies)

@@ -6,19 +6,24 @@ from dataclasses import asdict
 from typing import Any
 
 from penstock.spec.cluster import InstanceSpec
-from penstock.spec.model import AttentionKind, DenseMlp, ModelSpec
+from penstock.spec.layers import DenseMlp, GroupedAttention
+from penstock.spec.model import ModelSpec
 
 
 def described_instance(instance: InstanceSpec) -> dict[str, Any]:
-    """All members of an instance."""
-    return asdict(instance) | {"model": described_model(instance.model)}
+    """All members of an instance; those of experts and of data-parallel groups where it has them."""
+    left_out = set[str]() if instance.model.moe is not None else {"experts"}
+    if instance.dp_group is None:
+        left_out |= {"dp_group", "dp_size", "dp_rank", "data_parallel"}
+    members = {name: value for name, value in asdict(instance).items() if name not in left_out}
+    return members | {"model": described_model(instance.model)}
 
 
 def described_model(model: ModelSpec) -> dict[str, Any]:
     """A model; where all its layers are alike, by the names that a Hugging Face config has for them."""
     if len(model.kinds) == 1:
         attention, mlp = model.kinds[0].attention, model.kinds[0].mlp
-        if type(attention) is AttentionKind and type(mlp) is DenseMlp:
+        if isinstance(attention, GroupedAttention) and attention.window is None and isinstance(mlp, DenseMlp):
             return {
                 "name": model.name,
                 "num_layers": model.num_layers,

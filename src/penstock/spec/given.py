@@ -31,7 +31,7 @@ class SimulateOptions(TypedDict, total=False):
     """Keep the time of every token [on]."""
 
     # Costs and memory
-    dtype: Literal["float16", "bfloat16", "float32", "fp8", "int8"] | None
+    dtype: Literal["float16", "bfloat16", "float32", "fp8", "fp8_block", "int8", "nvfp4", "fp4"] | None
     """Of weights and activations [the model's]."""
     kv_cache_dtype: Literal["auto", "fp8"] | None
     """Of the KV cache; auto: as dtype [auto]."""

@@ -10,7 +10,14 @@ from typing import Literal
 
 LinkKind = Literal["nvlink", "pcie", "infinity-fabric", "ici"]
 
-_STAND_IN_DTYPE = {"fp8": "bfloat16", "int8": "bfloat16", "bfloat16": "float16"}
+_STAND_IN_DTYPE = {
+    "nvfp4": "fp4",
+    "fp4": "fp8",
+    "fp8_block": "fp8",
+    "fp8": "bfloat16",
+    "int8": "bfloat16",
+    "bfloat16": "float16",
+}
 """Where a chip has no units for a dtype, the matrices are widened first and run at this one's rate."""
 
 

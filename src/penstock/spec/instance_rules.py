@@ -9,7 +9,9 @@ from typing import Any
 from penstock.errors import Problem, nearest
 from penstock.spec.check import Checked
 from penstock.spec.cluster import InstanceSpec
+from penstock.spec.data_parallel_rules import data_parallel_options
 from penstock.spec.engines import Preset, engine_names, engine_preset
+from penstock.spec.expert_rules import expert_options, expert_problems
 from penstock.spec.json_file import Place
 from penstock.spec.model import ModelSpec
 from penstock.spec.option_table import RawFlags
@@ -105,6 +107,10 @@ class InstanceRules:
             placement_nodes=None if raw.placement_nodes is None else tuple(raw.placement_nodes),
             activation_tensors=raw.activation_tensors or 2,
             blocking_sends=bool(raw.blocking_sends),
+            experts=expert_options(raw, model),
+            dp_group=raw.dp_group,
+            dp_size=raw.data_parallel_size or 1,
+            data_parallel=data_parallel_options(raw),
             where=str(self._place),
             engine=""
             if self._preset is None
@@ -216,9 +222,14 @@ class InstanceRules:
                 "max_model_len", f"must be <= max_position_embeddings = {limit}, not {raw.max_model_len}"
             )
         degrees = self._degrees()
-        obstacle = None if degrees is None else model.tensor_parallel_obstacle(degrees[0])
+        if degrees is None:
+            return
+        # Whether ranks can split experts depends on the group: ``expert_rules.group_problems``.
+        obstacle = model.tensor_parallel_obstacle(degrees[0], whole_experts=True)
         if obstacle is not None:
             self._blame("num_npus" if raw.tp_size is None else "tp_size", obstacle)
+        for name, why in expert_problems(raw, model, degrees[0]).items():
+            self._blame(name, why)
 
     def _blame(self, name: str, message: str) -> None:
         place = self._place.key(name) if name else self._place

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 from penstock.errors import Problem, UserError, nearest
 from penstock.spec.check import Checked, Raw, check, check_members, shown
 from penstock.spec.cluster import ClusterSpec, InstanceSpec, LinkSpec
+from penstock.spec.data_parallel_rules import data_parallel_problems
 from penstock.spec.engines import engine_names
+from penstock.spec.expert_rules import group_problems, number_ranks, ranks_of
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.instance_rules import InstanceRules, unknown_engine
 from penstock.spec.json_file import Place, read_json
@@ -101,6 +103,10 @@ class _ClusterReader:
             entries += self._read_node(node, entry, len(nodes), instances)
         if raw.nodes is not None and not entries and not self._problems:
             self._blame(self._place, "the cluster has no instances")
+        instances = number_ranks(instances)
+        if not self._problems:
+            self._problems += group_problems(instances)
+            self._problems += data_parallel_problems(instances, shared_links=bool(raw.shared_node_links))
         return ClusterSpec(
             source=self._place.file,
             link=self._link(checked),
@@ -126,7 +132,7 @@ class _ClusterReader:
             spot = place.key("instances").item(index)
             instance = self._read_instance(len(instances), node, num_nodes, entry, spot)
             if instance is not None:
-                instances.append(instance)
+                instances += ranks_of(instance)
         return len(entries)
 
     def _read_instance(
@@ -209,12 +215,7 @@ class _ClusterReader:
             model = load_model(name, self._library, self._directory, place, found)
             self._problems += [one for one in found if one not in self._problems]
             self._models[name] = model
-        model = self._models[name]
-        if model is not None and model.moe is not None:
-            self._blame(
-                place, f"'{name}' is a mixture of experts ({model.moe.num_experts}): not simulated yet"
-            )
-        return model
+        return self._models[name]
 
     def _check_hardware(self, label: str, place: Place) -> None:
         """Known: in the catalogue, or with a folder of measured profiles."""

@@ -5,77 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionKind:
-    """Grouped-query attention of one layer."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    has_qk_norm: bool = False
-    has_bias: bool = False
-
-    def tensor_parallel_obstacle(self, tp_size: int) -> str | None:
-        """Why ``tp_size`` ranks cannot share it, or None; said without the model's name."""
-        if self.num_heads % tp_size:
-            return f"tp {tp_size} must divide the {self.num_heads} attention heads"
-        if max(tp_size, self.num_kv_heads) % min(tp_size, self.num_kv_heads):
-            return f"tp {tp_size} must divide, or be a multiple of, the {self.num_kv_heads} KV heads"
-        return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DenseMlp:
-    """A gated MLP that every token passes."""
-
-    intermediate_size: int
-
-    def tensor_parallel_obstacle(self, tp_size: int) -> str | None:
-        """Why ``tp_size`` ranks cannot share it, or None."""
-        if self.intermediate_size % tp_size:
-            return f"tp {tp_size} must divide the MLP's width {self.intermediate_size}"
-        return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoeMlp:
-    """A mixture of experts, each a gated MLP. Recognised, not simulated yet."""
-
-    num_experts: int
-    experts_per_token: int
-    expert_intermediate_size: int
-
-    def tensor_parallel_obstacle(self, tp_size: int) -> str | None:
-        """Why ``tp_size`` ranks cannot share each expert, or None."""
-        if self.expert_intermediate_size % tp_size:
-            return f"tp {tp_size} must divide the experts' width {self.expert_intermediate_size}"
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerKind:
-    """What a decoder layer is made of. Layers of one kind cost the same."""
-
-    attention: AttentionKind
-    mlp: DenseMlp | MoeMlp
-
-
-@dataclass(frozen=True, slots=True)
-class LayerGroup:
-    """A run of ``count`` layers of one kind that follow each other."""
-
-    kind: LayerKind
-    count: int
-
-
-StageLayers = tuple[LayerGroup, ...]
-"""The layers of one pipeline stage, in order."""
+from penstock.spec.layers import LayerGroup, LayerKind, MoeMlp, StageLayers, count_layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A decoder-only transformer: its layers as runs of like kinds, between an embedding and a head."""
+    """A decoder-only transformer: its layers as runs of like kinds, between an embedding and a head.
+
+    ``dtype`` is the weights', ``expert_dtype`` that of routed experts and ``attention_dtype`` that of attention where
+    a quantisation tells them apart. ``notes`` say what of the config is not part of the simulation.
+    """
 
     name: str
     hidden_size: int
@@ -83,8 +22,13 @@ class ModelSpec:
     vocab_size: int
     max_position_embeddings: int
     tie_word_embeddings: bool = False
+    has_norm_bias: bool = False
+    has_head_bias: bool = False
     dtype: str = "bfloat16"
+    expert_dtype: str | None = None
+    attention_dtype: str | None = None
     model_type: str = "llama"
+    notes: tuple[str, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -122,32 +66,58 @@ class ModelSpec:
             stages.append(tuple(stage))
         return tuple(stages)
 
-    def tensor_parallel_obstacle(self, tp_size: int) -> str | None:
+    @property
+    def norm_elements(self) -> int:
+        """One norm over the hidden state."""
+        return self.hidden_size * (2 if self.has_norm_bias else 1)
+
+    @property
+    def parameters(self) -> int:
+        """All weights of the text model, every expert counted; without layers that predict further tokens (MTP)."""
+        layers = sum(
+            group.count
+            * (
+                group.kind.attention.weights(self.hidden_size, 1).total
+                + group.kind.mlp.weights(self.hidden_size, 1).total
+                + 2 * self.norm_elements
+            )
+            for group in self.layers
+        )
+        return layers + self.norm_elements + self._embedding + self._head
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights that one token passes, the embedding counted whole."""
+        idle = sum(
+            group.count
+            * (
+                group.kind.mlp.weights(self.hidden_size, 1).total
+                - group.kind.mlp.active_weights(self.hidden_size).total
+            )
+            for group in self.layers
+        )
+        return self.parameters - idle
+
+    @property
+    def _embedding(self) -> int:
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def _head(self) -> int:
+        table = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
+        return table + (self.vocab_size if self.has_head_bias else 0)
+
+    def tensor_parallel_obstacle(self, tp_size: int, *, whole_experts: bool = False) -> str | None:
         """Why the model cannot be split over ``tp_size`` ranks, or None. KV heads are replicated where there are
-        fewer than ranks."""
-        for part in dict.fromkeys(part for kind in self.kinds for part in (kind.attention, kind.mlp)):
-            obstacle = part.tensor_parallel_obstacle(tp_size)
+        fewer than ranks. ``whole_experts``: the ranks share the experts out instead of splitting each."""
+        for kind in self.kinds:
+            mlp = kind.mlp
+            own = (
+                mlp.shared_obstacle(tp_size)
+                if whole_experts and isinstance(mlp, MoeMlp)
+                else mlp.obstacle(tp_size)
+            )
+            obstacle = kind.attention.obstacle(tp_size) or own
             if obstacle is not None:
                 return f"{obstacle} of {self.name}"
         return None
-
-
-def count_layers(layers: Sequence[LayerGroup]) -> int:
-    """How many layers the runs hold together."""
-    return sum(group.count for group in layers)
-
-
-def uniform_layers(
-    count: int,
-    *,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    intermediate_size: int,
-    has_qk_norm: bool = False,
-) -> tuple[LayerGroup, ...]:
-    """``count`` like layers of grouped-query attention and a dense MLP, without biases."""
-    attention = AttentionKind(
-        num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, has_qk_norm=has_qk_norm
-    )
-    return (LayerGroup(LayerKind(attention, DenseMlp(intermediate_size=intermediate_size)), count),)

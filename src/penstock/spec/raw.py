@@ -34,6 +34,20 @@ def _one_or_two(value: Any) -> Any:
     raise ValueError(f"must be 1 or 2, not {shown(value)}")
 
 
+_POPULARITY = re.compile(r"uniform|power_law\([0-9]+(\.[0-9]+)?\)")
+
+
+def _popularity(value: Any) -> Any:
+    if isinstance(value, str) and _POPULARITY.fullmatch(value.replace(" ", "")):
+        return value.replace(" ", "")
+    loads = [float(one) for one in value if type(one) in (int, float)] if isinstance(value, list) else []
+    if loads and len(loads) == len(value) and any(loads) and all(0 <= load < float("inf") for load in loads):
+        return tuple(loads)
+    raise ValueError(
+        f'must be "uniform", "power_law(1.2)", or a list of loads >= 0, one per expert, not {_item(value)}'
+    )
+
+
 _BLOCK_RANGE = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 
 
@@ -103,6 +117,22 @@ class RawInstance(RawEngine):
     pp_size: Count | None = None
     ep_size: Count | None = None
     dp_group: StrictStr | None = None
+    data_parallel_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    data_parallel_lb: Literal["internal", "hybrid", "external"] | None = None
+    data_parallel_size_local: Annotated[int, Field(ge=1, le=1024)] | None = None
+    api_server_count: Annotated[int, Field(ge=1, le=1024)] | None = None
+    dp_sync_interval: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    prefill_schedule_interval: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    enable_expert_parallel: bool | None = None
+    enable_eplb: bool | None = None
+    num_redundant_experts: Annotated[int, Field(ge=0, le=4096)] | None = None
+    expert_placement_strategy: Literal["linear", "round_robin"] | None = None
+    all2all_backend: (
+        Literal["allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency"] | None
+    ) = None
+    expert_popularity: Annotated[Any, BeforeValidator(_popularity)] = None
+    dp_count_exchange_ns: Nanoseconds | None = None
+    cudagraph_max_tokens: Counter | None = None
     pd_type: Literal["prefill", "decode"] | None = None
     placement: dict[str, Any] | None = None
     pp_layer_partition: Partition = None

@@ -36,10 +36,6 @@ def instance_refusals(raw: RawInstance) -> dict[str, str]:
     refused = {name: reason for name, reason in OFFLOADS.items() if getattr(raw, name)}
     if raw.pd_type is not None:
         refused["pd_type"] = "prefill and decode on separate instances is not simulated: leave it out or null"
-    if raw.dp_group is not None:
-        refused["dp_group"] = "data-parallel groups are not simulated: leave it out or null"
-    if raw.ep_size is not None and raw.ep_size > 1:
-        refused["ep_size"] = f"expert parallelism is not simulated: must be 1, not {raw.ep_size}"
     return refused
 
 

@@ -107,7 +107,11 @@ def _statistic(values: FloatArray, name: str) -> float:
 
 def _check_parallelism(run: MeasuredRun, cluster: ClusterSpec) -> None:
     problems: list[Problem] = []
-    for option, ours in (("tensor_parallel_size", "tp_size"), ("pipeline_parallel_size", "pp_size")):
+    for option, ours in (
+        ("tensor_parallel_size", "tp_size"),
+        ("pipeline_parallel_size", "pp_size"),
+        ("data_parallel_size", "dp_size"),
+    ):
         recorded = run.engine.get(option)
         for instance in cluster.instances:
             value = getattr(instance, ours)
@@ -158,10 +162,18 @@ def _as_measured(
             changes["num_gpu_blocks"] = run.num_gpu_blocks
         if run.engine.get("max_model_len"):
             changes["scheduler"] = replace(instance.scheduler, max_model_len=int(run.engine["max_model_len"]))
+        if instance.in_lockstep:
+            changes["data_parallel"] = run.data_parallel(instance.data_parallel)
         overhead = host_overhead(instance.hardware) if calibrated else None
         if overhead is not None and instance.overhead == EngineOverhead():
             changes["overhead"] = overhead
         instances[i] = replace(instance, **changes)
+    if any(instance.in_lockstep for instance in instances):
+        ranks = run.data_parallel(instances[0].data_parallel)
+        notes.append(
+            f"ranks in lock-step as in vLLM {ranks.generation}, one front-end that balances them, an all-reduce of "
+            f"unfinished requests every {ranks.sync_interval} forwards"
+        )
     if run.num_gpu_blocks is not None:
         notes.append(f"{run.num_gpu_blocks} KV blocks, as recorded")
     return replace(cluster, instances=tuple(instances)), tuple(notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +13,14 @@ import numpy as np
 
 from penstock.cost.tables import FloatArray
 from penstock.errors import Problem, UserError
+from penstock.spec.data_parallel import DataParallelOptions
 
 _TIMES = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
 ASYNC_BY_DEFAULT = (0, 14)
 """From this version on vLLM schedules asynchronously at pp 1 unless told otherwise."""
+LAST_WITHOUT_SYNC_AT_STEP_1 = (0, 19)
+"""The latest version known to balance by 4 x waiting + running and to synchronise its ranks every 32 forwards; 0.32
+is known to do otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +68,29 @@ class MeasuredRun:
         flags["async_scheduling"] = self.asynchronous()
         return {name: value for name, value in flags.items() if value is not None}
 
+    @property
+    def _version(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in re.findall(r"\d+", self.vllm_version)[:2])
+
+    def data_parallel(self, ranks: DataParallelOptions) -> DataParallelOptions:
+        """How the run's ranks were joined: one client process balanced them (vLLM ``AsyncLLM``), by the formula and
+        with the waves of its version."""
+        is_old = self._version <= LAST_WITHOUT_SYNC_AT_STEP_1
+        return replace(
+            ranks,
+            load_balancing="internal",
+            front_ends=1,
+            nodes=1,
+            generation="0.19" if is_old else "0.32",
+            sync_interval=32 if is_old else 16,
+        )
+
     def asynchronous(self) -> bool:
         """As recorded, else vLLM's default for its version: on at pp 1 from 0.14."""
         given = self.engine.get("async_scheduling")
         if given is not None:
             return bool(given)
-        numbers = tuple(int(part) for part in re.findall(r"\d+", self.vllm_version)[:2])
+        numbers = self._version
         return int(self.engine.get("pipeline_parallel_size") or 1) == 1 and numbers >= ASYNC_BY_DEFAULT
 
 

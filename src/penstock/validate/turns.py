@@ -128,6 +128,7 @@ class _ReplayedRank(LockstepReplica):
             else:
                 self._mail.append((None, subject, detail))
             self._read()
+        self._has_read = True
         self._forwards_before = self.pipeline.submitted
         self.did.append(
             {

@@ -32,8 +32,8 @@ class Gantt {
       edge[0] = stage.first_ns;
       let steps = 0;
       for (let i = 0; i < n; i++) {
-        cause[i] = packed[i] % 10;
-        edge[i + 1] = edge[i] + Math.floor(packed[i] / 10);
+        cause[i] = packed[i] % causes.length;
+        edge[i + 1] = edge[i] + Math.floor(packed[i] / causes.length);
         busy[i] = cause[i] === 0 ? steps++ : -1;
       }
       const spanOf = new Int32Array(steps);

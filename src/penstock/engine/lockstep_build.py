@@ -1,0 +1,102 @@
+"""From built instances to data-parallel groups that can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from penstock.engine.build import BuiltInstance
+from penstock.engine.data_parallel import DataParallelDeployment
+from penstock.engine.kernel import Agenda
+from penstock.engine.lockstep import LockstepGroup
+from penstock.engine.lockstep_replica import LockstepReplica
+from penstock.engine.replica import Replica
+from penstock.recording.records import TurnSink
+from penstock.recording.turn_log import TurnLog
+from penstock.scheduler.kv_connector import KVConnector
+from penstock.scheduler.make import make_scheduler
+from penstock.scheduler.request_state import RequestState
+from penstock.spec.options import RunOptions
+
+
+class LockstepGroups:
+    """The groups of a cluster whose ranks run their forwards together; ``ranks`` maps an instance to its group."""
+
+    def __init__(self, agenda: Agenda, built: Sequence[BuiltInstance]) -> None:
+        self._agenda = agenda
+        self._groups: dict[str, tuple[LockstepGroup, DataParallelDeployment]] = {}
+        self._ranks: dict[int, DataParallelDeployment] = {}
+        for one in built:
+            spec, name = one.spec, one.spec.dp_group
+            if one.group_cost is None or name is None:
+                continue
+            if name not in self._groups:
+                group = LockstepGroup(
+                    one.group_cost,
+                    spec.dp_size,
+                    one.cost.hops,
+                    one.cost.token_return_ns,
+                    back_ns=spec.overhead.ipc_from_last_stage_ns,
+                    sync_ns=spec.data_parallel.sync_ns,
+                )
+                deployment = DataParallelDeployment(agenda, spec.data_parallel, len(self._groups))
+                self._groups[name] = group, deployment
+            self._ranks[spec.index] = self._groups[name][1]
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    def take_all(self, instances: int) -> bool:
+        """Whether one deployment is all there is, ``instances`` of them, and its front-ends choose the ranks: then
+        there is nothing to route."""
+        deployments = [deployment for _, deployment in self._groups.values()]
+        return (
+            len(deployments) == 1
+            and len(self._ranks) == instances
+            and deployments[0].options.load_balancing != "external"
+        )
+
+    def deployment_of(self, instance: int) -> DataParallelDeployment | None:
+        """The deployment of which an instance is a rank, or None."""
+        return self._ranks.get(instance)
+
+    def make_rank(
+        self,
+        built: BuiltInstance,
+        *,
+        options: RunOptions,
+        sinks: Sequence[TurnSink],
+        on_end: Callable[[Replica, RequestState, int], None] | None,
+        connector: KVConnector | None = None,
+    ) -> LockstepReplica:
+        """One rank of its group; they must be made in order.
+
+        Raises:
+            UserError: its policy cannot be made.
+        """
+        spec = built.spec
+        assert spec.dp_group is not None
+        group, deployment = self._groups[spec.dp_group]
+        replica = LockstepReplica(
+            spec.index,
+            spec.dp_rank,
+            make_scheduler(
+                spec.scheduler,
+                spec.pp_size,
+                built.deployment.memory.num_gpu_blocks,
+                connector=connector,
+                keep_token_times=options.keep_token_times,
+                exact_only=options.exact_only,
+            ),
+            group,
+            spec.scheduler,
+            spec.data_parallel,
+            TurnLog(spec.index, spec.pp_size, sinks),
+            agenda=self._agenda,
+            tell=deployment.tell,
+            tell_ended=partial(deployment.tell_ended, spec.dp_rank),
+            overhead=spec.overhead,
+            on_end=on_end,
+        )
+        deployment.complete([*deployment.ranks, replica])
+        return replica
