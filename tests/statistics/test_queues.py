@@ -101,7 +101,9 @@ def queue_growth(load: float, seed: int, count: int = 4000) -> tuple[bool, float
     return found.overloaded, found.growth.estimate
 
 
-@pytest.mark.parametrize(("load", "least", "most"), [(0.5, 0, 1), (0.8, 0, 1), (0.9, 0, 1), (1.1, 17, 20), (1.3, 20, 20)])
+@pytest.mark.parametrize(
+    ("load", "least", "most"), [(0.5, 0, 1), (0.8, 0, 1), (0.9, 0, 1), (1.1, 17, 20), (1.3, 20, 20)]
+)
 def test_overload_is_told_from_a_queue_that_settles(load: float, least: int, most: int) -> None:
     assert least <= sum(queue_growth(load, seed)[0] for seed in range(20)) <= most
 
