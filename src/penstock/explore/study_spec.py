@@ -13,7 +13,7 @@ from penstock.explore.constraints import Constraint, parse_constraint
 from penstock.explore.design_point import DEFAULT_BETWEEN, Network, Site
 from penstock.explore.objectives import OBJECTIVES, Objective, find_objective
 from penstock.explore.offered_load import ARRIVALS, Arrivals
-from penstock.explore.prices import find_price, listed_prices
+from penstock.spec.prices import find_price, listed_prices
 from penstock.explore.slo import Slo, parse_slo
 from penstock.explore.space import FILL, Dimension, Space, Spaces
 from penstock.explore.study_schema import RawNetwork, RawSpace, RawStudy

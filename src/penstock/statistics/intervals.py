@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtrit
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class Interval:
 
 def student_t(confidence: float, degrees: int) -> float:
     """The two-sided quantile of Student's t."""
-    return float(stats.t.ppf(0.5 + confidence / 2, degrees))
+    return float(stdtrit(degrees, 0.5 + confidence / 2))
 
 
 def replication_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -72,7 +72,7 @@ def batch_means_interval(series: npt.ArrayLike, confidence: float = 0.95) -> Int
     correlation = lag_one([means])
     error = spread / math.sqrt(BATCHES) * math.sqrt(_inflation(correlation))
     t = student_t(confidence, BATCHES - 1)
-    skew = float(stats.skew(means, bias=False)) / (6 * math.sqrt(BATCHES))
+    skew = _skewness(means) / (6 * math.sqrt(BATCHES))
     low, high = mean - error * _willink(t, skew), mean - error * _willink(-t, skew)
     return Interval(mean, low, high, sound=correlation < MOST_CORRELATION)
 
@@ -142,6 +142,14 @@ def sectioned_interval(
 
 def _inflation(correlation: float) -> float:
     return (1 + correlation) / (1 - correlation)
+
+
+def _skewness(values: FloatArray) -> float:
+    """The sample skewness, unbiased under normality."""
+    count = len(values)
+    centred = values - values.mean()
+    cubes, squares = float((centred**3).mean()), float((centred**2).mean())
+    return cubes / squares**1.5 * math.sqrt(count * (count - 1)) / (count - 2)
 
 
 def _willink(t: float, skew: float) -> float:
