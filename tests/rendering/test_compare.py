@@ -82,7 +82,9 @@ def test_an_improvement_is_called_better_from_old_to_new(directories: list[Path]
 def test_the_winner_is_named_with_what_it_is_best_in(directories: list[Path]) -> None:
     views = load_runs(directories)
     text = winner(compared_rows(views), [view.name for view in views])
-    assert text.startswith("No run is best in everything: wide in generated tokens; wide in TTFT p99; narrow in TPOT p99")
+    assert text.startswith(
+        "No run is best in everything: wide in generated tokens; wide in TTFT p99; narrow in TPOT p99"
+    )
     one, two = (ComparedRow("generated tokens", "/s", (1.0, 2.0), 1), ComparedRow("GPUs", "", (1, 4), 0))
     per_gpu = ComparedRow(PER_GPU, "/s", (1.0, 0.5), 1)
     assert winner([one, two, per_gpu], ["small", "large"]) == (
@@ -91,7 +93,9 @@ def test_the_winner_is_named_with_what_it_is_best_in(directories: list[Path]) ->
     )
 
 
-def test_runs_on_different_numbers_of_gpus_are_compared_per_gpu(directories: list[Path], repository: Path) -> None:
+def test_runs_on_different_numbers_of_gpus_are_compared_per_gpu(
+    directories: list[Path], repository: Path
+) -> None:
     other = directories[0].with_name("one_gpu")
     simulate(
         str(repository / "configs/cluster/single_node_single_instance.json"),

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from statistics_queues import FloatArray, Mmpp, lengths_at_arrivals, poisson, waits
 
 from penstock.statistics.drift import drift, growth
 from penstock.statistics.intervals import batch_means_interval, replication_interval, sectioned_interval
 from penstock.statistics.warm_up import mser5
-from statistics_queues import FloatArray, Mmpp, lengths_at_arrivals, poisson, waits
 
 Draw = Callable[[np.random.Generator, int], tuple[FloatArray, FloatArray]]
 

@@ -13,7 +13,6 @@ from penstock.explore.constraints import Constraint, parse_constraint
 from penstock.explore.design_point import DEFAULT_BETWEEN, Network, Site
 from penstock.explore.objectives import OBJECTIVES, Objective, find_objective
 from penstock.explore.offered_load import ARRIVALS, Arrivals
-from penstock.spec.prices import find_price, listed_prices
 from penstock.explore.slo import Slo, parse_slo
 from penstock.explore.space import FILL, Dimension, Space, Spaces
 from penstock.explore.study_schema import RawNetwork, RawSpace, RawStudy
@@ -22,6 +21,7 @@ from penstock.scheduler.policies.make import make_policy
 from penstock.spec.check import Checked, check, shown
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.json_file import Place
+from penstock.spec.prices import find_price, listed_prices
 from penstock.spec.raw import RawInstance
 from penstock.units import GIB
 from penstock.workload.formats import load_workload

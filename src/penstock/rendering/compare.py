@@ -117,7 +117,9 @@ def compared_rows(views: Sequence[RunView]) -> list[ComparedRow]:
     ):
         rows.append(_row(name, unit, [rate[key] if rate else None for rate in rates], 1))
     tokens = [rate["generated_tokens_per_s"] if rate else None for rate in rates]
-    per_gpu = [None if rate is None else rate / sum(of.values()) for rate, of in zip(tokens, gpus, strict=True)]
+    per_gpu = [
+        None if rate is None else rate / sum(of.values()) for rate, of in zip(tokens, gpus, strict=True)
+    ]
     per_dollar = [
         usd / (rate * 3600 / 1e6) if usd is not None and rate else None
         for usd, rate in zip(dollars, tokens, strict=True)
@@ -189,7 +191,9 @@ def _by_cost(by_name: Mapping[str, ComparedRow], names: Sequence[str]) -> list[s
         known = [run for run, value in enumerate(row.values) if value is not None]
         best = min(known, key=lambda run: -row.better * (row.values[run] or 0.0))
         others = ", ".join(f"{names[run]} {_shown(row, run)}" for run in known if run != best)
-        sentences.append(f"{row.name}: {names[best]} {_shown(row, best)}" + (f" against {others}." if others else "."))
+        sentences.append(
+            f"{row.name}: {names[best]} {_shown(row, best)}" + (f" against {others}." if others else ".")
+        )
     return sentences
 
 
