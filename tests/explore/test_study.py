@@ -302,7 +302,8 @@ def test_ties_are_broken_by_the_distance_from_the_limits(tmp_path: Path) -> None
 def test_the_best_of_each_hardware_is_known(tmp_path: Path) -> None:
     outcome = run(write_study(tmp_path), tmp_path / "out")
     best = outcome.best_by_hardware
-    assert list(best)[0] == outcome.winner.point.hardware if outcome.winner else False
+    assert outcome.winner is not None
+    assert next(iter(best)) == outcome.winner.point.hardware
     for hardware, result in best.items():
         of_kind = [r.goodput_per_gpu or 0 for r in outcome.results if r.point.hardware == hardware]
         assert result.goodput_per_gpu == pytest.approx(max(of_kind), rel=0.0101)
