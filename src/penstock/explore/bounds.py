@@ -15,13 +15,14 @@ import numpy as np
 
 from penstock.cost.weights import (
     embedding_weight_bytes,
-    kv_bytes_per_token_layer,
+    kv_bytes_per_token,
     layer_weight_bytes,
     weight_bytes,
 )
 from penstock.explore.slo import Slo, shown_ns
 from penstock.spec.cluster import InstanceSpec
 from penstock.spec.hardware import HardwareSpec
+from penstock.spec.model import ModelSpec
 from penstock.units import NS_PER_S
 from penstock.workload.workload import Workload
 
@@ -48,12 +49,11 @@ def bounds_of(instance: InstanceSpec, hardware: HardwareSpec, kv_tokens: int, wo
     * a prompt token's: two operations per weight, on all GPUs of the replica.
     """
     model, tp, pp = instance.model, instance.tp_size, instance.pp_size
-    if getattr(model, "num_experts", None):
-        return Bounds(math.inf, "nothing that is known without its experts", 0.0, 0.0)
-    layer = layer_weight_bytes(model, tp, instance.dtype)
-    head = embedding_weight_bytes(model, tp, instance.dtype)
-    read = layer * model.num_layers + head
-    weights = layer_weight_bytes(model, 1, instance.dtype) * model.num_layers / weight_bytes(instance.dtype)
+    if model.moe is not None:
+        # Which experts a step reads depends on its tokens: no bound is known to be safe.
+        return Bounds(math.inf, "no bound", 0.0, 0.0)
+    read = _layer_bytes(model, tp, instance.dtype) + embedding_weight_bytes(model, tp, instance.dtype)
+    weights = _layer_bytes(model, 1, instance.dtype) / weight_bytes(instance.dtype)
     peak = hardware.peak_flops_per_s(instance.dtype)
     bandwidth = hardware.memory_bytes_per_s
     # Prompts with token ids may be found in the prefix cache: nothing of them need be computed.
@@ -61,7 +61,7 @@ def bounds_of(instance: InstanceSpec, hardware: HardwareSpec, kv_tokens: int, wo
     answer = float(workload.output_tokens.mean())
     compute = tp * pp * peak / (2 * weights * (prompt + answer))
     context = prompt + answer / 2
-    kv_token = kv_bytes_per_token_layer(model, tp, instance.dtype, instance.kv_cache_dtype) * model.num_layers
+    kv_token = kv_bytes_per_token(model.layers, tp, instance.dtype, instance.kv_cache_dtype)
     running = max(min(instance.scheduler.max_num_seqs, kv_tokens / context), 1.0)
     # Spread over the stages evenly, which is the best that they can be; each reads its part in turn.
     per_token_s = (read / running + kv_token * context) / bandwidth / pp
@@ -75,6 +75,11 @@ def bounds_of(instance: InstanceSpec, hardware: HardwareSpec, kv_tokens: int, wo
         if workload.has_token_ids
         else SLACK * 2 * weights / (tp * pp * peak) * NS_PER_S,
     )
+
+
+def _layer_bytes(model: ModelSpec, tp_size: int, dtype: str) -> int:
+    """Weights of all layers on one NPU of ``tp_size``."""
+    return sum(group.count * layer_weight_bytes(model, group.kind, tp_size, dtype) for group in model.layers)
 
 
 def why_impossible(bounds: Bounds, slo: Slo, workload: Workload) -> str | None:

@@ -185,54 +185,52 @@ def _run(executor: Executor[PointJob, PointResult], jobs: Sequence[PointJob]) ->
 def _cuts(question: SizeQuestion, site: Site, answer: HardwareAnswer) -> Iterator[_Cut]:
     """Cuts that can run and that no bound rules out, however many replicas; counts candidates and reasons."""
     feasibility = Feasibility(site, question.profile_root)
-    hardware = find_hardware(answer.hardware)
-    assert hardware is not None, "checked with the question"
-    options = len(MAX_NUM_SEQS) * len(MAX_NUM_BATCHED_TOKENS)
-    why_not: list[str] = []
+    per_seqs = len(MAX_NUM_BATCHED_TOKENS)
     for tp in TP:
         for pp in PP:
             replicas = max(answer.available // (tp * pp), 1)
-            answer.candidates += replicas * options
-            for seqs in MAX_NUM_SEQS:
-                seqs_options = len(MAX_NUM_BATCHED_TOKENS)
-                point = DesignPoint(
-                    hardware=answer.hardware,
-                    tp=tp,
-                    pp=pp,
-                    replicas=1,
-                    max_num_seqs=seqs,
-                    max_num_batched_tokens=FIRST_OPTIONS[1],
-                )
-                reason = feasibility.why_not(point)
-                if reason is not None:
-                    answer.rule_out(reason.kind, replicas * seqs_options)
-                    why_not.append(reason.text)
-                    continue
-                cut = _bounded(question, site, point)
+            answer.candidates += replicas * len(MAX_NUM_SEQS) * per_seqs
+            seqs, tokens = FIRST_OPTIONS
+            point = DesignPoint(
+                hardware=answer.hardware,
+                tp=tp,
+                pp=pp,
+                replicas=1,
+                max_num_seqs=seqs,
+                max_num_batched_tokens=tokens,
+            )
+            reason = feasibility.why_not(point)
+            if reason is not None:
+                answer.rule_out(reason.kind, replicas * len(MAX_NUM_SEQS) * per_seqs)
+                answer.reasons.append(reason.text)
+                continue
+            for cut in _bounded(question, site, point):
                 impossible = why_impossible(cut.bounds, question.slo, question.workload)
                 if impossible is not None:
-                    answer.rule_out(impossible.partition(":")[0], replicas * seqs_options)
-                    why_not.append(impossible)
+                    answer.rule_out(impossible.partition(":")[0], replicas * per_seqs)
+                    answer.reasons.append(impossible)
                     continue
                 needed = cut.least_replicas * cut.per_replica
-                if answer.needs_at_least is None or needed < answer.needs_at_least:
-                    answer.needs_at_least = needed
-                answer.rule_out(cut.bounds.limited_by, min(cut.least_replicas - 1, replicas) * seqs_options)
-                if seqs == FIRST_OPTIONS[0]:
+                answer.needs_at_least = min(needed, answer.needs_at_least or needed)
+                answer.rule_out(cut.bounds.limited_by, min(cut.least_replicas - 1, replicas) * per_seqs)
+                if cut.point.max_num_seqs == seqs:
                     yield cut
-    answer.reasons = list(dict.fromkeys(why_not))
 
 
-def _bounded(question: SizeQuestion, site: Site, point: DesignPoint) -> _Cut:
+def _bounded(question: SizeQuestion, site: Site, point: DesignPoint) -> Iterator[_Cut]:
+    """The cut with every ``max_num_seqs``, each with its bounds."""
     cluster = load_cluster(cluster_config(point, site), profile_root=_path(question.profile_root))
-    instance = cluster.instances[0]
+    given = cluster.instances[0]
     hardware = find_hardware(point.hardware)
     assert hardware is not None, "checked with the question"
-    layers = partition_layers(instance.model.num_layers, instance.pp_size)
-    plan = plan_memory(instance, layers)
-    kv_tokens = (plan.num_gpu_blocks - 1) * plan.block_size
-    bounds = bounds_of(instance, hardware, kv_tokens, question.workload)
-    return _Cut(point, bounds, max(math.ceil(question.rate_per_s / bounds.requests_per_s), 1))
+    layers = given.model.cut(partition_layers(given.model.num_layers, given.pp_size))
+    for seqs in MAX_NUM_SEQS:
+        instance = replace(given, scheduler=replace(given.scheduler, max_num_seqs=seqs))
+        plan = plan_memory(instance, layers)
+        kv_tokens = (plan.num_gpu_blocks - 1) * plan.block_size
+        bounds = bounds_of(instance, hardware, kv_tokens, question.workload)
+        least = max(math.ceil(question.rate_per_s / bounds.requests_per_s), 1)
+        yield _Cut(replace(point, max_num_seqs=seqs), bounds, least)
 
 
 def _path(root: str | None) -> Path | None:
