@@ -97,7 +97,7 @@ def test_one_request_at_a_time_wants_fewer_stages(tmp_path: Path) -> None:
 
 def test_few_sequences_allowed_want_more(tmp_path: Path) -> None:
     table, largest = advice(cluster(), tmp_path, [(100, 100)] * 60, max_num_seqs=2)
-    assert largest is StageCause.MEMORY
+    assert largest is StageCause.SEQS
     assert best(table).knob == "max_num_seqs"
 
 

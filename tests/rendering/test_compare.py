@@ -47,8 +47,8 @@ def test_values_are_those_of_the_summaries(directories: list[Path]) -> None:
     p99 = tuple(one["latency"]["ttft"]["p99_ns"] / 1e6 for one in summaries)
     assert rows["TTFT p99"].values == p99
     assert rows["TTFT p99"].change(1) == pytest.approx(p99[1] / p99[0] - 1)
-    assert rows["memory"].values[0] == 0.0
-    assert rows["memory"].values[1] > 10
+    assert rows["seqs"].values[0] == 0.0
+    assert rows["seqs"].values[1] > 10
     assert rows["finished"].values == (100, 100)
 
 

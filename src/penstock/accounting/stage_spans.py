@@ -25,6 +25,7 @@ class StageCause(IntEnum):
     BLOCKED = 7
     IDLE = 8
     DRAIN = 9
+    SEQS = 10
 
 
 _INHERITED_LATEST_FIRST = (
@@ -32,6 +33,7 @@ _INHERITED_LATEST_FIRST = (
     StageCause.BLOCKED,
     StageCause.ENGINE,
     StageCause.MEMORY,
+    StageCause.SEQS,
     StageCause.DEPENDENCY,
 )
 _UPSTREAM_IN_TIME = (StageCause.IMBALANCE, *reversed(_INHERITED_LATEST_FIRST))

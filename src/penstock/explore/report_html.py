@@ -76,6 +76,7 @@ _CAUSE_COLOURS = {
     "imbalance": "#d97706",
     "dependency": "#7c3aed",
     "memory": "#dc2626",
+    "seqs": "#db2777",
     "engine": "#0891b2",
     "blocked": "#be185d",
     "idle": "#e5e7eb",

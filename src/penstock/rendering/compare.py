@@ -24,6 +24,7 @@ _CAUSES = (
     "imbalance",
     "dependency",
     "memory",
+    "seqs",
     "engine",
     "blocked",
     "drain",
