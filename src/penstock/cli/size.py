@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 
 @app.command(cls=GuardedCommand)
-def size(
+def size_command(
     *,
     model: Annotated[str, typer.Option(help="A model's name, or the path of its config.json.")],
     rate: Annotated[float, typer.Option(help="Requests per second.")],

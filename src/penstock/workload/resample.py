@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 
 from penstock.errors import Problem, UserError
 from penstock.workload.workload import Call, Columns, Workload
@@ -21,7 +22,8 @@ def drawn_from(workload: Workload, rows: Sequence[int], source: str) -> Workload
     Raises:
         UserError: there are more copies than token ids can be told apart.
     """
-    if not workload.has_sessions and not workload.has_token_ids:
+    named = workload.has_priorities or workload.names_models
+    if not workload.has_sessions and not workload.has_token_ids and not named:
         inputs, outputs, arrivals = workload.input_tokens, workload.output_tokens, workload.arrival_ns
         picked = list(rows)
         return Workload.from_columns(
@@ -46,13 +48,11 @@ def drawn_from(workload: Workload, rows: Sequence[int], source: str) -> Workload
 
 
 def _renamed(call: Call, by: int) -> Call:
-    return Call(
-        call.input_tokens,
-        call.output_tokens,
-        call.tool_duration_ns,
-        _shifted(call.input_ids, by),
-        _shifted(call.output_ids, by),
-        _shifted(call.prefix_blocks, by),
+    return replace(
+        call,
+        input_ids=_shifted(call.input_ids, by),
+        output_ids=_shifted(call.output_ids, by),
+        prefix_blocks=_shifted(call.prefix_blocks, by),
     )
 
 

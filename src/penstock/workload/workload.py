@@ -332,6 +332,8 @@ class Workload:
             input_ids=self._input_ids.get(index),
             output_ids=self._output_ids.get(index),
             prefix_blocks=self._prefix_blocks.get(index),
+            priority=self._priority.get(index),
+            model=self._model_names[self._model.get(index)],
         )
 
     def _build(self, index: int, arrival_ns: int) -> Request:
