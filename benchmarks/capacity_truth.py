@@ -3,8 +3,7 @@
     python -m benchmarks.capacity_truth [--deployments 20] [--from 0]
 
 Each line says the short answer with its interval, and the edge of one realisation of 100,000 requests, found to half
-a per cent. Results go to ``benchmarks/capacity_truth.json``, which ``tests/explore/test_capacity_truth.py`` reads: it
-finds the short answers of five of them again.
+a per cent. Results go to ``outputs/capacity_truth.json``. All twenty take an hour or two of one core.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from penstock.spec.load import load_cluster
 from penstock.workload.generate import Recipe, generate
 from penstock.workload.lengths import parse_lengths
 
-RECORD = Path(__file__).with_suffix(".json")
+RECORD = Path("outputs/capacity_truth.json")
 SHORT = 2_000
 LONG = 100_000
 OPTIONS = CapacityOptions(seeds=3, tolerance=0.05, requests=1_000, max_requests=SHORT)
@@ -108,6 +107,7 @@ def main() -> None:
     parser.add_argument("--from", type=int, default=0, dest="first")
     parser.add_argument("--output", type=Path, default=RECORD)
     given = parser.parse_args()
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for number in range(given.first, given.first + given.deployments):
         rows.append(row(number))

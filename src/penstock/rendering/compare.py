@@ -190,7 +190,7 @@ def _by_cost(by_name: Mapping[str, ComparedRow], names: Sequence[str]) -> list[s
         if row is None or not differs:
             continue
         known = [run for run, value in enumerate(row.values) if value is not None]
-        best = min(known, key=lambda run: -row.better * (row.values[run] or 0.0))
+        best = min(known, key=lambda run, row=row: -row.better * (row.values[run] or 0.0))
         others = ", ".join(f"{names[run]} {_shown(row, run)}" for run in known if run != best)
         sentences.append(
             f"{row.name}: {names[best]} {_shown(row, best)}" + (f" against {others}." if others else ".")
