@@ -21,6 +21,10 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def table_of(directory: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((directory / "study-results/table.csv").read_text().splitlines()))
+
+
 def test_it_prints_the_front_and_writes_a_config_that_runs(tmp_path: Path) -> None:
     path = write_study(tmp_path)
     code, text, error = invoke("explore", str(path), "--workers", "1")
@@ -48,7 +52,7 @@ def test_every_command_it_prints_runs_and_shows_what_was_found(
     path = write_study(tmp_path)
     _, text, _ = invoke("explore", str(path), "--workers", "1")
     (command,) = [line.strip() for line in text.splitlines() if line.strip().startswith("penstock run")]
-    table = list(csv.DictReader((tmp_path / "study-results/table.csv").open()))
+    table = table_of(tmp_path)
     best = next(row for row in table if f"best on goodput_per_gpu: {row['label']}\n" in text)
     code, ran, error = invoke(*shlex.split(command)[1:])
     assert (code, error) == (0, "")
@@ -68,7 +72,7 @@ def test_spaces_can_be_a_list_under_constraints(tmp_path: Path) -> None:
     path = write_study(tmp_path, space=space, constraints=["$/hour <= 3", "not (tp == 1 and replicas > 1)"])
     code, text, _ = invoke("explore", str(path), "--workers", "1")
     assert code == 0
-    table = list(csv.DictReader((tmp_path / "study-results/table.csv").open()))
+    table = table_of(tmp_path)
     assert [row["label"] for row in table] == ["H100, TP1", "L40S, TP2"]
     assert "3 x $/hour <= 3" in text
     assert "best per hardware" in text
