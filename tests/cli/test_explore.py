@@ -74,7 +74,7 @@ def test_spaces_can_be_a_list_under_constraints(tmp_path: Path) -> None:
     assert code == 0
     table = table_of(tmp_path)
     assert [row["label"] for row in table] == ["H100, TP1", "L40S, TP2"]
-    assert "3 x $/hour <= 3" in text
+    assert "4 x $/hour <= 3" in text
     assert "best per hardware" in text
 
 
