@@ -39,6 +39,7 @@ CAUSES = {
     "imbalance": "#d97706",
     "transfer": "#2563eb",
     "memory": "#dc2626",
+    "seqs": "#db2777",
     "engine": "#0891b2",
     "fill and drain": "#93c5fd",
     "idle": "#e5e7eb",

@@ -24,12 +24,14 @@ OF_TURN = {
     Cause.DEPENDENCY: StageCause.DEPENDENCY,
     Cause.MEMORY: StageCause.MEMORY,
     Cause.ENGINE: StageCause.ENGINE,
+    Cause.SEQS: StageCause.SEQS,
 }
 INHERITED = [
     StageCause.TRANSFER,
     StageCause.BLOCKED,
     StageCause.ENGINE,
     StageCause.MEMORY,
+    StageCause.SEQS,
     StageCause.DEPENDENCY,
 ]
 
@@ -372,6 +374,15 @@ def test_a_tiny_kv_pool_shows_memory() -> None:
     bubbles = serve(requests, [10] * 4, blocks=1 + 2 * 13)
     bubble_causes = [cause for cause in StageCause if cause not in (StageCause.BUSY, StageCause.IDLE)]
     assert max(bubble_causes, key=bubbles.total_ns) is StageCause.MEMORY
+    assert bubbles.total_ns(StageCause.SEQS) == 0
+
+
+def test_few_places_with_blocks_to_spare_show_seqs() -> None:
+    requests = [Request(index, 0, 160, 40) for index in range(40)]
+    bubbles = serve(requests, [10] * 4, max_num_seqs=2)
+    bubble_causes = [cause for cause in StageCause if cause not in (StageCause.BUSY, StageCause.IDLE)]
+    assert max(bubble_causes, key=bubbles.total_ns) is StageCause.SEQS
+    assert bubbles.total_ns(StageCause.MEMORY) == 0
 
 
 def test_an_engine_that_takes_its_time_shows_engine() -> None:

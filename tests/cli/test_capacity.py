@@ -32,6 +32,9 @@ CLUSTER = {
 }
 
 
+SHORT = ("--max-requests", "240")
+
+
 @pytest.fixture
 def inputs(tmp_path: Path) -> list[str]:
     cluster, dataset = tmp_path / "cluster.json", tmp_path / "requests.jsonl"
@@ -54,12 +57,21 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
 def test_it_says_the_capacity_and_what_limits_it(inputs: list[str], tmp_path: Path) -> None:
     out, curve = tmp_path / "out.json", tmp_path / "curve.csv"
     code, text, _ = invoke(
-        *inputs, "--slo", "ttft_p90<100ms", "--seeds", "3", "--output", str(out), "--curve", str(curve)
+        *inputs,
+        *SHORT,
+        "--slo",
+        "ttft_p90<100ms",
+        "--seeds",
+        "3",
+        "--output",
+        str(out),
+        "--curve",
+        str(curve),
     )
     assert code == 0
     for words in (
         "95% interval",
-        "3 seeds of 120 requests",
+        "3 runs of 240 requests a rate (the 120 of the workload 2 times, shuffled)",
         "limited by  ttft_p90",
         "because of",
         "rests on",
@@ -76,20 +88,20 @@ def test_it_says_the_capacity_and_what_limits_it(inputs: list[str], tmp_path: Pa
 
 
 def test_the_same_question_has_the_same_answer(inputs: list[str]) -> None:
-    question = (*inputs, "--slo", "ttft_p90<100ms", "--seeds", "2", "--arrivals", "scaled")
+    question = (*inputs, *SHORT, "--slo", "ttft_p90<100ms", "--seeds", "2", "--arrivals", "scaled")
     assert invoke(*question) == invoke(*question)
 
 
 def test_the_curve_can_be_a_page(inputs: list[str], tmp_path: Path) -> None:
     page = tmp_path / "curve.html"
-    assert invoke(*inputs, "--slo", "ttft_p90<100ms", "--seeds", "1", "--curve", str(page))[0] == 0
+    assert invoke(*inputs, *SHORT, "--slo", "ttft_p90<100ms", "--seeds", "1", "--curve", str(page))[0] == 0
     html = page.read_text()
     assert "curve-ttft_p90" in html
     assert 'src="http' not in html
 
 
 def test_an_impossible_slo_is_an_error(inputs: list[str]) -> None:
-    code, _, error = invoke(*inputs, "--slo", "ttft_p90<1us")
+    code, _, error = invoke(*inputs, *SHORT, "--slo", "ttft_p90<1us")
     assert code == 2
     assert "cannot hold at any rate" in error
     assert "Traceback" not in error
@@ -102,5 +114,5 @@ def test_mistakes_come_together(inputs: list[str], tmp_path: Path) -> None:
     assert code == 2
     for words in ("nowhere.jsonl", "--slo: 'ttft<1s' is not a bound", "--curve: must end in .csv or .html"):
         assert words in error
-    assert invoke(*inputs, "--slo", "ttft_p90<1s", "--arrivals", "poison")[0] == 2
-    assert invoke(*inputs, "--slo", "ttft_p90<1s", "--output", str(tmp_path))[0] == 2
+    assert invoke(*inputs, *SHORT, "--slo", "ttft_p90<1s", "--arrivals", "poison")[0] == 2
+    assert invoke(*inputs, *SHORT, "--slo", "ttft_p90<1s", "--output", str(tmp_path))[0] == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,10 @@ from penstock.cli.main import app
 def invoke(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, list(arguments))
     return result.exit_code, result.stdout, result.stderr
+
+
+def table_of(directory: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((directory / "study-results/table.csv").read_text().splitlines()))
 
 
 def test_it_prints_the_front_and_writes_a_config_that_runs(tmp_path: Path) -> None:
@@ -37,6 +43,55 @@ def test_it_prints_the_front_and_writes_a_config_that_runs(tmp_path: Path) -> No
     code, text, _ = invoke("run", "--cluster-config", str(out / "best.json"), "--dataset", str(requests))
     assert code == 0
     assert "1 finished" in text
+
+
+def test_every_command_it_prints_runs_and_shows_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_study(tmp_path)
+    _, text, _ = invoke("explore", str(path), "--workers", "1")
+    (command,) = [line.strip() for line in text.splitlines() if line.strip().startswith("penstock run")]
+    table = table_of(tmp_path)
+    best = next(row for row in table if f"best on goodput_per_gpu: {row['label']}\n" in text)
+    code, ran, error = invoke(*shlex.split(command)[1:])
+    assert (code, error) == (0, "")
+    assert f"{int(best['requests'])} finished" in ran.replace(",", "")
+    first = table[0]
+    code, text, error = invoke("explore", str(path), "--workers", "1", "--point", first["key"])
+    assert code == 0
+    assert invoke(*shlex.split(text.splitlines()[1])[1:])[0] == 0
+    assert invoke("explore", str(path), "--workers", "1", "--point", "nothing")[0] == 2
+
+
+def test_spaces_can_be_a_list_under_constraints(tmp_path: Path) -> None:
+    space = [
+        {"hardware": "H100", "gpus": [1, 2], "tp": [1, 2]},
+        {"hardware": "L40S", "gpus": [2, 4], "tp": [2, 4]},
+    ]
+    path = write_study(tmp_path, space=space, constraints=["$/hour <= 3", "not (tp == 1 and replicas > 1)"])
+    code, text, _ = invoke("explore", str(path), "--workers", "1")
+    assert code == 0
+    table = table_of(tmp_path)
+    assert [row["label"] for row in table] == ["H100, TP1", "L40S, TP2"]
+    assert "4 x $/hour <= 3" in text
+    assert "best per hardware" in text
+
+
+def test_mistakes_in_constraints_and_spaces_have_their_places(tmp_path: Path) -> None:
+    bad = ["gpu <= 3", "gpus <=", "tp + 1", "hardware < 3", "gpus.real > 1"]
+    space = [{"hardware": "H100"}, {"hardware": "H200X", "tp": 0}]
+    code, _, error = invoke("explore", str(write_study(tmp_path, constraints=bad, space=space)))
+    assert code == 2
+    for words in (
+        "constraints[0]: 'gpu <= 3': no choice 'gpu'; did you mean 'gpus'?",
+        "constraints[1]: 'gpus <=' is not an expression",
+        "constraints[2]: 'tp + 1' is not a comparison",
+        "constraints[3]: 'hardware < 3' compares what cannot be compared",
+        "constraints[4]: 'gpus.real > 1': only names",
+        "space[1].tp",
+    ):
+        assert words in error
 
 
 def test_a_second_call_evaluates_nothing_and_says_the_same(tmp_path: Path) -> None:

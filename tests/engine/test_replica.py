@@ -108,7 +108,7 @@ def test_engine_overhead_stands_between_the_engine_and_the_stages() -> None:
 def test_causes_say_why_nothing_more_was_scheduled() -> None:
     options = SchedulerOptions(max_num_seqs=1, max_in_flight=2, engine_idle_sleep_ns=0)
     _, keep = serve([Request(0, 0, 10, 2), Request(1, 0, 10, 1)], options, pipeline_cost(2, 10))
-    assert keep.column("cause_after")[0] == Cause.MEMORY
+    assert keep.column("cause_after")[0] == Cause.SEQS
     _, keep = serve([Request(0, 0, 10, 2)], options, pipeline_cost(2, 10))
     assert keep.column("cause_after")[:2] == [Cause.DEPENDENCY, Cause.DEPENDENCY]
     small = SchedulerOptions(max_num_batched_tokens=8, max_in_flight=1)

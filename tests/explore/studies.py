@@ -12,7 +12,8 @@ SMALL: dict[str, Any] = {
     "generate": {"num_requests": 80, "input_toks": "lognormal:400,0.6", "output_toks": "uniform:4,20"},
     "slo": "ttft_p90<150ms,tpot_p90<25ms",
     "objectives": ["goodput_per_gpu", "cost_per_million_tokens", "gpus"],
-    "tolerance": 0.1,
+    "tolerance": 0.3,
+    "max_requests": 240,
     "search": {"early_stop": None},
     "space": {"hardware": ["H100", "L40S"], "gpus": [1, 2], "tp": [1, 2], "pp": [1, 2]},
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_one_request_at_a_time_wants_fewer_stages(tmp_path: Path) -> None:
 
 def test_few_sequences_allowed_want_more(tmp_path: Path) -> None:
     table, largest = advice(cluster(), tmp_path, [(100, 100)] * 60, max_num_seqs=2)
-    assert largest is StageCause.MEMORY
+    assert largest is StageCause.SEQS
     assert best(table).knob == "max_num_seqs"
 
 
@@ -120,6 +121,35 @@ def test_a_change_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.M
     assert table.rows[-1].knob == "less memory"
     assert "GiB" in (table.rows[-1].failure or "")
     assert table.rows[-1].outcome is None
+
+
+def told(config: dict[str, Any], tmp_path: Path, requests: list[tuple[int, int]], *options: str) -> str:
+    """What the command prints."""
+    lines = [json.dumps({"input_toks": i, "output_toks": o, "arrival_time_ns": 0}) for i, o in requests]
+    (tmp_path / "requests.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "cluster.json").write_text(json.dumps(config))
+    arguments = [str(tmp_path / "cluster.json"), "--dataset", str(tmp_path / "requests.jsonl")]
+    given = [part for option in options for part in ("--option", option)]
+    outcome = CliRunner().invoke(app, [*arguments, *given])
+    assert outcome.exit_code == 0
+    return outcome.output
+
+
+def test_changes_are_told_from_old_to_new_with_better_or_worse(tmp_path: Path) -> None:
+    text = told(cluster(), tmp_path, [(100, 100)] * 60, "max_num_seqs=2")
+    (row,) = [
+        line for line in text.splitlines() if line.strip().startswith("max_num_seqs") and "2 to 8" in line
+    ]
+    assert re.search(r"[0-9.]+ s → [0-9.]+ (m?)s better", row)
+    assert "%" not in row
+
+
+def test_settings_of_a_knob_with_the_same_result_are_one_row(tmp_path: Path) -> None:
+    # Sixteen requests fill neither 32 nor 64 places: only from 8 to 16 is there a difference.
+    text = told(cluster(), tmp_path, [(100, 100)] * 16, "max_num_seqs=8")
+    rows = [line for line in text.splitlines() if "max_num_seqs 8 to 16" in line]
+    assert len(rows) == 1
+    assert "; or max_num_seqs 8 to 32" in rows[0]
 
 
 def test_layers_are_dealt_by_measured_time() -> None:

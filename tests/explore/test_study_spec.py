@@ -47,8 +47,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 def test_a_pilot_is_an_eighth_of_the_requests(tmp_path: Path) -> None:
     generate = {**SMALL["generate"], "num_requests": 1000}
     spec = load_study(write_study(tmp_path, generate=generate, search={}))
-    assert spec.load.pilot is not None
-    assert len(spec.load.pilot) == 125
+    assert spec.load.pilot == 125
     assert load_study(write_study(tmp_path, generate=generate, search={}, rate=3)).load.pilot is None
     assert load_study(write_study(tmp_path, search={})).load.pilot is None  # too short for one
 

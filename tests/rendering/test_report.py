@@ -127,6 +127,10 @@ def test_verdicts_name_the_cause_and_the_slow_stage() -> None:
     assert sentences[0].startswith("Memory limits it")
     assert any(sentence.startswith("Stage 1 is the slowest") for sentence in sentences)
     assert verdict([causes(busy=95, memory=5)])[0].startswith("Compute limits it: stage 0")
+    keeping_up = verdict([causes(busy=40, dependency=60)], waiting=0.1)
+    assert keeping_up[0].startswith("It keeps up with its load: 0.1 requests wait")
+    assert not any("limits it" in one or "may help" in one for one in keeping_up)
+    assert "Dependency limits it" in verdict([causes(busy=40, dependency=60)], waiting=3.0)[0]
     assert verdict([causes(idle=10)]) == ["It served nothing."]
     assert "no request at all" in verdict([causes(busy=40, memory=10, idle=50)])[-1]
 

@@ -14,7 +14,7 @@ up to                                       cause
 arrive[s+1](p), with blocking sends only    ``blocked``: the stage had finished, its send had not
 update(p), if the instance then ran empty   ``drain``: the stage's last step before the instance ran empty;
                                             other stages still computed, or the last tokens came back
-schedule(m)                                 ``idle | dependency | memory | engine``: by the turns, see below
+schedule(m)                                 ``idle | dependency | memory | seqs | engine``: by the turns
 arrive[0](m)                                ``engine``: scheduling overhead and the way to the first worker
 end[s-1](m)                                 m was upstream: ``fill``, ``imbalance`` or inherited, see below
 arrive[s](m)                                ``transfer``: m's activations were on the link, or queued for it
@@ -47,7 +47,7 @@ further up:
 - It was not empty. m came late to stage s partly because it came late to stage s-1: stage s-1's own gap
   before m is passed down. What of that gap is not already among the causes of this gap up to
   arrive[0](m) is inherited under its own name (``transfer`` first, then ``blocked``, ``engine``,
-  ``memory``, ``dependency``), as far as it reaches. The rest is ``imbalance``: an earlier stage took
+  ``memory``, ``seqs``, ``dependency``), as far as it reaches. The rest is ``imbalance``: an earlier stage took
   longer over m than this stage over p.
 
 So in the textbook pipeline (equal micro-batches, all there at the start, equal stages, no hops) stage s
@@ -67,7 +67,7 @@ from penstock.accounting.stage_spans import GapSplitter, StageCause, StageSpans
 from penstock.recording.records import Int64Array, TurnChunk
 
 CAUSE_NAMES = tuple(cause.name.lower() for cause in StageCause)
-"""``busy`` and the eleven causes, in the order of the columns of :attr:`Bubbles.ns`."""
+"""``busy`` and the causes, in the order of the columns of :attr:`Bubbles.ns`."""
 
 BUBBLE_CAUSES = tuple(cause for cause in StageCause if cause not in (StageCause.BUSY, StageCause.IDLE))
 """The causes that are bubbles: time without any request (``idle``) is none."""

@@ -27,6 +27,7 @@ class StageCause(IntEnum):
     DRAIN = 9
     SYNC = 10
     DUMMY = 11
+    SEQS = 12
 
 
 _INHERITED_LATEST_FIRST = (
@@ -34,6 +35,7 @@ _INHERITED_LATEST_FIRST = (
     StageCause.BLOCKED,
     StageCause.ENGINE,
     StageCause.MEMORY,
+    StageCause.SEQS,
     StageCause.DEPENDENCY,
     StageCause.SYNC,
 )

@@ -11,7 +11,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "fill": "the pipeline was filling after having had no requests",
     "imbalance": "an earlier stage took longer than the one that waited for it",
     "dependency": "every request waited for its own token to come back: too few steps to fill the stages",
-    "memory": "requests waited, but KV blocks or max_num_seqs kept them out",
+    "memory": "requests waited, but there were no KV blocks for them",
+    "seqs": "requests waited, but max_num_seqs others were running already",
     "engine": "there was work, but the engine was asleep, scheduling, or blocked on its oldest step",
     "blocked": "the stage had finished but was still sending",
     "drain": "the last steps of a busy period were leaving the pipeline",
@@ -24,7 +25,8 @@ KNOBS: Mapping[str, str] = {
     "fill": "steadier arrivals, or fewer stages",
     "imbalance": "another layer partition, or a chunk size that makes steps more alike",
     "dependency": "more requests at once, smaller chunks so that they spread over more steps, or fewer stages",
-    "memory": "more KV memory, or a higher max_num_seqs",
+    "memory": "more KV memory",
+    "seqs": "a higher max_num_seqs",
     "engine": "a deeper batch queue (max_in_flight), or less time in the engine",
     "blocked": "sends that do not block, or a faster link",
     "drain": "steadier arrivals, or fewer stages",
@@ -44,8 +46,14 @@ def active_shares(stages: Sequence[Mapping[str, int]]) -> dict[str, float]:
     return {cause: ns / active if active else 0.0 for cause, ns in total.items() if cause != "idle"}
 
 
-def verdict(stages: Sequence[Mapping[str, int]]) -> list[str]:
-    """Sentences on one instance, the most important first. Each stage is ns by cause, ``busy`` included."""
+KEEPS_UP = 1.0
+"""An instance at which fewer requests than this wait on average, for their first step, keeps up with its load."""
+
+
+def verdict(stages: Sequence[Mapping[str, int]], waiting: float | None = None) -> list[str]:
+    """Sentences on one instance, the most important first. Each stage is ns by cause, ``busy`` included;
+    ``waiting`` is how many requests wait for their first step on average while they arrive, None where they do not
+    arrive one after another."""
     shares = active_shares(stages)
     busy = shares.pop("busy", 0.0)
     if not any(stage["busy"] for stage in stages):
@@ -59,6 +67,12 @@ def verdict(stages: Sequence[Mapping[str, int]]) -> list[str]:
         sentences.append(
             f"Compute limits it: stage {slowest} was busy {by_stage[slowest]:.0%} of the time in which there "
             "were requests."
+        )
+    elif waiting is not None and waiting < KEEPS_UP:
+        sentences.append(
+            f"It keeps up with its load: {waiting:.2g} requests wait for their first step on average. While there were "
+            f"requests the stages were busy {busy:.0%} of the time; the largest part of the rest, {shares[main]:.0%}, "
+            f"went to {main}: {EXPLANATIONS[main]}."
         )
     else:
         sentences.append(

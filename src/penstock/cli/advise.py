@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,10 @@ from penstock.cli.described import flag_name, with_options
 from penstock.spec.option_table import search_options
 
 if TYPE_CHECKING:
-    from penstock.explore.advise import Advice, AdviceTable
+    from penstock.explore.advise import Advice, AdviceTable, Outcome
+    from penstock.statistics.intervals import Interval
+
+from penstock.explore.slo import shown_ns
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -63,10 +67,10 @@ def _options(given: list[str]) -> dict[str, Any]:
 
 def _text(table: AdviceTable) -> str:
     base = table.baseline
-    tpot = f", p99 TPOT {base.tpot_p99_ns / 1e6:,.2f} ms" if base.tpot_p99_ns is not None else ""
+    tpot = f", p99 TPOT {shown_ns(base.tpot_p99_ns)}" if base.tpot_p99_ns is not None else ""
     rates = f"{base.requests_per_s:,.3f} requests/s, {base.generated_tokens_per_s:,.1f} generated tokens/s"
     lines = [
-        f"as it is: {rates}, p99 TTFT {base.ttft_p99_ns / 1e6:,.2f} ms{tpot}",
+        f"as it is: {rates}, p99 TTFT {shown_ns(base.ttft_p99_ns)}{tpot}",
         "",
         "where the stages' time goes while there are requests, and the knobs tried against it:",
         f"  busy {1 - base.bubbles.bubble_share():.1%}",
@@ -76,28 +80,62 @@ def _text(table: AdviceTable) -> str:
             lines.append(f"  {cause} {share:.1%}" + (f": {', '.join(knobs)}" if knobs else ""))
     rows = [["", "tokens/s", "p99 TTFT", "p99 TPOT", "change"]]
     ran = [row for row in table.rows if row.failure is None]
-    rows += [[row.knob, *map(_percent, row.gains), row.change] for row in ran if not _is_same(row)]
+    rows += [_shown_row(group, base) for group in _alike(ran) if not _is_same(group[0])]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines += ["", "single changes, best first (+ is better: more tokens/s, shorter latency):"]
+    lines += ["", "single changes, best first:"]
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in (1, 2, 3))]
+        cells = [row[column].ljust(widths[column]) for column in range(4)]
         lines.append("  " + "  ".join([*cells, row[4]]))
     same = [row.change for row in ran if _is_same(row)]
     if same:
         lines.append(f"  no difference: {'; '.join(same)}")
+    lines.append("  ~: the 95% intervals of the two overlap, so chance may explain the difference")
     for row in table.rows:
         if row.failure is not None:
             lines.append(f"  {row.knob}: {row.change}: cannot run: {row.failure}")
     return "\n".join(lines)
 
 
+def _alike(rows: list[Advice]) -> list[list[Advice]]:
+    """Rows of one knob that come to the same, together; the order of the first of each stays."""
+    groups: dict[object, list[Advice]] = {}
+    for row in rows:
+        assert row.outcome is not None
+        groups.setdefault((row.knob, row.outcome.figures), []).append(row)
+    return list(groups.values())
+
+
+def _shown_row(group: list[Advice], base: Outcome) -> list[str]:
+    first = group[0].outcome
+    assert first is not None
+    tokens = _shift(
+        base.generated_tokens_per_s, first.generated_tokens_per_s, 1, lambda value: f"{value:,.1f}"
+    )
+    ttft = _shift(base.ttft_p99_ns, first.ttft_p99_ns, -1, shown_ns)
+    tpot = "-"
+    if base.tpot_ns is not None and first.tpot_ns is not None:
+        tpot = _shift(base.tpot_ns.estimate, first.tpot_ns.estimate, -1, shown_ns)
+        tpot += _doubt(base.tpot_ns, first.tpot_ns)
+    ttft += _doubt(base.ttft_ns, first.ttft_ns)
+    return [group[0].knob, tokens, ttft, tpot, "; or ".join(row.change for row in group)]
+
+
+def _shift(before: float, after: float, better: int, shown: Callable[[float], str]) -> str:
+    """``1.2 s → 300 ms better``"""
+    if abs(after - before) < 0.0005 * before:
+        return f"{shown(before)}, same"
+    word = "better" if (after > before) is (better > 0) else "worse"
+    return f"{shown(before)} → {shown(after)} {word}"
+
+
+def _doubt(before: Interval, after: Interval) -> str:
+    overlap = before.low <= after.high and after.low <= before.high
+    return " ~" if overlap and before.estimate != after.estimate else ""
+
+
 def _is_same(row: Advice) -> bool:
     """Whether nothing would show in the table."""
     return all(gain is None or abs(gain) < 0.0005 for gain in row.gains)
-
-
-def _percent(gain: float | None) -> str:
-    return "-" if gain is None else f"{gain:+.1%}"
 
 
 def _plain(table: AdviceTable) -> dict[str, Any]:
@@ -120,4 +158,13 @@ def _plain(table: AdviceTable) -> dict[str, Any]:
 def _plain_row(row: Advice) -> dict[str, Any]:
     names = ("generated_tokens_per_s", "ttft_p99", "tpot_p99")
     gains = dict(zip(names, row.gains, strict=True))
-    return {"knob": row.knob, "change": row.change, "gains": gains, "failure": row.failure}
+    figures = row.outcome.figures if row.outcome is not None else (None, None, None)
+    return {
+        "knob": row.knob,
+        "change": row.change,
+        "generated_tokens_per_s": figures[0],
+        "ttft_p99_ns": figures[1],
+        "tpot_p99_ns": figures[2],
+        "gains": gains,
+        "failure": row.failure,
+    }

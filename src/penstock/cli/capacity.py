@@ -26,8 +26,11 @@ def capacity(
     burstiness: Annotated[float, typer.Option(help="Shape of gamma arrivals: below 1 is burstier.")] = 1.0,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Realisations behind the interval.")] = 5,
     tolerance: Annotated[
-        float, typer.Option(min=0.001, max=0.5, help="Width of an edge, relative to it.")
-    ] = 0.02,
+        float, typer.Option(min=0.001, max=0.5, help="Relative width of the interval that is precise enough.")
+    ] = 0.05,
+    max_requests: Annotated[
+        int, typer.Option(min=100, help="Runs are made longer up to so many requests.")
+    ] = 8000,
     curve: Annotated[
         str | None, typer.Option(help="Write the latency-over-load curve here (.csv or .html), and print it.")
     ] = None,
@@ -46,6 +49,7 @@ def capacity(
             burstiness=burstiness,
             seeds=seeds,
             tolerance=tolerance,
+            max_requests=max_requests,
             curve=curve,
             output=output,
             options=options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from penstock.explore.capacity import Capacity, CapacityOptions, find_capacity, 
 from penstock.explore.load_test import LoadTest, Trial
 from penstock.explore.offered_load import Arrivals, OfferedLoad, check_arrivals
 from penstock.explore.slo import Slo, parse_slo, shown_ns
+from penstock.explore.steady_state import SteadyState
 from penstock.explore.tables import text_table
 from penstock.rendering.atomic import atomic_write, unwritable
 
@@ -30,6 +32,7 @@ class CapacityQuestion:
     burstiness: float
     seeds: int
     tolerance: float
+    max_requests: int
     curve: str | None
     output: str | None
     options: Mapping[str, Any]
@@ -43,7 +46,13 @@ def run_capacity(question: CapacityQuestion) -> None:
     """
     arrivals = Arrivals(question.arrivals, question.burstiness)
     slo, load_test = _prepare(question, arrivals)
-    found = find_capacity(load_test, CapacityOptions(seeds=question.seeds, tolerance=question.tolerance))
+    options = CapacityOptions(
+        seeds=question.seeds,
+        tolerance=question.tolerance,
+        requests=min(len(load_test.offered_load), question.max_requests),
+        max_requests=question.max_requests,
+    )
+    found = find_capacity(load_test, options)
     typer.echo(_report(found, load_test, slo, question))
     curve = latency_curve(load_test, found) if question.curve else []
     if question.curve:
@@ -85,47 +94,45 @@ def _prepare(question: CapacityQuestion, arrivals: Arrivals) -> tuple[Slo, LoadT
 
 
 def _report(found: Capacity, load_test: LoadTest, slo: Slo, question: CapacityQuestion) -> str:
-    requests = len(load_test.offered_load)
     per_gpu = found.goodput_per_s / load_test.gpus
     goodput = f"{found.goodput_per_s:.4g} requests/s within all limits, {per_gpu:.3g} per GPU ({load_test.gpus} GPUs)"
-    if not found.edges:
-        rows = [
-            ["capacity", f"{slo} holds at every rate, even with all {requests:,} requests at once"],
-            ["", f"throughput then: {found.rate_per_s:.4g} requests/s; a longer workload would find an edge"],
-            ["goodput", goodput],
-        ]
+    count = f"{question.seeds} runs" if question.seeds > 1 else "one run"
+    how = load_test.offered_load.how(found.requests)
+    measured = f"{count} of {found.requests:,} requests a rate ({how}), {question.arrivals} arrivals"
+    if found.broke is None or found.held is None:
+        rows = [["capacity", f"at least {found.rate_per_s:.4g} requests/s: {slo} broke at no rate"]]
     else:
-        count = len(found.edges)
-        seeds = f"{count} seeds" if count > 1 else "1 seed"
-        what = "95% interval" if count > 1 else "this realisation's edge:"
-        interval = f"{what} {found.low_per_s:.4g} to {found.high_per_s:.4g}"
-        shape = f"{seeds} of {requests:,} requests, {question.arrivals} arrivals"
-        broke = found.edges[0].broke
-        worst = next(bound for bound in slo.bounds if bound.name == broke.worst)
-        value = shown_ns(_or_never(broke.statistics_ns[worst.name]))
+        high = f"{found.high_per_s:.4g}" if math.isfinite(found.high_per_s) else "unknown"
+        interval = f"95% interval {found.low_per_s:.4g} to {high}"
         rows = [
-            ["capacity", f"{found.rate_per_s:.4g} requests/s ({interval}; {shape})"],
-            ["", f"every seed holds up to {found.every_seed_per_s:.4g} requests/s"],
+            ["capacity", f"{found.rate_per_s:.4g} requests/s ({interval})"],
             ["goodput", goodput],
-            [
-                "limited by",
-                f"{worst.name}: {value} at {broke.rate_per_s:.4g} requests/s, limit {shown_ns(worst.limit_ns)}",
-            ],
+            ["limited by", _limit(found.broke, slo)],
         ]
-        if found.rate_per_s > found.saturated_per_s:
-            text = (
-                f"no more than {found.saturated_per_s:.4g} requests/s can last: serve more requests to see it"
-            )
-            rows.append(["note", text])
         if found.bottleneck is not None:
             rows.append(["because of", f"{found.bottleneck.cause}: {found.bottleneck.text}"])
+    if found.saturated_per_s is not None:
+        rows.append(
+            ["full", f"with a queue that never empties it serves {found.saturated_per_s:.4g} requests/s"]
+        )
+    rows.append(["measured", f"{measured}, between warm-up and drain"])
+    if found.why_wide is not None:
+        rows.append(["note", f"the interval is wider than asked for: {found.why_wide}"])
     rows.append(["effort", f"{len(found.trials)} runs"])
     rows += [["rests on" if not place else "", line] for place, line in enumerate(load_test.basis)]
     return "\n".join(f"{name:<11} {text}".rstrip() for name, text in rows)
 
 
-def _or_never(value: float | None) -> float:
-    return float("inf") if value is None else value
+def _limit(broke: SteadyState, slo: Slo) -> str:
+    at = f"at {broke.rate_per_s:.4g} requests/s"
+    worst = next((bound for bound in slo.bounds if bound.name == broke.worst), None)
+    if worst is None:
+        growth = broke.drift.growth.estimate
+        return f"the queue, which grows by {growth:.3g} requests/s without end {at}"
+    found = broke.bounds_ns[worst.name]
+    low, high = shown_ns(found.low), shown_ns(found.high)
+    interval = f"95% interval {low} to {high}"
+    return f"{worst.name}: {shown_ns(found.estimate)} ({interval}) {at}, limit {shown_ns(worst.limit_ns)}"
 
 
 def _columns(slo: Slo) -> list[str]:
@@ -163,16 +170,17 @@ def _write_curve(path: str, curve: list[Trial], slo: Slo) -> None:
 
 
 def _as_json(found: Capacity, load_test: LoadTest, slo: Slo, curve: list[Trial]) -> dict[str, Any]:
-    high = found.high_per_s if found.edges else None
     return {
         "slo": str(slo),
-        "holds_at_every_rate": not found.edges,
+        "holds_at_every_rate": found.unbounded,
         "rate_per_s": found.rate_per_s,
         "low_per_s": found.low_per_s,
-        "high_per_s": high,
-        "every_seed_per_s": found.every_seed_per_s,
+        "high_per_s": found.high_per_s if math.isfinite(found.high_per_s) else None,
         "goodput_per_s": found.goodput_per_s,
         "saturated_per_s": found.saturated_per_s,
+        "requests_per_run": found.requests,
+        "requests_from": load_test.offered_load.how(found.requests),
+        "why_wide": found.why_wide,
         "gpus": load_test.gpus,
         "bottleneck": None if found.bottleneck is None else found.bottleneck.to_json(),
         "trials": [trial.to_json() for trial in found.trials],

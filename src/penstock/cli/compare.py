@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ def compare_command(
     if len(directories) < 2:
         raise UserError([Problem("DIRECTORIES", "give two or more")])
     views = load_runs(directories)
-    typer.echo(render_comparison(views))
+    typer.echo(render_comparison(views, shutil.get_terminal_size((120, 24)).columns))
     if report is not None:
         write_comparison(views, report)
         typer.echo(f"wrote {report}", err=True)

@@ -48,8 +48,14 @@ def explore(
             metavar="[ADDRESS]", help="Run on Ray: a cluster's address, or none for one of its own here."
         ),
     ] = None,
+    point: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Write config and requests of one point of the results, and how to run them."
+        ),
+    ] = None,
 ) -> None:
     """Search a space of deployments. A search that was stopped goes on where it was: run it again."""
     from penstock.cli.explore_job import run_explore
 
-    run_explore(spec, output, workers, ray)
+    run_explore(spec, output, workers, ray, point)

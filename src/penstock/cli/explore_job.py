@@ -13,7 +13,14 @@ from penstock.errors import Problem, UserError
 from penstock.explore.evaluate import PointJob
 from penstock.explore.pool import Executor, InProcess, LocalPool
 from penstock.explore.ray_pool import RayPool, check_ray
-from penstock.explore.report import text_report, write_outputs
+from penstock.explore.report import (
+    POINTS_DIRECTORY,
+    find_result,
+    run_command,
+    text_report,
+    write_outputs,
+    write_point,
+)
 from penstock.explore.result import PointResult
 from penstock.explore.search import Step
 from penstock.explore.study import RESULTS_FILE, run_study
@@ -23,7 +30,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
-def run_explore(path: Path, output: Path | None, workers: int, ray: str | None) -> None:
+def run_explore(
+    path: Path, output: Path | None, workers: int, ray: str | None, point: str | None = None
+) -> None:
     """Check, search, print, write.
 
     Raises:
@@ -54,6 +63,13 @@ def run_explore(path: Path, output: Path | None, workers: int, ray: str | None) 
         raise
     finally:
         bar.close()
+    if point is not None:
+        result = find_result(outcome, point)
+        stem = directory / POINTS_DIRECTORY / point
+        written = write_point(spec, result, stem)
+        typer.echo(f"{result.point.label}: {result.status}\n{run_command(spec, result, stem)}")
+        typer.echo(f"wrote {', '.join(map(str, written))}", err=True)
+        return
     written = write_outputs(outcome, directory)
     typer.echo(text_report(outcome, directory))
     typer.echo(f"\nwrote {', '.join(str(one) for one in written[:3])}")
@@ -72,9 +88,27 @@ class StepBar:
             return
         if self._bar is None:
             from rich.console import Console
-            from rich.progress import Progress
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
 
-            self._bar = Progress(console=Console(stderr=True), transient=True)
+            # Points take from a second to minutes: the time left follows from all of them, not from the latest.
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                speed_estimate_period=24 * 3600,
+            )
             self._bar.start()
         if step.phase not in self._tasks:
             self._tasks[step.phase] = self._bar.add_task(step.phase)

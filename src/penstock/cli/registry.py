@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("penstock.cli.compare:app", "Set runs side by side."),
     "advise": ("penstock.cli.advise:app", "Simulate single changes and rank what they gain."),
     "capacity": ("penstock.cli.capacity:app", "Find the highest request rate that holds an SLO."),
+    "size": ("penstock.cli.size:app", "Say how many GPUs, cut how, serve a load within an SLO."),
     "explore": ("penstock.cli.explore:app", "Search deployments for the best ones."),
 }
 """Name -> (module:typer app, one line of help). Where the module is not installed the command is not offered."""

@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from penstock.workload.generate import Preset
     from penstock.workload.lengths import Lengths
+    from penstock.workload.mix import Part
     from penstock.workload.workload import Workload
 
 app = typer.Typer(
@@ -32,9 +33,18 @@ def generate_command(
     *,
     num_requests: Annotated[int, typer.Option("--num-requests", "-n", help="A session counts as one.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file; default stdout.")] = None,
-    arrivals: Annotated[str, typer.Option(help="poisson | gamma | constant | burst (all at 0).")] = "poisson",
+    arrivals: Annotated[
+        str, typer.Option(help="poisson | gamma | constant | mmpp | burst (all at 0).")
+    ] = "poisson",
     rate: Annotated[float, typer.Option(help="Requests per second of simulated time.")] = 1.0,
     burstiness: Annotated[float, typer.Option(help="Shape of gamma arrivals; cv = burstiness^-0.5.")] = 1.0,
+    bursts: Annotated[
+        str, typer.Option(help="Of mmpp: FACTOR,SHARE,SECONDS: how much, how much of the time, how long.")
+    ] = "4,0.1,30",
+    rate_curve: Annotated[
+        str | None,
+        typer.Option(help="day[:SECONDS] | ramp:FROM,TO | points:T,F;T,F;...: the rate over time."),
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Lengths by name: sharegpt.")] = None,
     input_toks: Annotated[str | None, typer.Option(help=_LENGTHS)] = None,
     output_toks: Annotated[str | None, typer.Option(help="The same kinds.")] = None,
@@ -58,6 +68,7 @@ def generate_command(
     from penstock.workload.generate import Recipe, generate
     from penstock.workload.lengths import parse_lengths
     from penstock.workload.priorities import parse_priorities
+    from penstock.workload.traffic import parse_bursts, parse_curve
 
     chosen = _preset(preset)
     recipe = Recipe(
@@ -65,6 +76,8 @@ def generate_command(
         arrivals=arrivals,
         rate_per_s=rate,
         burstiness=burstiness,
+        bursts=parse_bursts(bursts),
+        curve=parse_curve(rate_curve) if rate_curve is not None else None,
         input_tokens=_lengths(input_toks, "--input-toks", chosen.input_tokens if chosen else None),
         output_tokens=_lengths(output_toks, "--output-toks", chosen.output_tokens if chosen else None),
         sample_from=_load(lengths_from) if lengths_from else None,
@@ -79,6 +92,42 @@ def generate_command(
         seed=seed,
     )
     _write(generate(recipe), output, token_ids=True)
+
+
+@app.command("mix")
+def mix_command(
+    *,
+    part: Annotated[list[str], typer.Option(help="FILE:SHARE[:PRIORITY], several times.")],
+    num_requests: Annotated[int, typer.Option("--num-requests", "-n", min=1, help="Of all parts together.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file; default stdout.")] = None,
+    arrivals: Annotated[str, typer.Option(help="poisson | gamma | constant | mmpp | burst.")] = "poisson",
+    rate: Annotated[float, typer.Option(help="Requests per second of all parts together.")] = 1.0,
+    burstiness: Annotated[float, typer.Option(help="Shape of gamma arrivals.")] = 1.0,
+    bursts: Annotated[str, typer.Option(help="Of mmpp: FACTOR,SHARE,SECONDS.")] = "4,0.1,30",
+    rate_curve: Annotated[str | None, typer.Option(help="As generate.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+) -> None:
+    """Mix workloads by shares, each with a priority of its own."""
+    from penstock.workload.generate import Recipe, generate
+    from penstock.workload.lengths import Lengths
+    from penstock.workload.mix import mixed
+    from penstock.workload.traffic import parse_bursts, parse_curve
+
+    one = Lengths("fixed", {"tokens": 1})
+    times = generate(
+        Recipe(
+            num_requests=num_requests,
+            arrivals=arrivals,
+            rate_per_s=rate,
+            burstiness=burstiness,
+            bursts=parse_bursts(bursts),
+            curve=parse_curve(rate_curve) if rate_curve is not None else None,
+            input_tokens=one,
+            output_tokens=one,
+            seed=seed,
+        )
+    )
+    _write(mixed([_part(text) for text in part], times.arrival_ns.tolist(), seed), output, token_ids=True)
 
 
 @app.command("info")
@@ -103,6 +152,28 @@ def convert_command(
 ) -> None:
     """Rewrite a workload as LLMServingSim JSONL, by arrival."""
     _write(_load(dataset, num_reqs), output, token_ids=token_ids)
+
+
+def _part(text: str) -> Part:
+    """``FILE:SHARE[:PRIORITY]``; colons in the file's name are its own."""
+    from penstock.errors import Problem, UserError
+    from penstock.workload.mix import Part
+
+    pieces = text.rsplit(":", 2)
+    if len(pieces) == 3 and not _is_number(pieces[1]):
+        pieces = [":".join(pieces[:2]), pieces[2]]
+    whole = len(pieces) < 3 or pieces[2].lstrip("-").isdigit()
+    if len(pieces) < 2 or not _is_number(pieces[1]) or not whole:
+        raise UserError([Problem("--part", f"'{text}' is not FILE:SHARE[:PRIORITY], as chat.jsonl:0.7:0")])
+    return Part(_load(Path(pieces[0])), float(pieces[1]), int(pieces[2]) if len(pieces) == 3 else None)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _load(path: Path, num_requests: int = 0) -> Workload:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log
 
+import numpy as np
+import numpy.typing as npt
+
 from penstock.accounting.bubbles import BUBBLE_CAUSES, BubbleLedger, Bubbles
-from penstock.accounting.metrics import RequestTable, latency_metrics, throughput
+from penstock.accounting.metrics import RequestTable, throughput
 from penstock.accounting.stage_spans import StageCause
 from penstock.engine.simulation import Simulation
 from penstock.errors import NoProgressError, UserError
@@ -15,6 +18,8 @@ from penstock.explore.changes import Candidate, single_changes, with_partition
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.options import RunOptions
+from penstock.statistics.intervals import Interval, sectioned_interval
+from penstock.units import Int64Array
 from penstock.workload.workload import Workload
 
 PARTITION_ROUNDS = 4
@@ -22,15 +27,34 @@ PARTITION_ROUNDS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a simulated deployment came to. ``busy_ns[i][s]`` is of stage s of instance i."""
+    """What a simulated deployment came to, over the whole workload. ``busy_ns[i][s]`` is of stage s of instance i.
+
+    ``ttft_ns`` and ``tpot_ns`` are the p99 with their 95% intervals from sections of the run
+    (:func:`penstock.statistics.intervals.sectioned_interval`).
+    """
 
     requests_per_s: float
     generated_tokens_per_s: float
-    ttft_p99_ns: float
-    tpot_p99_ns: float | None
+    ttft_ns: Interval
+    tpot_ns: Interval | None
     rejected: int
     bubbles: Bubbles
     deployments: tuple[Deployment, ...]
+
+    @property
+    def ttft_p99_ns(self) -> float:
+        """Of finished requests."""
+        return self.ttft_ns.estimate
+
+    @property
+    def tpot_p99_ns(self) -> float | None:
+        """Of those with two tokens or more; None without any."""
+        return None if self.tpot_ns is None else self.tpot_ns.estimate
+
+    @property
+    def figures(self) -> tuple[float, float, float | None]:
+        """Tokens/s, p99 TTFT, p99 TPOT."""
+        return self.generated_tokens_per_s, self.ttft_p99_ns, self.tpot_p99_ns
 
     @property
     def busy_ns(self) -> tuple[tuple[int, ...], ...]:
@@ -118,18 +142,24 @@ def simulate_outcome(cluster: ClusterSpec, workload: Workload, options: RunOptio
     record = simulation.run()
     table = RequestTable.of(record)
     rates = throughput(table, record.first_arrival_ns)
-    metrics = latency_metrics(table, record.token_gaps)
-    if rates is None or metrics.ttft is None:
+    several = table.column("output_tokens") > 1
+    if rates is None:
         raise UserError("no request finishes: there is nothing to advise on")
     return Outcome(
         requests_per_s=rates.requests_per_s,
         generated_tokens_per_s=rates.generated_tokens_per_s,
-        ttft_p99_ns=metrics.ttft.p99_ns,
-        tpot_p99_ns=metrics.tpot.p99_ns if metrics.tpot else None,
+        ttft_ns=_p99(table.ttft_ns, table),
+        tpot_ns=_p99(table.tpot_ns[several], table, several) if several.any() else None,
         rejected=len(record.rejections),
         bubbles=ledger.finish(record.first_arrival_ns, int(table.column("finish_ns").max())),
         deployments=simulation.deployments,
     )
+
+
+def _p99(values: Int64Array, table: RequestTable, chosen: npt.NDArray[np.bool_] | None = None) -> Interval:
+    arrival = table.column("arrival_ns") if chosen is None else table.column("arrival_ns")[chosen]
+    ordered = values[np.argsort(arrival, kind="stable")].astype(np.float64)
+    return sectioned_interval([ordered], lambda part: float(np.percentile(part, 99)))
 
 
 def balanced_layers(busy_ns: Sequence[float], layers: Sequence[int]) -> tuple[int, ...]:

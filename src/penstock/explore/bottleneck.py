@@ -45,7 +45,6 @@ class EdgeWatch:
             blocking_sends=[spec.blocking_sends for spec in instances],
             in_lockstep=[spec.in_lockstep for spec in instances],
         )
-        self._max_num_seqs = [spec.scheduler.max_num_seqs for spec in instances]
         self._by_blocks_ns = 0
         self._by_seqs_ns = 0
         self._prefill_tokens = 0
@@ -56,8 +55,9 @@ class EdgeWatch:
         """Account for the chunk's turns."""
         self._ledger.accept(chunk)
         times = chunk.column("schedule_ns")
-        kept_out = chunk.column("cause_after") == Cause.MEMORY
-        full = chunk.column("running") >= self._max_num_seqs[chunk.instance]
+        cause = chunk.column("cause_after")
+        full = cause == Cause.SEQS
+        kept_out = full | (cause == Cause.MEMORY)
         # A turn's state holds until the next turn, which may stand in the next chunk.
         if chunk.instance in self._last_ns:
             before, was_out, was_full = self._last_ns[chunk.instance]

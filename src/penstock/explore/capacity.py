@@ -1,82 +1,92 @@
-"""The highest request rate at which an SLO holds.
+"""The highest request rate that a deployment can take for ever within an SLO.
 
-**Search.** All requests at once is the limit of all rates: where that holds, no rate can break the SLO. It also
-gives the throughput of a full system, from which the search for a rate that holds and one that does not
-begins; the interval between is then halved, on a logarithmic scale, down to the tolerance. Percentiles of few
-requests jump, so an SLO can break, hold and break again as the rate rises: a few rates below the edge are tried as
-well, and where one breaks the search goes on below it. Each seed is a realisation of its own whose edge is found
-separately, from the edge of the one before. Rates are rounded to four digits, and none is run twice for a seed.
+**What is asked.** Capacity is a property of the steady state: the highest rate at which the SLO holds in the long run
+and the queue does not grow without end. How a run is cut to its steady window, and what is an interval or an overload
+there, stands in :mod:`penstock.explore.steady_state`.
 
-**Confidence.** A seed's edge lies between the lowest rate that broke and the highest below it, which held. The
-capacity is the mean over seeds of the latter; its 95% interval runs from that mean less t x standard error to the
-mean of the former plus t x standard error (Student's t, seeds - 1 degrees of freedom). With one seed it is the
-edge's own interval, and says nothing about other realisations.
+**Search.** All requests at once show the throughput of a full system; the search for a rate that holds and one that
+breaks begins below it, with one replication, and halves the interval between on a logarithmic scale. Then all
+replications are pooled at each rate: the capacity lies between the highest rate at which their estimates hold and the
+lowest above it at which they do not.
+
+**Interval.** By inversion of the tests at single rates: from the highest rate tried at which the SLO holds *for sure*
+(at the upper ends of all its statistics' 95% intervals, with no overload) to the lowest at which it breaks for sure.
+While it is wider than asked for, the runs are made longer: two to four times as many requests, drawn or repeated by
+:class:`penstock.explore.offered_load.OfferedLoad`, up to ``max_requests``. What is still missing then is said.
+
+Rates are rounded to four digits; the same question has the same answer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from penstock.errors import Problem, UserError
 from penstock.explore.bottleneck import Bottleneck
 from penstock.explore.load_test import LoadTest, Trial
 from penstock.explore.slo import Slo, shown_ns
+from penstock.explore.steady_state import FullThroughput, SteadyRun, SteadyState
 
-_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_T_95_MANY = ((15, 2.131), (20, 2.086), (30, 2.042), (60, 2.0))
-_FIRST_STEP = 1.5
+_FIRST_STEP = 1.25
 _LOWEST_SHARE = 1 / 1024
 _ALONE_SHARE = 1 / 16
-_HIGHEST_SHARE = 4096
+_HIGHEST_SHARE = 256
+_ROUGHLY = 0.1
+_PER_CONCURRENT = 6
+"""So many requests for each that a full system holds at once: half of them are left after warm-up and drain."""
 
-LOOK_BELOW = (0.96, 0.92, 0.88, 0.84)
-"""Shares of an edge that are tried to see whether the SLO breaks below it as well."""
-
-Try = Callable[[float, int], Trial]
+_SURE_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityOptions:
-    """``tolerance`` is the width of an edge relative to it; ``guess_per_s`` where a search may begin.
-    ``look_below`` tries the rates of ``LOOK_BELOW`` under each edge."""
+    """``tolerance`` is the width of the interval, relative to the capacity, at which runs are long enough.
+    ``requests`` is how long they are at first, ``max_requests`` at most; ``seeds`` are replications;
+    ``guess_per_s`` is where a search may begin. ``rough`` ends it after one replication's halving: a first look."""
 
     seeds: int = 5
-    tolerance: float = 0.02
-    look_below: bool = True
+    tolerance: float = 0.05
+    requests: int = 1000
+    max_requests: int = 8_000
     guess_per_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """Of one seed: the highest rate tried that held, the lowest above it that did not."""
-
-    held: Trial
-    broke: Trial
+    rough: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """``edges`` has one entry per seed. Where it is empty the SLO holds at every rate, with all requests at once
-    even, and ``rate_per_s`` is the throughput then: a longer workload is needed to find an edge.
-    ``saturated_per_s`` is that throughput in any case, and no rate above it can last: a capacity above it says that
-    the workload is over before its queues have grown."""
+    """``low_per_s`` to ``high_per_s`` is the interval, infinite where nothing breaks for sure. ``held`` and ``broke``
+    are the pooled steady states next to the capacity; None without one: then no rate broke the SLO in runs of
+    ``requests``, and ``unbounded`` says so. ``why_wide`` says why the interval is wider than was asked for.
+    ``full`` is the throughput with a queue that never empties, None where it could not be seen."""
 
     rate_per_s: float
     low_per_s: float
     high_per_s: float
     goodput_per_s: float
-    saturated_per_s: float
-    edges: tuple[Edge, ...]
+    full: FullThroughput | None
+    held: SteadyState | None
+    broke: SteadyState | None
+    requests: int
     trials: tuple[Trial, ...]
+    why_wide: str | None = None
     bottleneck: Bottleneck | None = None
 
     @property
-    def every_seed_per_s(self) -> float:
-        """The SLO held for every seed up to this rate."""
-        rates = [edge.held.rate_per_s or 0.0 for edge in self.edges]
-        return min(rates, default=self.rate_per_s)
+    def unbounded(self) -> bool:
+        """No rate broke the SLO."""
+        return self.broke is None
+
+    @property
+    def saturated_per_s(self) -> float | None:
+        """Requests per second of a full system."""
+        return self.full.requests_per_s.estimate if self.full is not None and self.full.sound else None
+
+    @property
+    def relative_width(self) -> float:
+        """Of the interval."""
+        return (self.high_per_s - self.low_per_s) / self.rate_per_s
 
 
 class HopelessError(UserError):
@@ -88,168 +98,258 @@ class HopelessError(UserError):
 
 
 class _HoldsAtAllRatesError(Exception):
-    """Of one seed: rates have gone up and up without breaking the SLO."""
-
-
-@dataclass(slots=True)
-class _Tried:
-    """Trials of one seed, each rate once."""
-
-    attempt: Try
-    seed: int
-    by_rate: dict[float, Trial] = field(default_factory=dict[float, Trial])
-
-    def __call__(self, rate_per_s: float) -> Trial:
-        if rate_per_s not in self.by_rate:
-            self.by_rate[rate_per_s] = self.attempt(rate_per_s, self.seed)
-        return self.by_rate[rate_per_s]
+    """Rates have gone up and up without breaking the SLO."""
 
 
 def find_capacity(load_test: LoadTest, options: CapacityOptions, *, explain: bool = True) -> Capacity:
-    """The capacity of a load_test under its SLO.
+    """The capacity of a deployment under the SLO of its load test.
 
     Raises:
         HopelessError: the SLO holds at no rate, not even for requests that come one by one.
+        UserError: the workload cannot be made long enough.
     """
     assert load_test.slo is not None, "a capacity needs an SLO"
-    trials: list[Trial] = []
-
-    def attempt(rate_per_s: float, seed: int) -> Trial:
-        trial = load_test.try_rate(rate_per_s, seed)
-        trials.append(trial)
-        return trial
-
-    at_once = attempt(math.inf, 0)
-    if at_once.holds:
-        return _without_edge(at_once, trials)
-    if not at_once.requests_per_s:
-        raise HopelessError(f"{load_test.slo}: every request is rejected", trials)
-    guess = options.guess_per_s or at_once.requests_per_s / _FIRST_STEP
-    step = _FIRST_STEP
-    edges: list[Edge] = []
-    for seed in range(options.seeds):
-        try:
-            edge = _find_edge(_Tried(attempt, seed), guess, step, options, load_test.slo)
-        except _HoldsAtAllRatesError:
-            continue
-        edges.append(edge)
-        guess = _rate(edge.held)
-        step = 1 + 2 * options.tolerance
-    if not edges:
-        return _without_edge(at_once, trials)
-    bottleneck = load_test.explain(edges[0].broke.rate_per_s, 0) if explain else None
-    return _capacity(edges, trials, at_once.requests_per_s, bottleneck)
+    return _Search(load_test, options).run(explain=explain)
 
 
-def _without_edge(at_once: Trial, trials: Sequence[Trial]) -> Capacity:
-    rate = at_once.requests_per_s
-    return Capacity(
-        rate_per_s=rate,
-        low_per_s=rate,
-        high_per_s=math.inf,
-        goodput_per_s=rate * at_once.attained,
-        saturated_per_s=rate,
-        edges=(),
-        trials=tuple(trials),
-    )
-
-
-def _find_edge(tried: _Tried, guess: float, step: float, options: CapacityOptions, slo: Slo) -> Edge:
-    """The highest rate that held below every rate that broke, of those tried."""
-    _bracket(tried, _rounded(guess), step, slo)
-    while True:
-        trials = sorted(tried.by_rate.values(), key=_rate)
-        broke = next(trial for trial in trials if not trial.holds)
-        below = [trial for trial in trials if _rate(trial) < _rate(broke)]
-        if not below:
-            _bracket(tried, _rate(broke), step, slo)
-            continue
-        low, high = _rate(below[-1]), _rate(broke)
-        middle = _rounded(math.sqrt(low * high))
-        if high > low * (1 + options.tolerance) and low < middle < high:
-            tried(middle)
-            continue
-        shares = LOOK_BELOW if options.look_below else ()
-        unseen = [rate for share in shares if (rate := _rounded(low * share)) not in tried.by_rate]
-        if not unseen:
-            return Edge(below[-1], broke)
-        tried(unseen[0])
-
-
-def _bracket(tried: _Tried, guess: float, step: float, slo: Slo) -> None:
-    """Try rates until one held and one above it broke; each step is the square of the one before."""
-    trial = tried(guess)
-    rising = trial.holds
-    checked_alone = False
-    rate = guess
-    while True:
-        before = trial
-        rate = _rounded(rate * step if rising else rate / step)
-        if not rising and rate < guess * _ALONE_SHARE and not checked_alone:
-            checked_alone = True
-            alone = tried(_rounded(guess * _LOWEST_SHARE))
-            if not alone.holds:
-                raise HopelessError(_hopeless(alone, slo), tuple(tried.by_rate.values()))
-        if not rising and rate < guess * _LOWEST_SHARE:
-            raise HopelessError(_hopeless(before, slo), tuple(tried.by_rate.values()))
-        if rate > guess * _HIGHEST_SHARE:
-            raise _HoldsAtAllRatesError
-        trial = tried(rate)
-        if trial.holds is not rising:
-            return
-        step = min(step * step, 2.0)
-
-
-def _hopeless(trial: Trial, slo: Slo) -> str:
-    broken = [
-        f"{bound.name} is {shown_ns(value) if value is not None else 'never'}, the limit {shown_ns(bound.limit_ns)}"
-        for bound, value in ((bound, trial.statistics_ns[bound.name]) for bound in slo.bounds)
-        if value is None or value > bound.limit_ns
-    ]
-    text = f"cannot hold at any rate: at {trial.rate_per_s:g} requests/s {'; '.join(broken)}"
-    if trial.rejected:
-        text += f" ({trial.rejected} of {trial.requests} requests are rejected and count as never)"
-    return text
-
-
-def _capacity(
-    edges: Sequence[Edge], trials: Sequence[Trial], saturated_per_s: float, bottleneck: Bottleneck | None
+def hold_rate(
+    load_test: LoadTest, rate_per_s: float, options: CapacityOptions, *, explain: bool = True
 ) -> Capacity:
-    held = [edge.held.rate_per_s or 0.0 for edge in edges]
-    broke = [edge.broke.rate_per_s or 0.0 for edge in edges]
-    mean = sum(held) / len(held)
-    spread = 0.0
-    if len(held) > 1:
-        deviation = math.sqrt(sum((rate - mean) ** 2 for rate in held) / (len(held) - 1))
-        spread = student_t_95(len(held) - 1) * deviation / math.sqrt(len(held))
-    good = [(edge.held.rate_per_s or 0.0) * edge.held.attained for edge in edges]
-    return Capacity(
-        rate_per_s=mean,
-        low_per_s=max(mean - spread, 0.0),
-        high_per_s=sum(broke) / len(broke) + spread,
-        goodput_per_s=sum(good) / len(good),
-        saturated_per_s=saturated_per_s,
-        edges=tuple(edges),
-        trials=tuple(trials),
-        bottleneck=bottleneck,
+    """Whether a deployment holds its SLO at one rate: ``held`` or ``broke`` is its steady state there.
+
+    Runs are made longer until the answer is sure, or they are as long as they may be: then the estimates decide.
+    """
+    return _Search(load_test, options).hold(_rounded(rate_per_s), explain=explain)
+
+
+class _Search:
+    """Steady states of one deployment by rate, at the present length of runs."""
+
+    def __init__(self, load_test: LoadTest, options: CapacityOptions) -> None:
+        self._load_test = load_test
+        self._options = options
+        self._count = min(load_test.offered_load.requests(options.requests), options.max_requests)
+        self._trials: list[Trial] = []
+        self._runs: dict[tuple[float, int], SteadyRun] = {}
+        self._full: FullThroughput | None = None
+
+    def run(self, *, explain: bool) -> Capacity:
+        """The whole search."""
+        options = self._options
+        throughput = self._fill()
+        guess = options.guess_per_s or throughput / _FIRST_STEP
+        try:
+            low, high = self._bracket(guess, _FIRST_STEP, seeds=1)
+            low, high = self._halve(low, high, _ROUGHLY, seeds=1)
+            if options.rough:
+                return self._answer(low, high, (low.rate_per_s, high.rate_per_s), explain=explain)
+            return self._refine(math.sqrt(low.rate_per_s * high.rate_per_s), explain=explain)
+        except _HoldsAtAllRatesError:
+            return self._without_edge(throughput)
+
+    def hold(self, rate_per_s: float, *, explain: bool) -> Capacity:
+        """At one rate."""
+        while True:
+            found = self.state(rate_per_s, self._options.seeds)
+            sure = found.surely_holds or found.surely_breaks
+            if sure or self._count >= self._options.max_requests:
+                break
+            self._lengthen(2)
+        return Capacity(
+            rate_per_s=rate_per_s,
+            low_per_s=rate_per_s,
+            high_per_s=rate_per_s,
+            goodput_per_s=rate_per_s * found.attained,
+            full=None,
+            held=found if found.holds else None,
+            broke=None if found.holds else found,
+            requests=self._count,
+            trials=tuple(self._trials),
+            why_wide=None if sure else f"not sure after {self._count:,} requests a run",
+            bottleneck=self._load_test.explain(rate_per_s, 0, self._count) if explain else None,
+        )
+
+    def state(self, rate_per_s: float, seeds: int) -> SteadyState:
+        """So many replications at a rate, each run once."""
+        runs: list[SteadyRun] = []
+        for seed in range(seeds):
+            if (rate_per_s, seed) not in self._runs:
+                trial, run = self._load_test.run_at(rate_per_s, seed, self._count)
+                assert run is not None, "a finite rate"
+                self._trials.append(trial)
+                self._runs[rate_per_s, seed] = run
+            runs.append(self._runs[rate_per_s, seed])
+        return SteadyState(rate_per_s, tuple(runs), self._load_test.slo)
+
+    def _lengthen(self, factor: int) -> None:
+        self._count = min(self._count * factor, self._options.max_requests)
+        self._runs.clear()
+
+    def _fill(self) -> float:
+        """Throughput of a full system in requests/s; sets the length of runs by what it holds at once."""
+        options = self._options
+        while True:
+            trial, self._full = self._load_test.full_throughput(self._count)
+            self._trials.append(trial)
+            if not trial.requests_per_s or self._full is None:
+                raise HopelessError(f"{self._load_test.slo}: every request is rejected", self._trials)
+            if self._full.sound or self._count >= options.max_requests:
+                break
+            self._lengthen(2)
+        wanted = math.ceil(_PER_CONCURRENT * self._full.running)
+        self._count = min(
+            max(self._load_test.offered_load.requests(options.requests), wanted), options.max_requests
+        )
+        if options.rough:
+            self._count = min(self._count, max(options.requests, wanted // 2))
+        return self._full.requests_per_s.estimate
+
+    # --- halving --------------------------------------------------------------------------------------------
+
+    def _bracket(self, guess: float, step: float, seeds: int) -> tuple[SteadyState, SteadyState]:
+        """A rate that holds and one above it that breaks; each step is the square of the one before."""
+        guess = _rounded(guess)
+        before = self.state(guess, seeds)
+        rising = before.holds
+        checked_alone = False
+        rate = guess
+        while True:
+            rate = _rounded(rate * step if rising else rate / step)
+            if not rising and rate < guess * _ALONE_SHARE and not checked_alone:
+                checked_alone = True
+                alone = self.state(_rounded(guess * _LOWEST_SHARE), 1)
+                if not alone.holds:
+                    raise HopelessError(self._hopeless(alone), self._trials)
+            if not rising and rate < guess * _LOWEST_SHARE:
+                raise HopelessError(self._hopeless(before), self._trials)
+            if rate > guess * _HIGHEST_SHARE:
+                raise _HoldsAtAllRatesError
+            found = self.state(rate, seeds)
+            if found.holds is not rising:
+                return (before, found) if rising else (found, before)
+            before = found
+            step = min(step * step, 2.0)
+
+    def _halve(
+        self, low: SteadyState, high: SteadyState, resolution: float, seeds: int
+    ) -> tuple[SteadyState, SteadyState]:
+        while high.rate_per_s > low.rate_per_s * (1 + resolution):
+            middle = _rounded(math.sqrt(low.rate_per_s * high.rate_per_s))
+            if not low.rate_per_s < middle < high.rate_per_s:
+                break
+            found = self.state(middle, seeds)
+            low, high = (found, high) if found.holds else (low, found)
+        return low, high
+
+    # --- the interval ---------------------------------------------------------------------------------------
+
+    def _refine(self, around: float, *, explain: bool) -> Capacity:
+        options = self._options
+        step = options.tolerance / 4
+        while True:
+            low, high = self._bracket(around, 1 + step, options.seeds)
+            low, high = self._halve(low, high, step, options.seeds)
+            sure = (self._sure_below(low, step), self._sure_above(high, step))
+            around = math.sqrt(low.rate_per_s * high.rate_per_s)
+            width = (sure[1] - sure[0]) / around
+            if width <= options.tolerance or self._count >= options.max_requests:
+                return self._answer(low, high, sure, explain=explain)
+            self._lengthen(2 if width < 2 * options.tolerance else 4)
+
+    def _sure_below(self, low: SteadyState, step: float) -> float:
+        """The highest rate up to ``low``, to the step, at which the SLO holds for sure; 0 if none is near."""
+        return self._sure(low.rate_per_s, step, -1, lambda state: state.surely_holds) or 0.0
+
+    def _sure_above(self, high: SteadyState, step: float) -> float:
+        """The lowest rate from ``high``, to the step, at which it breaks for sure; infinite if none is near."""
+        return self._sure(high.rate_per_s, step, 1, lambda state: state.surely_breaks) or math.inf
+
+    def _sure(
+        self, start: float, step: float, direction: int, sure: Callable[[SteadyState], bool]
+    ) -> float | None:
+        """Steps away that grow, then halving towards ``start``."""
+        seeds = self._options.seeds
+        unsure, rate = start, start
+        for place in range(_SURE_STEPS):
+            if sure(self.state(rate, seeds)):
+                break
+            unsure = rate
+            rate = _rounded(rate * (1 + step * 1.6**place) ** direction)
+        else:
+            return None
+        while max(rate, unsure) > min(rate, unsure) * (1 + 1.5 * step):
+            middle = _rounded(math.sqrt(rate * unsure))
+            if sure(self.state(middle, seeds)):
+                rate = middle
+            else:
+                unsure = middle
+        return rate
+
+    def _answer(
+        self, low: SteadyState, high: SteadyState, sure: tuple[float, float], *, explain: bool
+    ) -> Capacity:
+        rate = low.rate_per_s
+        width = (sure[1] - sure[0]) / rate
+        wide = not self._options.rough and width > self._options.tolerance
+        return Capacity(
+            rate_per_s=rate,
+            low_per_s=sure[0],
+            high_per_s=sure[1],
+            goodput_per_s=rate * low.attained,
+            full=self._full,
+            held=low,
+            broke=high,
+            requests=self._count,
+            trials=tuple(self._trials),
+            why_wide=self._why_wide(low, high) if wide else None,
+            bottleneck=self._load_test.explain(high.rate_per_s, 0, self._count) if explain else None,
+        )
+
+    def _why_wide(self, low: SteadyState, high: SteadyState) -> str:
+        runs = f"runs of {self._count:,} requests, the most allowed,"
+        if not all(run.settled for state in (low, high) for run in state.runs):
+            return f"{runs} end before the queue has settled"
+        if self._full is not None and self._count < _PER_CONCURRENT * self._full.running:
+            return f"{runs} are few beside the {self._full.running:,.0f} that are served at once"
+        return f"{runs} leave {len(low.runs)} replications this far apart"
+
+    def _without_edge(self, throughput: float) -> Capacity:
+        return Capacity(
+            rate_per_s=throughput,
+            low_per_s=throughput,
+            high_per_s=math.inf,
+            goodput_per_s=throughput,
+            full=self._full,
+            held=None,
+            broke=None,
+            requests=self._count,
+            trials=tuple(self._trials),
+            why_wide=f"runs of {self._count:,} requests, the most allowed, are over before a queue has grown",
+        )
+
+    def _hopeless(self, alone: SteadyState) -> str:
+        slo = self._load_test.slo
+        assert slo is not None
+        trial = self._trials[-1]
+        return f"cannot hold at any rate: at {alone.rate_per_s:g} requests/s {_broken(alone, slo)}" + (
+            f" ({trial.rejected} of {trial.requests} requests are rejected and count as never)"
+            if trial.rejected
+            else ""
+        )
+
+
+def _broken(state: SteadyState, slo: Slo) -> str:
+    return "; ".join(
+        f"{bound.name} is {shown_ns(found.estimate)}, the limit {shown_ns(bound.limit_ns)}"
+        for bound in slo.bounds
+        if (found := state.bounds_ns.get(bound.name)) is not None and found.estimate > bound.limit_ns
     )
 
 
 def latency_curve(load_test: LoadTest, capacity: Capacity, points: int = 12) -> list[Trial]:
     """Trials of seed 0 at ``points`` rates from a tenth of the capacity to half as much again."""
     rates = [capacity.rate_per_s * (0.1 + 1.4 * place / (points - 1)) for place in range(points)]
-    return [load_test.try_rate(_rounded(rate), 0) for rate in rates]
-
-
-def student_t_95(degrees: int) -> float:
-    """The two-sided 95% quantile; from above where the table has gaps."""
-    if degrees <= len(_T_95):
-        return _T_95[degrees - 1]
-    return next((t for known, t in reversed(_T_95_MANY) if degrees >= known), _T_95[-1])
-
-
-def _rate(trial: Trial) -> float:
-    return math.inf if trial.rate_per_s is None else trial.rate_per_s
+    return [load_test.try_rate(_rounded(rate), 0, capacity.requests) for rate in rates]
 
 
 def _rounded(rate_per_s: float) -> float:

@@ -40,7 +40,7 @@ def single_changes(cluster: ClusterSpec, deployments: tuple[Deployment, ...]) ->
             cluster,
             "max_num_seqs",
             "max_num_seqs",
-            ("memory", "dependency"),
+            ("seqs", "dependency"),
             lambda one, factor=factor: _scheduler(one, "max_num_seqs", factor),
         )
     for more in (-1, 1):

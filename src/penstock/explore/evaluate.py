@@ -11,12 +11,13 @@ from typing import Any
 
 from penstock import __version__
 from penstock.errors import UserError
-from penstock.explore.capacity import Capacity, CapacityOptions, HopelessError, find_capacity
+from penstock.explore.capacity import Capacity, CapacityOptions, HopelessError, find_capacity, hold_rate
 from penstock.explore.design_point import DesignPoint, Site, cluster_config
-from penstock.explore.load_test import LoadTest, Trial
+from penstock.explore.load_test import LoadTest, Trial, shown_statistics_ns
 from penstock.explore.offered_load import OfferedLoad
 from penstock.explore.result import FAILED, HOPELESS, INFEASIBLE, MISSES, OK, PointResult
 from penstock.explore.slo import shown_ns
+from penstock.explore.steady_state import SteadyState
 from penstock.explore.study_spec import LoadPlan
 from penstock.spec.load import load_cluster
 from penstock.spec.options import RunOptions
@@ -24,7 +25,6 @@ from penstock.workload.workload import Workload
 
 PILOT = "pilot"
 FULL = "full"
-PILOT_TOLERANCE = 0.1
 _KEY_DIGITS = 16
 
 
@@ -77,68 +77,84 @@ class Evaluator:
         except UserError as error:
             return _without(job, INFEASIBLE, str(error.problems[0].message))
 
+    def offered_load(self) -> OfferedLoad:
+        """What every point is loaded with."""
+        return OfferedLoad(self.load.workload, self.load.arrivals, self.load.recipe)
+
     def _rig(self, job: PointJob) -> LoadTest:
         cluster = load_cluster(cluster_config(job.point, self.site), profile_root=self.profile_root)
-        pilot = job.phase == PILOT and self.load.pilot is not None
-        workload = self.load.pilot if pilot and self.load.pilot is not None else self.load.workload
         options = RunOptions(router=job.point.router, profile_root=self.profile_root)
-        return LoadTest(cluster, OfferedLoad(workload, self.load.arrivals), self.load.slo, options)
+        return LoadTest(cluster, self.offered_load(), self.load.slo, options)
 
     def _at_capacity(self, job: PointJob, load_test: LoadTest) -> PointResult:
         pilot = job.phase == PILOT
         options = CapacityOptions(
             seeds=1 if pilot else self.load.seeds,
-            tolerance=max(PILOT_TOLERANCE, self.load.tolerance) if pilot else self.load.tolerance,
+            tolerance=self.load.tolerance,
+            requests=(self.load.pilot if pilot else None) or self.load.requests,
+            max_requests=self.load.max_requests,
             guess_per_s=job.guess_per_s,
-            look_below=not pilot,
+            rough=pilot,
         )
         found = find_capacity(load_test, options, explain=not pilot)
-        shown = found.edges[0].held if found.edges else found.trials[0]
-        return self._result(job, load_test, found, shown)
+        return self._result(job, load_test, found)
 
     def _at_rate(self, job: PointJob, load_test: LoadTest) -> PointResult:
         rate = self.load.rate
-        if isinstance(rate, float):
-            trials = [load_test.try_rate(rate, seed) for seed in range(self.load.seeds)]
-            at_rate = rate
-        else:
-            trials = [load_test.try_as_given()]
-            at_rate = trials[0].requests_per_s
-        attained = sum(trial.attained for trial in trials) / len(trials)
-        found = Capacity(
-            rate_per_s=at_rate,
-            low_per_s=at_rate,
-            high_per_s=at_rate,
-            goodput_per_s=at_rate * attained,
-            saturated_per_s=math.inf,
-            edges=(),
-            trials=tuple(trials),
-            bottleneck=load_test.explain(trials[0].rate_per_s, 0),
-        )
-        result = self._result(job, load_test, found, max(trials, key=_excess), unbounded=False)
-        broken = [trial for trial in trials if not trial.holds]
-        if not broken:
+        if not isinstance(rate, float):
+            return self._as_given(job, load_test)
+        found = hold_rate(load_test, rate, self._options())
+        result = self._result(job, load_test, found)
+        state = found.held or found.broke
+        assert state is not None
+        result = replace(result, high_per_s=rate, low_per_s=rate, unbounded=False)
+        if found.held is not None:
             return result
-        reason = f"{len(broken)} of {len(trials)} runs miss the SLO: {_missed(broken[0], self.load)}"
-        return replace(result, status=MISSES, reason=reason)
+        return replace(result, status=MISSES, reason=missed(state))
 
-    def _result(
-        self,
-        job: PointJob,
-        load_test: LoadTest,
-        found: Capacity,
-        shown: Trial,
-        *,
-        unbounded: bool | None = None,
-    ) -> PointResult:
-        answers = self.load.workload.total_output_tokens / len(self.load.workload)
-        lasting = min(1.0, found.saturated_per_s / found.rate_per_s)
-        tokens_per_s = (
-            lasting * found.rate_per_s * answers * (len(self.load.workload) / len(load_test.offered_load))
+    def _as_given(self, job: PointJob, load_test: LoadTest) -> PointResult:
+        """The trace as it is: a story with a beginning and an end, looked at whole."""
+        trial = load_test.try_as_given()
+        found = Capacity(
+            rate_per_s=trial.requests_per_s,
+            low_per_s=trial.requests_per_s,
+            high_per_s=trial.requests_per_s,
+            goodput_per_s=trial.requests_per_s * trial.attained,
+            full=None,
+            held=None,
+            broke=None,
+            requests=trial.requests,
+            trials=(trial,),
+            bottleneck=load_test.explain(None, 0),
         )
+        result = replace(
+            self._result(job, load_test, found),
+            statistics_ns=trial.statistics_ns,
+            excess=trial.excess,
+            high_per_s=trial.requests_per_s,
+            unbounded=False,
+            limiting_metric=trial.worst,
+        )
+        if trial.holds:
+            return result
+        value = trial.statistics_ns.get(trial.worst or "")
+        return replace(
+            result, status=MISSES, reason=f"{trial.worst} is {shown_ns(value)} over the whole trace"
+        )
+
+    def _options(self) -> CapacityOptions:
+        return CapacityOptions(
+            seeds=self.load.seeds,
+            tolerance=self.load.tolerance,
+            requests=self.load.requests,
+            max_requests=self.load.max_requests,
+        )
+
+    def _result(self, job: PointJob, load_test: LoadTest, found: Capacity) -> PointResult:
+        tokens_per_s = found.rate_per_s * load_test.offered_load.answer_tokens
         usd = self.prices.get(job.point.hardware)
         bottleneck = found.bottleneck
-        open_end = not found.edges if unbounded is None else unbounded
+        state = found.held or found.broke
         return PointResult(
             key=job.key,
             phase=job.phase,
@@ -146,22 +162,31 @@ class Evaluator:
             status=OK,
             rate_per_s=found.rate_per_s,
             low_per_s=found.low_per_s,
-            high_per_s=None if open_end else found.high_per_s,
-            unbounded=open_end,
-            goodput_per_s=lasting * found.goodput_per_s,
-            saturated_per_s=_finite(found.saturated_per_s),
+            high_per_s=_finite(found.high_per_s),
+            unbounded=found.unbounded,
+            goodput_per_s=found.goodput_per_s,
+            saturated_per_s=found.saturated_per_s,
             generated_tokens_per_s=tokens_per_s,
             usd_per_million_tokens=None
             if usd is None or not tokens_per_s
             else usd * job.point.gpus / 3600 / tokens_per_s * 1e6,
-            limiting_metric=found.edges[0].broke.worst if found.edges else shown.worst,
+            requests=found.requests,
+            why_wide=found.why_wide,
+            excess=None if state is None else _finite(state.excess),
+            limiting_metric=(found.broke or found.held or _Nothing).worst,
             limiting_cause=bottleneck.cause if bottleneck else None,
             limiting_text=bottleneck.text if bottleneck else None,
-            statistics_ns=shown.statistics_ns,
+            statistics_ns={} if state is None else shown_statistics_ns(state),
             stages=bottleneck.stages if bottleneck else (),
             trials=found.trials,
             basis=load_test.basis,
         )
+
+
+class _Nothing:
+    """Where no steady state was measured."""
+
+    worst: str | None = None
 
 
 def make_evaluator(
@@ -170,7 +195,8 @@ def make_evaluator(
     """An evaluator that knows what its results depend on."""
     circumstances = {
         "workload": workload_digest(load.workload),
-        "pilot": None if load.pilot is None else workload_digest(load.pilot),
+        "recipe": None if load.recipe is None else repr(load.recipe),
+        "lengths": [load.pilot, load.requests, load.max_requests],
         "arrivals": [load.arrivals.kind, load.arrivals.burstiness],
         "slo": None if load.slo is None else str(load.slo),
         "rate": load.rate,
@@ -208,21 +234,20 @@ def _without(job: PointJob, status: str, reason: str, trials: tuple[Trial, ...] 
     )
 
 
-def _missed(trial: Trial, load: LoadPlan) -> str:
-    bounds = [bound for bound in (load.slo.bounds if load.slo else ()) if bound.name == trial.worst]
+def missed(state: SteadyState) -> str:
+    """What the SLO misses at a rate, in words."""
+    if state.worst == "queue":
+        growth = state.drift.growth.estimate
+        return f"the queue grows without end, by {growth:.3g} of {state.rate_per_s:g} requests/s"
+    bounds = [bound for bound in (state.slo.bounds if state.slo else ()) if bound.name == state.worst]
     if not bounds:
         return "requests were rejected"
-    value = trial.statistics_ns[bounds[0].name]
-    shown = "never" if value is None else shown_ns(value)
-    return f"{bounds[0].name} is {shown}, the limit {shown_ns(bounds[0].limit_ns)}"
+    value = state.bounds_ns[bounds[0].name].estimate
+    return f"{bounds[0].name} is {shown_ns(value)}, the limit {shown_ns(bounds[0].limit_ns)}"
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _excess(trial: Trial) -> float:
-    return float("inf") if trial.excess is None else trial.excess
 
 
 def _hash(meaning: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from penstock.engine.build import BuiltInstance, build_instances
 from penstock.engine.simulation import Simulation
 from penstock.explore.bottleneck import Bottleneck, EdgeWatch
 from penstock.explore.offered_load import OfferedLoad
-from penstock.explore.slo import Slo, attained, statistics_ns
+from penstock.explore.slo import METRICS, Slo, attained, statistics_ns
+from penstock.explore.steady_state import FullThroughput, SteadyRun, SteadyState, full_throughput, steady_run
 from penstock.recording.records import RunRecord, TurnSink
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.options import RunOptions
+from penstock.units import NS_PER_S
 from penstock.workload.workload import Workload
 
 SHOWN_STATISTICS = (
@@ -23,7 +26,6 @@ SHOWN_STATISTICS = (
     "ttft_p99",
     "tpot_p50",
     "tpot_p99",
-    "itl_p99",
     "latency_p99",
     "queuing_p99",
 )
@@ -33,9 +35,12 @@ SHOWN_STATISTICS = (
 class Trial:
     """One run at one rate. ``rate_per_s`` is None where the workload came as given.
 
+    Of its ``requests`` so many were ``rejected``. The figures are those of its steady window
+    (:mod:`penstock.explore.steady_state`); where the workload came as given, or all at once, of the whole run.
     ``excess`` is the worst statistic over its limit (the SLO holds up to 1; None is infinity), ``attained`` the
     share of requests within all limits by themselves, ``statistics_ns`` those of ``SHOWN_STATISTICS`` and of the
-    SLO. ``None`` among them: never, or not measured.
+    SLO. ``None`` among them: never, or not measured. ``growth_per_s`` is by how much the queue grows,
+    ``warm_up_s`` what was cut off at the start.
     """
 
     rate_per_s: float | None
@@ -49,6 +54,8 @@ class Trial:
     generated_tokens_per_s: float
     preemptions: int
     statistics_ns: Mapping[str, float | None]
+    growth_per_s: float = 0.0
+    warm_up_s: float = 0.0
 
     @property
     def holds(self) -> bool:
@@ -79,7 +86,8 @@ class LoadTest:
         self.cluster = cluster
         self.offered_load = offered_load
         self.slo = slo
-        self._options = replace(options or RunOptions(), record="requests", keep_token_times=False)
+        gaps = slo is not None and any(bound.metric == "itl" for bound in slo.bounds)
+        self._options = replace(options or RunOptions(), record="requests", keep_token_times=gaps)
         root = Path(self._options.profile_root) if self._options.profile_root else None
         self._built = build_instances(cluster, root)
 
@@ -99,20 +107,34 @@ class LoadTest:
         """Each instance, built."""
         return self._built
 
-    def try_rate(self, rate_per_s: float, seed: int) -> Trial:
-        """Serve the offered_load at a rate; infinity means all at once."""
-        record = self._run(self.offered_load.at(rate_per_s, seed))
-        return self._trial(record, rate_per_s, seed)
+    def try_rate(self, rate_per_s: float, seed: int, count: int | None = None) -> Trial:
+        """Serve ``count`` requests of the load at a rate; infinity means all at once."""
+        return self.run_at(rate_per_s, seed, count)[0]
+
+    def run_at(
+        self, rate_per_s: float, seed: int, count: int | None = None
+    ) -> tuple[Trial, SteadyRun | None]:
+        """The trial, and its steady window: None where all requests came at once."""
+        workload = self.offered_load.at(rate_per_s, seed, count)
+        record = self._run(workload)
+        if not math.isfinite(rate_per_s):
+            return self._trial(record, rate_per_s, seed), None
+        steady = steady_run(record, int(workload.arrival_ns.max()), self.slo)
+        return self._steady_trial(record, steady, rate_per_s, seed), steady
 
     def try_as_given(self) -> Trial:
         """Serve the workload with its own arrivals."""
         return self._trial(self._run(self.offered_load.as_given()), None, 0)
 
-    def explain(self, rate_per_s: float | None, seed: int) -> Bottleneck:
+    def full_throughput(self, count: int) -> tuple[Trial, FullThroughput | None]:
+        """Serve ``count`` requests that come all at once."""
+        record = self._run(self.offered_load.at(math.inf, 0, count))
+        return self._trial(record, math.inf, 0), full_throughput(record)
+
+    def explain(self, rate_per_s: float | None, seed: int, count: int | None = None) -> Bottleneck:
         """Serve again and look where the time of the stages goes."""
-        workload = (
-            self.offered_load.as_given() if rate_per_s is None else self.offered_load.at(rate_per_s, seed)
-        )
+        load = self.offered_load
+        workload = load.as_given() if rate_per_s is None else load.at(rate_per_s, seed, count)
         watch = EdgeWatch(self.cluster)
         record = self._run(workload, [watch])
         trial = self._trial(record, rate_per_s, seed)
@@ -120,6 +142,25 @@ class LoadTest:
 
     def _run(self, workload: Workload, sinks: Sequence[TurnSink] = ()) -> RunRecord:
         return Simulation(self.cluster, workload, self._options, sinks=sinks, built=self._built).run()
+
+    def _steady_trial(self, record: RunRecord, steady: SteadyRun, rate_per_s: float, seed: int) -> Trial:
+        state = SteadyState(rate_per_s, (steady,), self.slo)
+        tokens = self.offered_load.answer_tokens / self.offered_load.calls_per_request
+        return Trial(
+            rate_per_s=rate_per_s,
+            seed=seed,
+            requests=len(record.requests) + len(record.rejections),
+            rejected=len(record.rejections),
+            excess=_finite(state.excess),
+            worst=state.worst,
+            attained=steady.attained,
+            requests_per_s=steady.finished_per_s,
+            generated_tokens_per_s=steady.finished_per_s * tokens,
+            preemptions=sum(total.preemptions for total in record.totals),
+            statistics_ns=shown_statistics_ns(state),
+            growth_per_s=steady.growth.whole_per_s,
+            warm_up_s=(steady.window_ns[0] - record.first_arrival_ns) / NS_PER_S,
+        )
 
     def _trial(self, record: RunRecord, rate_per_s: float | None, seed: int) -> Trial:
         statistics = statistics_ns(record)
@@ -144,6 +185,13 @@ class LoadTest:
             preemptions=sum(total.preemptions for total in record.totals),
             statistics_ns={name: _finite(statistics[name]) for name in names},
         )
+
+
+def shown_statistics_ns(state: SteadyState) -> dict[str, float | None]:
+    """Those of ``SHOWN_STATISTICS`` and of the SLO; None: never, or not measured."""
+    bounds = state.slo.bounds if state.slo else ()
+    values = state.statistics_ns(METRICS)
+    return {name: values[name] for name in dict.fromkeys((*SHOWN_STATISTICS, *(b.name for b in bounds)))}
 
 
 def _finite(value: float | None) -> float | None:

@@ -82,3 +82,27 @@ def pareto_front(results: Sequence[PointResult], objectives: Sequence[Objective]
         if not dominated:
             front.append(index)
     return front
+
+
+TIE = 0.01
+"""Measured figures closer than this, relative to the better one, are the same for a choice."""
+
+
+def best_of(results: Sequence[PointResult], objectives: Sequence[Objective]) -> PointResult | None:
+    """The best on the first objective; of those tied with it on the second, and so on; then the one furthest from the
+    limits of its SLO, then the one with the lower p99 TTFT and TPOT, then the first. None if none has figures."""
+    left = [result for result in results if values_of(result, objectives) is not None]
+    if not left:
+        return None
+    for objective in objectives:
+        figures = [objective.value(result) or 0.0 for result in left]
+        best = max(figures) if objective.maximise else min(figures)
+        slack = TIE * abs(best) if objective.measured else 0.0
+        left = [one for one, figure in zip(left, figures, strict=True) if abs(figure - best) <= slack]
+
+    def latency(result: PointResult) -> tuple[float, ...]:
+        shown = [result.statistics_ns.get(name) for name in ("ttft_p99", "tpot_p99")]
+        times = [float("inf") if value is None else value for value in shown]
+        return (float("inf") if result.excess is None else result.excess, *times)
+
+    return min(left, key=latency)

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from penstock.explore.design_point import cluster_config
-from penstock.explore.objectives import values_of
-from penstock.explore.result import PointResult
+from penstock.errors import Problem, UserError, nearest
+from penstock.explore.design_point import DesignPoint, cluster_config
+from penstock.explore.evaluate import PILOT
+from penstock.explore.objectives import Objective, values_of
+from penstock.explore.offered_load import OfferedLoad
+from penstock.explore.result import FAILED, HOPELESS, INFEASIBLE, MISSES, STOPPED, PointResult
 from penstock.explore.slo import shown_ns
 from penstock.explore.study import StudyOutcome
+from penstock.explore.study_spec import StudySpec
 from penstock.explore.tables import text_table
 from penstock.rendering.atomic import atomic_write, atomic_write_bytes
+from penstock.workload.writer import lines as request_lines
 
 TABLE_CSV = "table.csv"
 TABLE_PARQUET = "table.parquet"
 REPORT_HTML = "report.html"
-BEST_CONFIG = "best.json"
+BEST = "best"
+POINTS_DIRECTORY = "points"
 FRONT_DIRECTORY = "front"
+STATUSES_WITH_REASONS = (FAILED, INFEASIBLE, HOPELESS, MISSES)
 _SHOWN_IN_TEXT = 20
+_BLANK = PointResult(key="", phase="", point=DesignPoint(hardware="", tp=1, pp=1, replicas=1), status="")
 
 
 def write_outputs(outcome: StudyOutcome, directory: Path) -> list[Path]:
@@ -33,16 +43,41 @@ def write_outputs(outcome: StudyOutcome, directory: Path) -> list[Path]:
     written = [directory / TABLE_CSV, directory / TABLE_PARQUET, directory / REPORT_HTML]
     _write_tables(rows, written[0], written[1])
     with atomic_write(written[2]) as file:
-        file.write(report_page(outcome))
+        file.write(report_page(outcome, directory))
     for index in outcome.front:
         result = outcome.results[index]
         written.append(directory / FRONT_DIRECTORY / f"{result.key}.json")
-        _write_config(outcome, result, written[-1])
+        _write_config(outcome.spec, result, written[-1])
     winner = outcome.winner
     if winner is not None:
-        written.append(directory / BEST_CONFIG)
-        _write_config(outcome, winner, written[-1])
+        written += write_point(outcome.spec, winner, directory / BEST)
     return written
+
+
+def write_point(spec: StudySpec, result: PointResult, stem: Path) -> list[Path]:
+    """The files of :func:`run_command`: a point's cluster config, ``STEM.json``, and the requests of its first
+    realisation at its rate, ``STEM-requests.jsonl``."""
+    paths = [stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}-requests.jsonl")]
+    _write_config(spec, result, paths[0])
+    load = OfferedLoad(spec.load.workload, spec.load.arrivals, spec.load.recipe)
+    given = spec.load.rate == "trace" or result.rate_per_s is None
+    workload = load.as_given() if given else load.at(result.rate_per_s or 1.0, 0, result.requests)
+    with atomic_write(paths[1]) as file:
+        file.writelines(request_lines(workload))
+    return paths
+
+
+def find_result(outcome: StudyOutcome, key: str) -> PointResult:
+    """The result with a key.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [result for result in outcome.results if result.key == key]
+    if not found:
+        hint = nearest(key, [result.key for result in outcome.results])
+        raise UserError([Problem("--point", f"no point has the key '{key}'{hint}: {TABLE_CSV} lists them")])
+    return found[0]
 
 
 def table_rows(outcome: StudyOutcome) -> list[dict[str, Any]]:
@@ -53,13 +88,12 @@ def table_rows(outcome: StudyOutcome) -> list[dict[str, Any]]:
 
 def _row(result: PointResult, on_front: bool) -> dict[str, Any]:
     point = result.point
-    statistics = {
-        f"{name}_ms": _ms(result.statistics_ns.get(name))
-        for name in ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99")
-    }
     members = point.to_json()
     partition = point.partition
     members["partition"] = partition if isinstance(partition, str) else "-".join(map(str, partition))
+    # A first look's figures stand in columns of their own: they are of shorter runs.
+    first_look = result.phase == PILOT
+    full = replace(_BLANK, key=result.key, point=point) if first_look else result
     return {
         "key": result.key,
         "label": point.label,
@@ -67,19 +101,26 @@ def _row(result: PointResult, on_front: bool) -> dict[str, Any]:
         "pareto": on_front,
         "gpus": result.gpus,
         **members,
-        "rate_per_s": result.rate_per_s,
-        "low_per_s": result.low_per_s,
-        "high_per_s": result.high_per_s,
-        "saturated_per_s": result.saturated_per_s,
-        "goodput_per_s": result.goodput_per_s,
-        "goodput_per_gpu": result.goodput_per_gpu,
-        "generated_tokens_per_s": result.generated_tokens_per_s,
-        "usd_per_million_tokens": result.usd_per_million_tokens,
-        **statistics,
-        "limiting_metric": result.limiting_metric,
-        "limiting_cause": result.limiting_cause,
+        "rate_per_s": full.rate_per_s,
+        "low_per_s": full.low_per_s,
+        "high_per_s": full.high_per_s,
+        "saturated_per_s": full.saturated_per_s,
+        "goodput_per_s": full.goodput_per_s,
+        "goodput_per_gpu": full.goodput_per_gpu,
+        "generated_tokens_per_s": full.generated_tokens_per_s,
+        "usd_per_million_tokens": full.usd_per_million_tokens,
+        **{
+            f"{name}_ms": _ms(full.statistics_ns.get(name))
+            for name in ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99")
+        },
+        "first_look_rate_per_s": result.rate_per_s if first_look else None,
+        "first_look_goodput_per_gpu": result.goodput_per_gpu if first_look else None,
+        "limiting_metric": full.limiting_metric,
+        "limiting_cause": full.limiting_cause,
         "runs": len(result.trials),
+        "requests": full.requests,
         "reason": result.reason,
+        "why_wide": full.why_wide,
     }
 
 
@@ -101,43 +142,59 @@ def _write_tables(rows: list[dict[str, Any]], csv: Path, parquet: Path) -> None:
 
 def _is_figure(name: str) -> bool:
     return name.startswith(
-        ("rate", "low", "high", "saturated", "goodput", "generated", "usd", "ttft", "tpot")
+        ("rate", "low", "high", "saturated", "goodput", "generated", "usd", "ttft", "tpot", "first_look")
     )
 
 
-def _write_config(outcome: StudyOutcome, result: PointResult, path: Path) -> None:
+def _write_config(spec: StudySpec, result: PointResult, path: Path) -> None:
     with atomic_write(path) as file:
-        json.dump(cluster_config(result.point, outcome.spec.site), file, indent=2)
+        json.dump(cluster_config(result.point, spec.site), file, indent=2)
         file.write("\n")
 
 
-def run_command(outcome: StudyOutcome, result: PointResult, config: Path) -> str:
-    """The run that shows a point in full."""
-    workload = outcome.spec.load.workload.source
-    dataset = workload if Path(workload).is_file() else "REQUESTS.jsonl"
-    parts = ["penstock", "run", "--cluster-config", str(config), "--dataset", dataset]
+def run_command(spec: StudySpec, result: PointResult, stem: Path) -> str:
+    """The run that shows a point in full, from the files of :func:`write_point`."""
+    parts = ["penstock", "run", "--cluster-config", f"{stem}.json", "--dataset", f"{stem}-requests.jsonl"]
     if result.point.router != "LOAD":
         parts += ["--router", result.point.router]
-    if outcome.spec.profile_root is not None:
-        parts += ["--profile-root", outcome.spec.profile_root]
+    if spec.profile_root is not None:
+        parts += ["--profile-root", spec.profile_root]
     return shlex.join(parts)
+
+
+def point_command(spec: StudySpec, result: PointResult, directory: Path) -> str:
+    """The command that writes a point's files and says how to run them."""
+    return shlex.join(["penstock", "explore", spec.source, "--output", str(directory), "--point", result.key])
 
 
 def text_report(outcome: StudyOutcome, directory: Path) -> str:
     """The Pareto table, the winner and what became of the other points."""
-    parts = [_counts(outcome), _front_table(outcome)]
+    parts = [_counts(outcome), _front_table(outcome), _hardware_table(outcome)]
     winner = outcome.winner
     if winner is not None:
-        best = directory / BEST_CONFIG
-        parts.append(f"best on {outcome.spec.objectives[0].name}: {winner.point.label}\n  {best}")
-        parts[-1] += f"\n  {run_command(outcome, winner, best)}"
+        stem = directory / BEST
+        names = [objective.name for objective in outcome.spec.objectives]
+        parts.append(f"best on {names[0]}: {winner.point.label}\n  {stem}.json")
+        parts[-1] += f"\n  {run_command(outcome.spec, winner, stem)}"
         if winner.limiting_text:
             parts[-1] += (
                 f"\n  limited by {winner.limiting_metric}: {winner.limiting_cause}: {winner.limiting_text}"
             )
+        parts[-1] += f"\n  measured: {measured_how(outcome, winner)}"
         parts.append("\n".join(f"rests on: {line}" for line in winner.basis))
     parts.append(_prices(outcome))
     return "\n\n".join(part for part in parts if part)
+
+
+def measured_how(outcome: StudyOutcome, result: PointResult) -> str:
+    """How long the runs behind a result were, and where their requests come from."""
+    load = outcome.spec.load
+    if load.rate == "trace":
+        return "the whole trace, once, as it is"
+    how = OfferedLoad(load.workload, load.arrivals, load.recipe).how(result.requests)
+    seeds = f"{load.seeds} runs" if load.seeds > 1 else "one run"
+    text = f"{seeds} of {result.requests or 0:,} requests a rate ({how}), between warm-up and drain"
+    return f"{text}; {result.why_wide}" if result.why_wide else text
 
 
 def _counts(outcome: StudyOutcome) -> str:
@@ -146,21 +203,33 @@ def _counts(outcome: StudyOutcome) -> str:
     named = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     lines = [f"{len(outcome.results)} points ({outcome.method}): {named}; {runs} runs"]
     lines += [f"  cannot run: {line}" for line in outcome.pruned.lines()]
-    short = sum(1 for result in outcome.results if _too_short(result))
-    if short:
-        lines.append(
-            f"  note: {short} points hold the SLO at rates that cannot last (goodput and costs are of those that "
-            "can): the workload is too short for their queues to grow"
-        )
-    for status in ("failed", "infeasible", "hopeless", "misses"):
-        reasons = Counter(r.reason for r in outcome.results if r.status == status)
-        lines += [f"  {status}: {count} x {reason}" for reason, count in reasons.most_common(3)]
+    wide = Counter(_shape(result.why_wide) for result in outcome.results if result.why_wide)
+    for status in (*STATUSES_WITH_REASONS, STOPPED):
+        reasons = [r.reason or "" for r in outcome.results if r.status == status]
+        lines += [f"  {status}: {line}" for line in grouped(reasons)]
+    lines += [f"  wider intervals than asked for: {count} x {text}" for text, count in wide.most_common()]
     return "\n".join(lines)
 
 
-def _too_short(result: PointResult) -> bool:
-    rate, lasting = result.rate_per_s, result.saturated_per_s
-    return result.unbounded or (rate is not None and lasting is not None and rate > lasting)
+def grouped(reasons: Sequence[str]) -> list[str]:
+    """``12 x reason``, most frequent first; reasons that differ in figures or labels only are one, shown as the
+    first of them."""
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for reason in reasons:
+        shape = _shape(reason)
+        first.setdefault(shape, reason)
+        counts[shape] += 1
+    return [
+        f"{count} x {first[shape]}" + (", and the like" if count > 1 and "#" in shape else "")
+        for shape, count in counts.most_common()
+    ]
+
+
+def _shape(reason: str | None) -> str:
+    """A reason without its figures, and without who beat a point."""
+    text = (reason or "").partition(" in the pilot by ")[0]
+    return re.sub(r"[0-9][0-9.,e+-]*( [mun]?s\b)?", "#", text)
 
 
 def _front_table(outcome: StudyOutcome) -> str:
@@ -170,6 +239,8 @@ def _front_table(outcome: StudyOutcome) -> str:
     results = [outcome.results[index] for index in outcome.front]
     first = objectives[0]
     results.sort(key=lambda result: (first.value(result) or 0.0) * (-1 if first.maximise else 1))
+    winner = outcome.winner
+    results.sort(key=lambda result: result is not winner)
     head = [
         "Pareto front",
         *(f"{o.name} ({o.unit})" for o in objectives),
@@ -178,23 +249,46 @@ def _front_table(outcome: StudyOutcome) -> str:
         "TPOT p99",
     ]
     rows = [[*head, "limited by"]]
-    for result in results[:_SHOWN_IN_TEXT]:
-        values = values_of(result, objectives) or ()
-        interval = f"{result.rate_per_s:.4g}" if result.rate_per_s is not None else "-"
-        if result.unbounded:
-            interval = f">= {interval}"
-        rows.append(
-            [
-                result.point.label,
-                *(f"{value:.4g}" for value in values),
-                interval,
-                shown_ns(result.statistics_ns.get("ttft_p99")),
-                shown_ns(result.statistics_ns.get("tpot_p99")),
-                f"{result.limiting_metric or '-'}: {result.limiting_cause or '-'}",
-            ]
-        )
+    rows += [_front_row(result, objectives) for result in results[:_SHOWN_IN_TEXT]]
     more = len(results) - _SHOWN_IN_TEXT
     return text_table(rows, left=(0,)) + (f"\n{more} more in {TABLE_CSV}" if more > 0 else "")
+
+
+def _front_row(result: PointResult, objectives: Sequence[Objective]) -> list[str]:
+    values = values_of(result, objectives) or ()
+    return [
+        result.point.label,
+        *(f"{value:.4g}" for value in values),
+        _interval(result),
+        shown_ns(result.statistics_ns.get("ttft_p99")),
+        shown_ns(result.statistics_ns.get("tpot_p99")),
+        f"{result.limiting_metric or '-'}: {result.limiting_cause or '-'}",
+    ]
+
+
+def _interval(result: PointResult) -> str:
+    """``18.2 (17.9 to 18.6)``"""
+    if result.rate_per_s is None:
+        return "-"
+    text = f"{result.rate_per_s:.4g}"
+    if result.unbounded:
+        return f">= {text}"
+    if result.low_per_s == result.high_per_s:
+        return text
+    high = "?" if result.high_per_s is None else f"{result.high_per_s:.4g}"
+    return f"{text} ({result.low_per_s:.4g} to {high})"
+
+
+def _hardware_table(outcome: StudyOutcome) -> str:
+    best = outcome.best_by_hardware
+    if len(best) < 2:
+        return ""
+    objectives = outcome.spec.objectives
+    rows = [["best per hardware", *(f"{o.name} ({o.unit})" for o in objectives), "requests/s"]]
+    for result in best.values():
+        values = values_of(result, objectives) or ()
+        rows.append([result.point.label, *(f"{value:.4g}" for value in values), _interval(result)])
+    return text_table(rows, left=(0,))
 
 
 def _prices(outcome: StudyOutcome) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 
 from penstock.explore.charts import COLOURS, div, figure, latency_figure, page, plotly_script
 from penstock.explore.design_point import cluster_config
+from penstock.explore.evaluate import PILOT
 from penstock.explore.objectives import values_of
-from penstock.explore.report import run_command, table_rows
+from penstock.explore.report import point_command, table_rows
 from penstock.explore.result import PointResult
 from penstock.explore.study import StudyOutcome
 
@@ -75,6 +76,7 @@ _CAUSE_COLOURS = {
     "imbalance": "#d97706",
     "dependency": "#7c3aed",
     "memory": "#dc2626",
+    "seqs": "#db2777",
     "engine": "#0891b2",
     "blocked": "#be185d",
     "idle": "#e5e7eb",
@@ -84,8 +86,8 @@ _CAUSE_COLOURS = {
 }
 
 
-def report_page(outcome: StudyOutcome) -> str:
-    """The whole document."""
+def report_page(outcome: StudyOutcome, directory: Path) -> str:
+    """The whole document; ``directory`` is where the results are, for the commands it shows."""
     figures = [("scatter", _scatter(outcome)), ("parallel", _parallel(outcome))]
     figures += [(f"curve-{index}", chart) for index, chart in enumerate(_curves(outcome))]
     charts = "".join(div(chart, name) for name, chart in figures if chart is not None)
@@ -93,7 +95,9 @@ def report_page(outcome: StudyOutcome) -> str:
         f'<span style="border-left:12px solid {colour};padding:0 8px 0 4px">{cause}</span>'
         for cause, colour in _CAUSE_COLOURS.items()
     )
-    data = json.dumps([_detail(outcome, result) for result in outcome.results]).replace("<", "\\u003c")
+    data = json.dumps([_detail(outcome, result, directory) for result in outcome.results]).replace(
+        "<", "\\u003c"
+    )
     body = (
         f"{plotly_script()}{charts}<p>A point opens its run: click it in the first chart or in the table. "
         f"Colours of stages: {legend}</p><div class='scroll'>{_table(outcome)}</div>"
@@ -194,7 +198,8 @@ def _table(outcome: StudyOutcome) -> str:
     front = set(outcome.front)
     lines: list[str] = []
     for index, result in enumerate(outcome.results):
-        values = [objective.value(result) for objective in objectives]
+        first_look = result.phase == PILOT
+        values = [None if first_look and o.measured else o.value(result) for o in objectives]
         status = "Pareto" if index in front else result.status
         texts = [result.point.label, *("" if value is None else f"{value:.4g}" for value in values), status]
         cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
@@ -202,11 +207,12 @@ def _table(outcome: StudyOutcome) -> str:
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
-def _detail(outcome: StudyOutcome, result: PointResult) -> dict[str, Any]:
+def _detail(outcome: StudyOutcome, result: PointResult, directory: Path) -> dict[str, Any]:
     names = list(result.trials[0].statistics_ns) if result.trials else []
     parts = [f"{result.status}{': ' + result.reason if result.reason else ''}"]
     if result.rate_per_s is not None:
-        parts.append(f"{result.rate_per_s:.4g} requests/s on {result.gpus} GPUs")
+        look = " in the first look" if result.phase == PILOT else ""
+        parts.append(f"{result.rate_per_s:.4g} requests/s{look} on {result.gpus} GPUs")
     if result.limiting_text:
         parts.append(f"limited by {result.limiting_metric}: {result.limiting_cause}: {result.limiting_text}")
     return {
@@ -234,7 +240,7 @@ def _detail(outcome: StudyOutcome, result: PointResult) -> dict[str, Any]:
             }
             for stage in result.stages
         ],
-        "command": run_command(outcome, result, Path(f"{result.key}.json")),
+        "command": point_command(outcome.spec, result, directory),
         "config": cluster_config(result.point, outcome.spec.site),
     }
 

@@ -21,9 +21,10 @@ STOPPED = "stopped"
 class PointResult:
     """``status``: ``ok``; ``misses`` the SLO at the given rate; ``hopeless`` at every rate; ``infeasible`` by the
     engine's rules; ``failed`` with an error of its own; ``stopped`` after the pilot. ``reason`` says why it is not
-    ok. ``rate_per_s`` is the capacity (with its interval) or the given rate, and the statistics are those of the
-    highest rate that held. Goodput, tokens and their price are those of a load that can last: of the capacity, but of
-    at most ``saturated_per_s``, the throughput with all requests at once.
+    ok. ``rate_per_s`` is the capacity (with its interval) or the given rate; statistics, goodput, tokens and their
+    price are of the steady state there. ``saturated_per_s`` is the throughput with a queue that never empties,
+    ``requests`` how long the runs were, ``why_wide`` why the interval is wider than was asked for, ``excess`` the worst
+    statistic over its limit.
     """
 
     key: str
@@ -39,6 +40,9 @@ class PointResult:
     goodput_per_s: float | None = None
     generated_tokens_per_s: float | None = None
     usd_per_million_tokens: float | None = None
+    requests: int | None = None
+    why_wide: str | None = None
+    excess: float | None = None
     limiting_metric: str | None = None
     limiting_cause: str | None = None
     limiting_text: str | None = None

@@ -13,7 +13,7 @@ from penstock.explore.journal import Journal
 from penstock.explore.objectives import Objective, beaten, values_of
 from penstock.explore.pool import Executor, Lost
 from penstock.explore.result import STOPPED, PointResult
-from penstock.explore.space import Feasibility, Infeasible, PrunedCounter, Space
+from penstock.explore.space import Feasibility, Infeasible, PrunedCounter, Spaces
 
 if TYPE_CHECKING:
     import optuna
@@ -111,14 +111,14 @@ class Proposals:
     """Optuna's view of a space: the index of each dimension's value. Seeded TPE, several objectives."""
 
     study: optuna.Study
-    space: Space
+    space: Spaces
     feasibility: Feasibility
     objectives: Sequence[Objective]
     counter: PrunedCounter
 
     @classmethod
     def make(
-        cls, space: Space, feasibility: Feasibility, objectives: Sequence[Objective], seed: int
+        cls, space: Spaces, feasibility: Feasibility, objectives: Sequence[Objective], seed: int
     ) -> Proposals:
         """A fresh study in memory: what it was told before is on disk, and is told again in the same order."""
         import optuna
@@ -126,7 +126,9 @@ class Proposals:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # multivariate TPE is marked experimental in Optuna 4
-            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
+            # Of several spaces each has its own choices, which are modelled apart.
+            several = len(space.parts) > 1
+            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=several)
         high, low = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
         directions = [high if objective.maximise else low for objective in objectives]
         study = optuna.create_study(directions=directions, sampler=sampler)
@@ -141,11 +143,11 @@ class Proposals:
             if len(batch) == count:
                 break
             trial = self.study.ask()
-            choice = [
-                trial.suggest_categorical(dimension.name, range(len(dimension.values)))
-                for dimension in self.space.dimensions
-            ]
-            point = self.space.point([int(index) for index in choice])
+            point = self.space.point(
+                self.space.propose(
+                    lambda name, values, trial=trial: int(trial.suggest_categorical(name, range(values)))
+                )
+            )
             fresh = self._fresh(point, seen)
             if fresh is not None:
                 batch.append((trial, fresh))
@@ -197,6 +199,6 @@ def search_by_optuna(proposals: Proposals, batches: Batches, trials: int) -> Ite
         yield from results
 
 
-def enumerable(space: Space) -> bool:
+def enumerable(space: Spaces) -> bool:
     """Whether the space is small enough to look at every choice."""
     return space.size <= _ENUMERABLE

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from penstock.cost.memory import plan_memory
 from penstock.errors import UserError
+from penstock.explore.constraints import Constraint
 from penstock.explore.design_point import DesignPoint, Site, cluster_config, misplaced, settled
 from penstock.pipeline.partition import partition_layers
 from penstock.spec.load import load_cluster
@@ -73,6 +74,44 @@ class Space:
                 "partition", f"a partition of {len(partition)} stages does not fit pp {chosen['pp']}"
             )
         return _plain(DesignPoint(**chosen))
+
+
+@dataclass(frozen=True, slots=True)
+class Spaces:
+    """Several spaces, one after the other, and what all of their points must keep. A choice is the number of a space
+    and a choice of it. ``prices`` are US dollars per GPU and hour by hardware."""
+
+    parts: tuple[Space, ...]
+    constraints: tuple[Constraint, ...] = ()
+    prices: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def size(self) -> int:
+        """Choices of all, as :attr:`Space.size` counts them."""
+        return sum(part.size for part in self.parts)
+
+    def choices(self) -> Iterator[tuple[int, ...]]:
+        """All, space after space."""
+        for number, part in enumerate(self.parts):
+            for choice in part.choices():
+                yield (number, *choice)
+
+    def point(self, choice: Sequence[int]) -> DesignPoint | Infeasible:
+        """What a choice means; see :meth:`Space.point`."""
+        found = self.parts[choice[0]].point(choice[1:])
+        if isinstance(found, Infeasible):
+            return found
+        for constraint in self.constraints:
+            if not constraint.holds(found, self.prices.get(found.hardware)):
+                return Infeasible(constraint.text, f"{found.label} does not keep it")
+        return found
+
+    def propose(self, pick: Callable[[str, int], int]) -> tuple[int, ...]:
+        """A choice by ``pick(name, number of values)``; names are unique over all spaces."""
+        number = pick("space", len(self.parts)) if len(self.parts) > 1 else 0
+        prefix = f"{number}." if len(self.parts) > 1 else ""
+        dimensions = self.parts[number].dimensions
+        return (number, *(pick(prefix + one.name, len(one.values)) for one in dimensions))
 
 
 def _depth(depth: int | str | None, pp: int) -> int | None:
@@ -159,7 +198,7 @@ class PrunedCounter:
         return Pruned(dict(self._counts), dict(self._examples))
 
 
-def enumerate_points(space: Space, feasibility: Feasibility) -> tuple[list[DesignPoint], Pruned]:
+def enumerate_points(space: Spaces, feasibility: Feasibility) -> tuple[list[DesignPoint], Pruned]:
     """Every point that can run, each once, in the order of the choices; and the others by reason."""
     points: dict[DesignPoint, None] = {}
     known: dict[DesignPoint, Infeasible | None] = {}

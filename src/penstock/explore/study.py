@@ -9,7 +9,7 @@ from pathlib import Path
 from penstock.errors import Problem, UserError
 from penstock.explore.evaluate import Evaluator, PointJob, make_evaluator
 from penstock.explore.journal import Journal
-from penstock.explore.objectives import pareto_front, values_of
+from penstock.explore.objectives import best_of, pareto_front
 from penstock.explore.pool import Executor
 from penstock.explore.result import PointResult
 from penstock.explore.search import Batches, Proposals, Step, enumerable, search_by_optuna
@@ -34,15 +34,21 @@ class StudyOutcome:
 
     @property
     def winner(self) -> PointResult | None:
-        """None if nothing is on the front."""
+        """The best of the front (:func:`penstock.explore.objectives.best_of`); None if nothing is on it."""
+        return best_of([self.results[index] for index in self.front], self.spec.objectives)
+
+    @property
+    def best_by_hardware(self) -> dict[str, PointResult]:
+        """The best point of each hardware that has one, the best first."""
+        kinds = dict.fromkeys(result.point.hardware for result in self.results)
+        found = {
+            kind: best
+            for kind in kinds
+            if (best := best_of([r for r in self.results if r.point.hardware == kind], self.spec.objectives))
+        }
         first = self.spec.objectives[0]
-        ranked = [
-            (values[0], index) for index in self.front if (values := values_of(self.results[index], [first]))
-        ]
-        if not ranked:
-            return None
-        _, index = min(ranked, key=lambda pair: (-pair[0] if first.maximise else pair[0], pair[1]))
-        return self.results[index]
+        sign = -1 if first.maximise else 1
+        return dict(sorted(found.items(), key=lambda item: sign * (first.value(item[1]) or 0.0)))
 
 
 def run_study(

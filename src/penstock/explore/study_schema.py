@@ -111,7 +111,8 @@ class RawStudy(Raw):
     slo: Annotated[list[Name], NotEmpty, Many] | None = None
     rate: Any = "max"
     seeds: Annotated[int, Field(ge=1, le=1000)] = 1
-    tolerance: Annotated[float, Field(ge=0.001, le=0.5)] = 0.03
+    tolerance: Annotated[float, Field(ge=0.001, le=0.5)] = 0.1
+    max_requests: Annotated[int, Field(ge=100, le=10_000_000)] = 8_000
     objectives: Names | None = None
     search: RawSearch = RawSearch()
     gpus_per_node: Count = 8
@@ -121,4 +122,5 @@ class RawStudy(Raw):
     npu_mem: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     instance: dict[str, Any] = Field(default_factory=dict[str, Any])
     profile_root: Name | None = None
-    space: RawSpace | None = None
+    constraints: Names | None = None
+    space: Annotated[list[RawSpace], NotEmpty, Many] | None = None

@@ -9,18 +9,19 @@ from typing import Any
 
 from penstock.engine.router import make_router
 from penstock.errors import Problem, UserError, nearest
+from penstock.explore.constraints import Constraint, parse_constraint
 from penstock.explore.design_point import DEFAULT_BETWEEN, Network, Site
 from penstock.explore.objectives import OBJECTIVES, Objective, find_objective
 from penstock.explore.offered_load import ARRIVALS, Arrivals
-from penstock.explore.prices import find_price, listed_prices
 from penstock.explore.slo import Slo, parse_slo
-from penstock.explore.space import FILL, Dimension, Space
+from penstock.explore.space import FILL, Dimension, Space, Spaces
 from penstock.explore.study_schema import RawNetwork, RawSpace, RawStudy
 from penstock.explore.yaml_file import read_yaml
 from penstock.scheduler.policies.make import make_policy
 from penstock.spec.check import Checked, check, shown
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.json_file import Place
+from penstock.spec.prices import find_price, listed_prices
 from penstock.spec.raw import RawInstance
 from penstock.units import GIB
 from penstock.workload.formats import load_workload
@@ -46,15 +47,20 @@ class SearchPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
     """What every point is loaded with. ``rate`` is None for the capacity, "trace" for the workload's own arrivals.
-    ``pilot`` is the shorter workload of the first look, None where there is no such look."""
+    ``recipe`` draws more requests where the workload was generated. ``pilot`` is how many requests the runs of a
+    first look serve, None where there is no such look; ``requests`` with how many the others begin, ``max_requests``
+    how many they may grow to."""
 
     workload: Workload
-    pilot: Workload | None
+    recipe: Recipe | None
+    pilot: int | None
     arrivals: Arrivals
     slo: Slo | None
     rate: float | str | None
     seeds: int
     tolerance: float
+    requests: int
+    max_requests: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +69,7 @@ class StudySpec:
 
     source: str
     site: Site
-    space: Space
+    space: Spaces
     load: LoadPlan
     search: SearchPlan
     objectives: tuple[Objective, ...]
@@ -110,11 +116,14 @@ class _Reader:
             if getattr(raw, name) is None and self._checked.sound(name):
                 self._blame("", f"missing key '{name}'")
         self._check_instance()
-        space = self._space(raw.space or RawSpace())
-        self._check_hardware(raw.space, root)
+        self._check_networks()
+        parts = [self._space(one, self._of_space(place)) for place, one in enumerate(self._spaces)]
+        for place, one in enumerate(self._spaces):
+            self._check_hardware(one, root, self._of_space(place))
+        constraints = self._constraints()
         slo = self._slo()
         objectives = self._objectives()
-        prices, sources = self._prices(raw.space, objectives)
+        prices, sources = self._prices(objectives, constraints)
         rate = self._rate(slo)
         load = self._load(slo, rate)
         if self._problems or load is None:
@@ -122,7 +131,7 @@ class _Reader:
         return StudySpec(
             source=str(self._path),
             site=self._site(),
-            space=space,
+            space=Spaces(tuple(parts), constraints, prices),
             load=load,
             search=SearchPlan(
                 **{name: getattr(raw.search, name) for name in SearchPlan.__dataclass_fields__}
@@ -133,6 +142,27 @@ class _Reader:
             profile_root=root,
         )
 
+    @property
+    def _spaces(self) -> list[RawSpace]:
+        return self._raw.space or []
+
+    def _of_space(self, place: int) -> str:
+        """Where a space stands in the file."""
+        return f"space[{place}]" if len(self._spaces) > 1 else "space"
+
+    def _hardware(self) -> list[str]:
+        """Of all spaces, each label once."""
+        return list(dict.fromkeys(label for one in self._spaces for label in one.hardware or []))
+
+    def _constraints(self) -> tuple[Constraint, ...]:
+        found: list[Constraint] = []
+        for place, text in enumerate(self._raw.constraints or []):
+            where = str(self._place.key(f"constraints[{place}]"))
+            constraint = parse_constraint(text, where, self._problems)
+            if constraint is not None:
+                found.append(constraint)
+        return tuple(found)
+
     # --- the site -------------------------------------------------------------------------------------------
 
     def _site(self) -> Site:
@@ -142,8 +172,7 @@ class _Reader:
         engine = dict(raw.instance)
         npu_mem = {label: dict(memory) for label, memory in raw.npu_mem.items()}
         if raw.memory_utilization is not None:
-            labels = (raw.space.hardware if raw.space else None) or []
-            for label in labels:
+            for label in self._hardware():
                 hardware = find_hardware(label)
                 memory = npu_mem.setdefault(label, {})
                 if hardware is not None and not memory:
@@ -170,34 +199,36 @@ class _Reader:
                 hint = nearest(name, RawInstance.model_fields)
                 self._blame(f"instance.{name}", f"unknown member of an instance{hint}")
 
-    def _check_hardware(self, space: RawSpace | None, root: str | None) -> None:
-        if space is None or not self._checked.sound("space"):
+    def _check_hardware(self, space: RawSpace, root: str | None, where: str) -> None:
+        if not self._checked.sound("space"):
             return
         if space.hardware is None:
-            self._blame("space", "missing key 'hardware'")
+            self._blame(where, "missing key 'hardware'")
         for index, label in enumerate(space.hardware or []):
             profiled = root is not None and (Path(root) / label).is_dir()
             if find_hardware(label) is None and not (profiled and label in self._raw.npu_mem):
                 hint = nearest(label, hardware_labels())
                 message = f"unknown hardware {shown(label)}{hint}; hardware with a profile alone needs npu_mem.{label}"
-                self._blame(f"space.hardware[{index}]", message)
-        for name, entry in self._raw.networks.items():
-            if entry.inside_gb_per_s is None:
-                self._blame(f"networks.{name}", "missing key 'inside_gb_per_s'")
+                self._blame(f"{where}.hardware[{index}]", message)
         for index, name in enumerate(space.network or []):
             if name != "default" and name not in self._raw.networks:
                 hint = nearest(name, self._raw.networks)
-                self._blame(f"space.network[{index}]", f"no network '{name}' in networks{hint}")
+                self._blame(f"{where}.network[{index}]", f"no network '{name}' in networks{hint}")
+
+    def _check_networks(self) -> None:
+        for name, entry in self._raw.networks.items():
+            if entry.inside_gb_per_s is None:
+                self._blame(f"networks.{name}", "missing key 'inside_gb_per_s'")
 
     # --- the space ------------------------------------------------------------------------------------------
 
-    def _space(self, raw: RawSpace) -> Space:
+    def _space(self, raw: RawSpace, where: str) -> Space:
         replicas: list[Any] = raw.replicas or ([FILL] if raw.gpus else [1])
         if FILL in replicas and raw.gpus is None:
-            self._blame("space.replicas", "'fill' needs the numbers of GPUs to fill: give space.gpus")
-        self._check_names("router", raw.router, lambda name: make_router(name, 0))
+            self._blame(f"{where}.replicas", "'fill' needs the numbers of GPUs to fill: give space.gpus")
+        self._check_names(f"{where}.router", raw.router, lambda name: make_router(name, 0))
         self._check_names(
-            "policy", raw.policy, lambda name: make_policy(name, 2, lambda tokens, context: tokens)
+            f"{where}.policy", raw.policy, lambda name: make_policy(name, 2, lambda tokens, context: tokens)
         )
         members: dict[str, list[Any] | None] = {
             "hardware": raw.hardware or [""],
@@ -225,7 +256,7 @@ class _Reader:
             try:
                 make(name)
             except UserError as error:
-                self._blame(f"space.{member}[{index}]", error.problems[0].message)
+                self._blame(f"{member}[{index}]", error.problems[0].message)
 
     # --- the load -------------------------------------------------------------------------------------------
 
@@ -272,28 +303,31 @@ class _Reader:
             )
         return LoadPlan(
             workload=workload,
+            recipe=self._recipe(raw.num_requests) if raw.generate is not None else None,
             pilot=self._pilot(workload, rate),
             arrivals=arrivals,
             slo=slo,
             rate=rate,
             seeds=raw.seeds,
             tolerance=raw.tolerance,
+            requests=min(len(workload), raw.max_requests),
+            max_requests=raw.max_requests,
         )
 
-    def _pilot(self, workload: Workload, rate: float | str | None) -> Workload | None:
+    def _pilot(self, workload: Workload, rate: float | str | None) -> int | None:
         """A first look pays where a point takes several runs, and can be stopped."""
         search = self._raw.search
         if search.early_stop is None or rate is not None:
             return None
         requests = search.pilot_requests or max(len(workload) // PILOT_SHARE, MIN_PILOT_REQUESTS)
-        return self._workload(requests) if requests * 2 <= len(workload) else None
+        return requests if requests * 2 <= len(workload) else None
 
     def _workload(self, limit: int) -> Workload | None:
         raw = self._raw
         try:
             if raw.dataset is not None:
                 return load_workload(self._beside(raw.dataset), limit)
-            return self._generated(limit)
+            return generate(self._recipe(limit))
         except UserError as error:
             place = self._place.key("generate" if raw.dataset is None else "dataset")
             self._problems += [
@@ -302,7 +336,7 @@ class _Reader:
             ]
             return None
 
-    def _generated(self, limit: int) -> Workload:
+    def _recipe(self, limit: int) -> Recipe:
         raw = self._raw.generate
         assert raw is not None
         if raw.preset is not None and raw.preset not in PRESETS:
@@ -311,17 +345,15 @@ class _Reader:
         preset = PRESETS[raw.preset] if raw.preset is not None else None
         inputs = parse_lengths(raw.input_toks, "input_toks") if raw.input_toks else None
         outputs = parse_lengths(raw.output_toks, "output_toks") if raw.output_toks else None
-        return generate(
-            Recipe(
-                num_requests=min(raw.num_requests, limit) if limit else raw.num_requests,
-                input_tokens=inputs or (preset.input_tokens if preset else None),
-                output_tokens=outputs or (preset.output_tokens if preset else None),
-                prefix_groups=raw.prefix_groups,
-                prefix_tokens=raw.prefix_tokens,
-                max_input=raw.max_input,
-                max_output=raw.max_output,
-                seed=raw.seed,
-            )
+        return Recipe(
+            num_requests=min(raw.num_requests, limit) if limit else raw.num_requests,
+            input_tokens=inputs or (preset.input_tokens if preset else None),
+            output_tokens=outputs or (preset.output_tokens if preset else None),
+            prefix_groups=raw.prefix_groups,
+            prefix_tokens=raw.prefix_tokens,
+            max_input=raw.max_input,
+            max_output=raw.max_output,
+            seed=raw.seed,
         )
 
     # --- objectives and prices --------------------------------------------------------------------------------
@@ -339,13 +371,14 @@ class _Reader:
         return tuple(found.values())
 
     def _prices(
-        self, space: RawSpace | None, objectives: tuple[Objective, ...]
+        self, objectives: tuple[Objective, ...], constraints: tuple[Constraint, ...]
     ) -> tuple[dict[str, float], dict[str, str]]:
         listed = listed_prices()
         prices: dict[str, float] = {}
         sources: dict[str, str] = {}
         wanted = any(objective.name == "cost_per_million_tokens" for objective in objectives)
-        for label in (space.hardware if space else None) or []:
+        wanted = wanted or any("usd_per_hour" in constraint.names for constraint in constraints)
+        for label in self._hardware():
             price = find_price(label, self._raw.prices, listed)
             if price is not None:
                 prices[label], sources[label] = price.usd_per_hour, price.source

@@ -21,8 +21,9 @@ class Cause(IntEnum):
 
     IDLE = 0  # no unfinished request in the instance
     DEPENDENCY = 1  # unfinished requests, but every schedulable token waits for one in flight
-    MEMORY = 2  # requests wait, KV blocks or max_num_seqs keep them out
+    MEMORY = 2  # requests wait, or were preempted: KV blocks keep them out
     ENGINE = 3  # schedulable work is left: budget spent, batch queue full, or the engine is busy
+    SEQS = 4  # requests wait, max_num_seqs requests run already
 
 
 TURN_COLUMNS = (

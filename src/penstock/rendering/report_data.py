@@ -141,6 +141,7 @@ def page_data(view: RunView) -> dict[str, Any]:
     summary = view.summary
     start_ns = summary["first_arrival_ns"]
     instances: list[dict[str, Any]] = []
+    waiting = mean_waiting(view)
     for place, instance in enumerate(summary["instances"]):
         causes = stage_causes(instance)
         title = f"instance {instance['instance']}"
@@ -148,7 +149,7 @@ def page_data(view: RunView) -> dict[str, Any]:
             {
                 "title": title,
                 "model": f"{instance['model']}, tp {instance['tp_size']} x pp {instance['pp_size']}",
-                "verdict": verdict(causes) if causes else ["No request finished."],
+                "verdict": verdict(causes, waiting) if causes else ["No request finished."],
                 "stages": instance["stages"],
                 "causes": causes,
                 "memory": view.memory[place],
@@ -170,6 +171,15 @@ def page_data(view: RunView) -> dict[str, Any]:
         "gantt": list(view.gantt),
         "causes": list(CAUSE_NAMES),
     }
+
+
+def mean_waiting(view: RunView) -> float | None:
+    """Finished requests that wait for their first step, on average and per instance, while requests arrive (Little's
+    law: all their waits over that time); None where they all arrive at once."""
+    arrival, queuing = view.requests["arrival_ns"], view.requests["queuing_ns"]
+    if len(arrival) < 2 or arrival.max() == arrival.min():
+        return None
+    return float(queuing.sum()) / float(arrival.max() - arrival.min()) / len(view.summary["instances"])
 
 
 def _reserved(stage: Any) -> int:

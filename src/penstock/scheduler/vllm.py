@@ -34,6 +34,7 @@ by_order = attrgetter("order")
 _NO_PARTIALS: list[RequestState] = []
 # Plain numbers: the turn log takes them faster than members of an enumeration.
 _IDLE, _DEPENDENCY, _MEMORY, _ENGINE = map(int, (Cause.IDLE, Cause.DEPENDENCY, Cause.MEMORY, Cause.ENGINE))
+_SEQS = int(Cause.SEQS)
 
 
 class VllmScheduler:
@@ -192,7 +193,8 @@ class VllmScheduler:
             waiting = self.status().waiting
             self.connector.scheduled(step, now)
         if self.out_of_capacity:
-            status.cause = _MEMORY
+            full = running >= self._max_seqs and not step.preempted
+            status.cause = _SEQS if full else _MEMORY
         elif self.ready is not None or self.partials or (waiting and self.out_of_budget):
             status.cause = _ENGINE
         else:

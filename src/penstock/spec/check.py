@@ -49,6 +49,8 @@ def check(shape: type[RawT], data: Any, place: Place, problems: list[Problem]) -
                 spot, value = spot.item(step), value[step]
             elif isinstance(step, str) and isinstance(value, Mapping):
                 spot, value = spot.key(step), value.get(step)
+            elif isinstance(step, int):
+                continue  # a single value stands for a list of one
             else:
                 break
         return str(spot)

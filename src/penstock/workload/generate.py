@@ -15,9 +15,10 @@ import numpy as np
 from penstock.errors import Problem, UserError, nearest
 from penstock.units import NS_PER_S, Int64Array
 from penstock.workload.lengths import Lengths
+from penstock.workload.traffic import PLAIN_BURSTS, Bursts, RateCurve
 from penstock.workload.workload import Call, Columns, Workload
 
-ARRIVALS = ("poisson", "gamma", "constant", "burst")
+ARRIVALS = ("poisson", "gamma", "constant", "burst", "mmpp")
 VOCABULARY = 32_000
 """Token ids are drawn below this."""
 
@@ -47,7 +48,8 @@ class Recipe:
 
     ``num_requests`` counts a session as one. ``rate_per_s`` is requests per second of simulated time;
     ``burstiness`` is the gamma distribution's shape (1 is Poisson, below 1 burstier, cv = burstiness**-0.5),
-    as in vLLM's benchmarks. Lengths come from ``sample_from`` (pairs, with replacement) where the two
+    as in vLLM's benchmarks. ``bursts`` shape "mmpp" arrivals; ``curve`` lets the rate change over time, whatever the
+    arrivals. Lengths come from ``sample_from`` (pairs, with replacement) where the two
     distributions are None. ``prefix_tokens`` stand before the drawn prompt, the same within one of
     ``prefix_groups``; they are part of the input length, which ``max_input`` limits as a whole. ``turns``
     makes sessions: each call's prompt is the conversation so far and a newly drawn part. ``priorities`` are the
@@ -58,6 +60,8 @@ class Recipe:
     arrivals: str = "poisson"
     rate_per_s: float = 1.0
     burstiness: float = 1.0
+    bursts: Bursts = PLAIN_BURSTS
+    curve: RateCurve | None = None
     input_tokens: Lengths | None = None
     output_tokens: Lengths | None = None
     sample_from: Workload | None = None
@@ -148,10 +152,14 @@ def _arrivals_ns(recipe: Recipe, generator: np.random.Generator) -> Int64Array:
             return np.zeros(count, dtype=np.int64)
         case "constant":
             times = np.arange(count) / rate
+        case "mmpp":
+            times = recipe.bursts.times_s(generator, rate, count)
         case "gamma":
             times = np.cumsum(generator.gamma(recipe.burstiness, 1 / (rate * recipe.burstiness), count))
         case _:
             times = np.cumsum(generator.exponential(1 / rate, count))
+    if recipe.curve is not None:
+        times = recipe.curve.warp(times)
     return np.rint(times * NS_PER_S).astype(np.int64)
 
 

@@ -45,6 +45,11 @@ class RaggedInts:
         """Values in all rows together."""
         return len(self._values)
 
+    @property
+    def largest(self) -> int:
+        """Of all values; -1 where there are none."""
+        return max(self._values, default=-1)
+
 
 class SparseInts:
     """An int32 per row, 0 where none was written. Nothing is stored up to the first row that has another value.
@@ -256,6 +261,11 @@ class Workload:
         return _int64(self._arrival_ns)
 
     @property
+    def largest_id(self) -> int:
+        """Of all token ids and numbers of prefix blocks; -1 where there are none."""
+        return max(self._input_ids.largest, self._output_ids.largest, self._prefix_blocks.largest)
+
+    @property
     def total_input_tokens(self) -> int:
         """Prompt tokens of all requests."""
         return int(self.input_tokens.sum())
@@ -297,7 +307,7 @@ class Workload:
         return self._build(request_index + 1, finish_ns + self._tool_duration_ns[call])
 
     def calls_of_session(self, session: int) -> list[Call]:
-        """The calls of a session in order."""
+        """The calls of a session in order, their token ids written out."""
         rows = range(int(self._session_starts[session]), int(self._session_ends[session]))
         first = int(self._calls_before_session[session])
         requests = (self.request(row) for row in rows)
@@ -313,6 +323,18 @@ class Workload:
             )
             for place, request in enumerate(requests)
         ]
+
+    def call(self, index: int) -> Call:
+        """A request that arrives by itself, as it was described: numbers of prefix blocks stay such."""
+        return Call(
+            self._input_tokens[index],
+            self._output_tokens[index],
+            input_ids=self._input_ids.get(index),
+            output_ids=self._output_ids.get(index),
+            prefix_blocks=self._prefix_blocks.get(index),
+            priority=self._priority.get(index),
+            model=self._model_names[self._model.get(index)],
+        )
 
     def _build(self, index: int, arrival_ns: int) -> Request:
         return Request(

@@ -119,7 +119,7 @@ function bubbles() {
       x: rows.map((row) => { const of = row.instance.causes[row.stage.stage]; return 100 * of[cause] / Math.max(1, Object.values(of).reduce((a, b) => a + b, 0)); }),
       customdata: rows.map((row) => row.instance.causes[row.stage.stage][cause] / 1e9),
       hovertemplate: `${cause} %{x:.2f}% (%{customdata:.6f} s)<extra>%{y}</extra>`,
-      marker: { color: css(cause === "busy" ? "busy-a" : cause), line: { color: css("card"), width: 1 }, pattern: { shape: { imbalance: "/", dependency: ".", memory: "x", engine: "\\", transfer: "-" }[cause] || "", fillmode: "overlay", fgcolor: css("card"), size: 6, solidity: 0.25 } },
+      marker: { color: css(cause === "busy" ? "busy-a" : cause), line: { color: css("card"), width: 1 }, pattern: { shape: { imbalance: "/", dependency: ".", memory: "x", seqs: "+", engine: "\\", transfer: "-" }[cause] || "", fillmode: "overlay", fgcolor: css("card"), size: 6, solidity: 0.25 } },
     })).filter((trace) => trace.x.some((value) => value >= 0.005)),
     () => layout("share of the run (%)", "", { barmode: "stack", height: 130 + 34 * rows.length, yaxis: { autorange: "reversed", automargin: true, type: "category" }, xaxis: { title: { text: "share of the run, first arrival to last completion (%)" }, range: [0, 100], gridcolor: css("grid") } }));
   const shown = causes.filter((cause) => rows.some((row) => row.instance.causes[row.stage.stage][cause]));

@@ -1,4 +1,4 @@
-"""What a GPU costs an hour: the user's own figure, or the dated list of the package."""
+"""What a GPU costs an hour and draws: the user's own figure, or the lists of the package."""
 
 from __future__ import annotations
 
@@ -39,3 +39,13 @@ def find_price(hardware: str, own: Mapping[str, float], listed: Mapping[str, Pri
         if name == hardware or (named is not None and named.label == label):
             return Price(usd, "given")
     return listed.get(label)
+
+
+def listed_watts(hardware: str) -> float | None:
+    """Maximum board power of a GPU by the package's list, None where it is not on it."""
+    import yaml
+
+    text = files("penstock.data").joinpath("power.yaml").read_text(encoding="utf-8")
+    entry = find_hardware(hardware)
+    found = yaml.safe_load(text)["watts"].get(entry.label if entry is not None else hardware)
+    return None if found is None else float(found)

@@ -1,0 +1,85 @@
+"""Whether a queue grows without end, or is only on its way to where it will stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.statistics.intervals import (
+    BATCHES,
+    FloatArray,
+    Interval,
+    batch_means,
+    lag_one,
+    replication_interval,
+    student_t,
+)
+
+CONFIDENCE = 0.98
+"""Two-sided, so that a queue that does not grow is called overloaded once in a hundred times."""
+
+STEADY_GROWTH = 0.5
+"""A queue that settles grows less and less; one that is overloaded grows in its second half as in its first. The
+border lies between the two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Of a queue in one window: its slope over each half, in requests per second, and over the whole with the
+    standard error of the latter."""
+
+    first_per_s: float
+    second_per_s: float
+    whole_per_s: float
+    error_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """``growth`` in requests per second with its interval. ``overloaded``: it grows for sure, and steadily."""
+
+    growth: Interval
+    overloaded: bool
+
+
+def growth(lengths: npt.ArrayLike, seconds: float) -> Growth:
+    """Slopes of a queue whose length was looked at, at equal distances, over so many ``seconds``; shape (n,).
+
+    Least squares on sixteen batch means; the residuals' lag-one correlation widens the standard error.
+    """
+    values = np.asarray(lengths, dtype=np.float64)
+    if len(values) < 2 * BATCHES or seconds <= 0:
+        return Growth(0.0, 0.0, 0.0, math.inf)
+    means = batch_means(values, BATCHES)
+    step = seconds / BATCHES
+    whole, error = _slope(means, step)
+    half = BATCHES // 2
+    return Growth(_slope(means[:half], step)[0], _slope(means[half:], step)[0], whole, error)
+
+
+def drift(runs: Sequence[Growth]) -> Drift:
+    """The test over replications, or over one run alone (then with the slope's own standard error)."""
+    if len(runs) == 1:
+        one = runs[0]
+        half = student_t(CONFIDENCE, BATCHES - 2) * one.error_per_s
+        found = Interval(one.whole_per_s, one.whole_per_s - half, one.whole_per_s + half)
+    else:
+        found = replication_interval([one.whole_per_s for one in runs], CONFIDENCE)
+    first = sum(one.first_per_s for one in runs)
+    second = sum(one.second_per_s for one in runs)
+    return Drift(found, found.low > 0 and second > STEADY_GROWTH * first)
+
+
+def _slope(means: FloatArray, step: float) -> tuple[float, float]:
+    """Slope per second of equally spaced values, and its standard error."""
+    count = len(means)
+    times = (np.arange(count) - (count - 1) / 2) * step
+    slope = float(np.dot(times, means) / np.dot(times, times))
+    residuals = means - means.mean() - slope * times
+    correlation = lag_one([residuals])
+    variance = float(np.dot(residuals, residuals)) / (count - 2) / float(np.dot(times, times))
+    return slope, math.sqrt(variance * (1 + correlation) / (1 - correlation))
