@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
-def run_explore(path: Path, output: Path | None, workers: int, ray: str | None) -> None:
+def run_explore(
+    path: Path, output: Path | None, workers: int, ray: str | None, calibration: Path | None = None
+) -> None:
     """Check, search, print, write.
 
     Raises:
@@ -32,7 +34,7 @@ def run_explore(path: Path, output: Path | None, workers: int, ray: str | None) 
     """
     if ray is not None:
         check_ray()
-    spec = load_study(path)
+    spec = load_study(path, calibration)
     directory = output or path.with_name(f"{path.stem}-results")
     if directory.exists() and not directory.is_dir():
         raise UserError([Problem("--output", f"{directory} is not a directory")])

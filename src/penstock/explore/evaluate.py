@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from penstock import __version__
@@ -18,6 +18,7 @@ from penstock.explore.offered_load import OfferedLoad
 from penstock.explore.result import FAILED, HOPELESS, INFEASIBLE, MISSES, OK, PointResult
 from penstock.explore.slo import shown_ns
 from penstock.explore.study_spec import LoadPlan
+from penstock.spec.cluster import Calibration
 from penstock.spec.load import load_cluster
 from penstock.spec.options import RunOptions
 from penstock.workload.workload import Workload
@@ -46,6 +47,7 @@ class Evaluator:
     load: LoadPlan
     prices: Mapping[str, float]
     profile_root: str | None
+    calibration: Calibration | None = None
     digest: str = field(default="")
 
     def job(self, point: DesignPoint, phase: str, guess_per_s: float | None = None) -> PointJob:
@@ -78,7 +80,11 @@ class Evaluator:
             return _without(job, INFEASIBLE, str(error.problems[0].message))
 
     def _rig(self, job: PointJob) -> LoadTest:
-        cluster = load_cluster(cluster_config(job.point, self.site), profile_root=self.profile_root)
+        cluster = load_cluster(
+            cluster_config(job.point, self.site),
+            profile_root=self.profile_root,
+            calibration=self.calibration,
+        )
         pilot = job.phase == PILOT and self.load.pilot is not None
         workload = self.load.pilot if pilot and self.load.pilot is not None else self.load.workload
         options = RunOptions(router=job.point.router, profile_root=self.profile_root)
@@ -165,10 +171,14 @@ class Evaluator:
 
 
 def make_evaluator(
-    site: Site, load: LoadPlan, prices: Mapping[str, float], profile_root: str | None
+    site: Site,
+    load: LoadPlan,
+    prices: Mapping[str, float],
+    profile_root: str | None,
+    calibration: Calibration | None = None,
 ) -> Evaluator:
     """An evaluator that knows what its results depend on."""
-    circumstances = {
+    circumstances: dict[str, Any] = {
         "workload": workload_digest(load.workload),
         "pilot": None if load.pilot is None else workload_digest(load.pilot),
         "arrivals": [load.arrivals.kind, load.arrivals.burstiness],
@@ -178,8 +188,15 @@ def make_evaluator(
         "tolerance": load.tolerance,
         "profile_root": profile_root,
     }
+    if calibration is not None:
+        circumstances["calibration"] = asdict(calibration)
     return Evaluator(
-        site=site, load=load, prices=prices, profile_root=profile_root, digest=_hash(circumstances)
+        site=site,
+        load=load,
+        prices=prices,
+        profile_root=profile_root,
+        calibration=calibration,
+        digest=_hash(circumstances),
     )
 
 

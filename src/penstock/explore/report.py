@@ -120,6 +120,8 @@ def run_command(outcome: StudyOutcome, result: PointResult, config: Path) -> str
         parts += ["--router", result.point.router]
     if outcome.spec.profile_root is not None:
         parts += ["--profile-root", outcome.spec.profile_root]
+    if outcome.spec.calibration is not None:
+        parts += ["--calibration", outcome.spec.calibration.name]
     return shlex.join(parts)
 
 

@@ -10,8 +10,11 @@ from penstock.spec.model import AttentionKind, DenseMlp, ModelSpec
 
 
 def described_instance(instance: InstanceSpec) -> dict[str, Any]:
-    """All members of an instance."""
-    return asdict(instance) | {"model": described_model(instance.model)}
+    """All members of an instance; of a calibration only where there is one."""
+    members = asdict(instance) | {"model": described_model(instance.model)}
+    if instance.calibration is None:
+        del members["calibration"]
+    return members
 
 
 def described_model(model: ModelSpec) -> dict[str, Any]:
