@@ -14,6 +14,9 @@ from penstock.units import Int64Array
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
+_READ_TOGETHER_S = 1e-4
+_OFTEN = 0.05
+
 FEWEST_REQUESTS = 20
 """A half of these is held out of a fit; with fewer, a percentile of either half is one request."""
 
@@ -144,7 +147,7 @@ def checked(benchmark: Benchmark) -> Benchmark:
         [len(own) != tokens - 1 for own, tokens in zip(gaps, benchmark.output_tokens, strict=True)]
     )
     if not merged.any():
-        return benchmark
+        return _with_late_note(benchmark, np.concatenate(gaps))
     return replace(
         benchmark,
         gaps_s=None,
@@ -157,6 +160,18 @@ def checked(benchmark: Benchmark) -> Benchmark:
             ),
         ),
     )
+
+
+def _with_late_note(benchmark: Benchmark, gaps: FloatArray) -> Benchmark:
+    """Say it where the client was late so often that low percentiles of ITL are its own."""
+    late = float((gaps < _READ_TOGETHER_S).mean()) if len(gaps) else 0.0
+    if late < _OFTEN:
+        return benchmark
+    note = (
+        f"{benchmark.source}: {late:.0%} of the gaps are under {_READ_TOGETHER_S * 1e3:g} ms: the client was late and "
+        "read several messages in one go, so the low percentiles of ITL are its own"
+    )
+    return replace(benchmark, notes=(*benchmark.notes, note))
 
 
 def check_enough(benchmark: Benchmark) -> None:

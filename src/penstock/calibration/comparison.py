@@ -14,6 +14,7 @@ from penstock.calibration.benchmark import Benchmark, BoolArray, FloatArray
 METRICS = ("ttft", "tpot", "itl", "e2el")
 STATISTICS = ("p10", "p50", "p90", "p99", "mean")
 THROUGHPUT = "throughput"
+_FAR = 10.0
 _SPOKEN = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E"}
 
 
@@ -65,10 +66,17 @@ def table(rows: Sequence[Row]) -> list[str]:
     lines = [f"{'':24}{'measured':>12}{'predicted':>14}{'error':>9}"]
     for row in rows:
         scale, unit = (1.0, "tokens/s") if row.name == THROUGHPUT else (1e3, "ms")
-        error = "" if row.error is None else f"{row.error:+.1%}"
+        error = shown_error(row)
         name = f"{shown_name(row.name)}, {unit}"
         lines.append(f"{name:24}{row.measured * scale:>12.2f}{row.predicted * scale:>14.2f}{error:>9}")
     return lines
+
+
+def shown_error(row: Row) -> str:
+    """In percent; of a measured value next to nothing only that it is far off."""
+    if row.error is None:
+        return ""
+    return f"{row.error:+.1%}" if abs(row.error) < _FAR else "far off"
 
 
 def shown_name(name: str) -> str:

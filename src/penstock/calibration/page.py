@@ -10,7 +10,7 @@ import numpy as np
 
 from penstock.calibration.benchmark import Benchmark, BoolArray, FloatArray
 from penstock.calibration.calibration_file import error_of, shown_value, source_of
-from penstock.calibration.comparison import METRICS, THROUGHPUT, Row, compare, shown_name
+from penstock.calibration.comparison import METRICS, THROUGHPUT, Row, compare, shown_error, shown_name
 from penstock.calibration.fit import STEPS, Fit
 from penstock.calibration.parameters import FITTED, MEANINGS, Estimate
 from penstock.rendering.pages import COLOURS, div, figure, page, plotly_script
@@ -95,10 +95,9 @@ def _rows(rows: Sequence[Row]) -> str:
     lines = ["<tr><th></th><th>measured</th><th>predicted</th><th>error</th></tr>"]
     for row in rows:
         scale, unit = (1.0, "tokens/s") if row.name == THROUGHPUT else (1e3, "ms")
-        error = "" if row.error is None else f"{row.error:+.1%}"
         lines.append(
             f"<tr><td>{shown_name(row.name)}, {unit}</td><td>{row.measured * scale:.2f}</td>"
-            f"<td>{row.predicted * scale:.2f}</td><td>{error}</td></tr>"
+            f"<td>{row.predicted * scale:.2f}</td><td>{shown_error(row)}</td></tr>"
         )
     return f"<table>{''.join(lines)}</table>"
 
