@@ -99,11 +99,10 @@ class Replay:
             UserError: the cluster refuses some of the requests.
         """
         cluster = cluster or self.cluster
-        calibration = cluster.instances[0].calibration
-        delay_s = calibration.request_ns / NS_PER_S if calibration is not None else 0.0
         if self.benchmark.engine_clock:
-            delay_s = 0.0
-        workload, extra = self._workload(delay_s)
+            cluster = _without_client(cluster)
+            built = None if built is None else _specs_of(cluster, built)
+        workload, extra = self._workload()
         options = RunOptions(record="requests", profile_root=profile_root)
         record = Simulation(cluster, workload, options, sinks=sinks, built=built).run()
         if record.rejections:
@@ -124,15 +123,12 @@ class Replay:
             return self.benchmark.engine_order()
         return np.argsort(self.benchmark.start_s, kind="stable").astype(np.int64)
 
-    def _arrivals_s(self, delay_s: float) -> FloatArray:
-        """At the engine, in the order of arrival: nobody overtakes."""
-        arrivals = self.benchmark.start_s[self._order] + delay_s
-        return np.maximum.accumulate(arrivals)
-
-    def _workload(self, delay_s: float) -> tuple[Workload, int]:
+    def _workload(self) -> tuple[Workload, int]:
         """The requests in the order of arrival, and how many stand before them to fill the cache."""
         bench, prompts = self.benchmark, self._prompts
-        arrivals = np.rint(self._arrivals_s(delay_s) * NS_PER_S).astype(np.int64)
+        # In the order of arrival nobody overtakes.
+        sent_s = np.maximum.accumulate(bench.start_s[self._order])
+        arrivals = np.rint(sent_s * NS_PER_S).astype(np.int64)
         source = bench.source
         if not prompts.known:
             columns = (arrivals, bench.input_tokens[self._order], bench.output_tokens[self._order])
@@ -170,6 +166,19 @@ class Replay:
         return replace(
             self.benchmark, ttft_s=ttft, latency_s=latency, gaps_s=tuple(gaps), kind="penstock", notes=()
         )
+
+
+def _without_client(cluster: ClusterSpec) -> ClusterSpec:
+    """The cluster as its engines see it: requests are there when they are sent."""
+    instances = tuple(
+        one if one.calibration is None else replace(one, calibration=replace(one.calibration, request_ns=0))
+        for one in cluster.instances
+    )
+    return replace(cluster, instances=instances)
+
+
+def _specs_of(cluster: ClusterSpec, built: Sequence[BuiltInstance]) -> list[BuiltInstance]:
+    return [replace(one, spec=spec) for one, spec in zip(built, cluster.instances, strict=True)]
 
 
 class _Ids:

@@ -16,9 +16,9 @@ from scipy import optimize, stats
 from penstock.calibration.benchmark import Benchmark, BoolArray, FloatArray
 from penstock.calibration.parameters import Estimate, Prior, estimates, learnt, settled
 
-_SPREADS = (0.10, 0.05, 0.05)
-"""How far a request's log TTFT, TPOT and median gap are off in a good fit: their weights against each other and
-against the priors."""
+_SPREADS = (0.20, 0.10, 0.10)
+"""The weights of a request's log TTFT, TPOT and median gap against each other and against the priors. In a good fit
+they are off by half as much; but requests that run together share steps, so each tells less than it seems to."""
 _COARSE = 0.2
 _FINE = 0.1
 """Steps of the finite differences, of a parameter's scale. A simulated schedule answers in jumps, a request joining

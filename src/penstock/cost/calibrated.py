@@ -41,7 +41,8 @@ def calibration_basis(calibration: Calibration) -> list[str]:
         lines.append(f"calibration error: {calibration.error}")
     if calibration.request_ns:
         lines.append(
-            f"client and network: {calibration.request_ns / NS_PER_US:,.0f} us pass before the engine has a request"
+            f"client and network: {calibration.request_ns / NS_PER_US:,.0f} us pass before the engine has a request, "
+            "counted in TTFT and latency"
         )
     if calibration.noise is not None:
         lines.append(
