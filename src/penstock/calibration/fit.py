@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -190,6 +191,14 @@ def _unlike(cluster: ClusterSpec) -> list[Problem]:
     ]
 
 
+def _widened(estimate: Estimate, joint: Estimate) -> Estimate:
+    """The estimate with what is unsure of the other parameters added, as the fit of all together has it."""
+    if not (estimate.identified and joint.identified):
+        return estimate
+    half = math.hypot(estimate.high - estimate.value, joint.high - joint.value)
+    return replace(estimate, low=max(0.0, estimate.value - half), high=estimate.value + half)
+
+
 def _middle(ordered: FloatArray) -> FloatArray:
     """All but the tenths at both ends."""
     cut = len(ordered) // 10
@@ -296,7 +305,8 @@ class _Fitter:
             found = search(self._serve, self._benchmarks, chosen, priors, start)
             self._simulations += found.simulations
             known = {one.name: one for one in found.estimates}
-            known["request_ns"] = self._request(found.values(), chosen, priors)
+            own = self._request(found.values(), chosen, priors)
+            known["request_ns"] = _widened(own, known["request_ns"])
             return [known[prior.name] for prior in priors], None, None
         runs = [(one.benchmark, one.steps) for one in self._measured if one.steps is not None]
         kernels = None if self._built is None else self._built[0].cost.stage
