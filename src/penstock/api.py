@@ -17,7 +17,8 @@ from penstock.explore.offered_load import Arrivals, OfferedLoad
 from penstock.recording.records import REQUEST_COLUMNS, Int64Array, TurnChunk, TurnSink
 from penstock.rendering.result import KeepTurns, RunContext, SimulationResult
 from penstock.scheduler.make import check_policy
-from penstock.spec.cluster import ClusterSpec
+from penstock.spec.calibration import calibrated, load_calibration
+from penstock.spec.cluster import Calibration, ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.described import described_instance
 from penstock.spec.engines import engine_router
@@ -81,6 +82,7 @@ def load_scenario(
     others = {name: value for name, value in options.items() if name in RawRun.model_fields}
     run = _collect(problems, lambda: load_run_options(others, flag_name))
     root = None if run is None else run[0].profile_root
+    calibration = _calibration(problems, None if run is None else run[1].calibration)
     limit = 0 if run is None else run[1].num_reqs or 0
     spec = cluster if isinstance(cluster, ClusterSpec) else None
     if spec is not None:
@@ -88,9 +90,17 @@ def load_scenario(
         problems += [
             Problem(flag_name(name), "cannot change a cluster that is loaded already") for name in given
         ]
+        if calibration is not None:
+            loaded, known = spec, calibration
+            spec = _collect(problems, lambda: calibrated(loaded, known)) or spec
     elif cluster is not None and not isinstance(cluster, ClusterSpec):
         source = cluster
-        spec = _collect(problems, lambda: load_cluster(source, flags, profile_root=root, flag_name=flag_name))
+        spec = _collect(
+            problems,
+            lambda: load_cluster(
+                source, flags, profile_root=root, calibration=calibration, flag_name=flag_name
+            ),
+        )
     workload = dataset if isinstance(dataset, Workload) else None
     if dataset is not None and not isinstance(dataset, Workload):
         path = os.fspath(dataset)
@@ -112,6 +122,11 @@ def load_scenario(
     if run[1].request_rate is not None:
         workload = OfferedLoad(workload, Arrivals("poisson")).at(run[1].request_rate, run[0].seed)
     return Scenario(spec, workload, run[0], 1.0 if interval is None else interval, dict(options))
+
+
+def _calibration(problems: list[Problem], path: Any) -> Calibration | None:
+    """The calibration asked for, None where there is none or it cannot be read."""
+    return None if path is None else _collect(problems, lambda: load_calibration(path))
 
 
 def _policy_problems(cluster: ClusterSpec) -> list[Problem]:

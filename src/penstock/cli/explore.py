@@ -42,6 +42,9 @@ def explore(
         typer.Option("--output", "-o", help="Directory of results [SPEC without .yaml, -results]."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Local processes.")] = os.cpu_count() or 1,
+    calibration: Annotated[
+        Path | None, typer.Option(help="What penstock calibrate wrote; in place of the file's own.")
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -58,4 +61,4 @@ def explore(
     """Search a space of deployments. A search that was stopped goes on where it was: run it again."""
     from penstock.cli.explore_job import run_explore
 
-    run_explore(spec, output, workers, ray, point)
+    run_explore(spec, output, workers, ray, point, calibration)

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
 
 def run_explore(
-    path: Path, output: Path | None, workers: int, ray: str | None, point: str | None = None
+    path: Path,
+    output: Path | None,
+    workers: int,
+    ray: str | None,
+    point: str | None = None,
+    calibration: Path | None = None,
 ) -> None:
     """Check, search, print, write.
 
@@ -41,7 +46,7 @@ def run_explore(
     """
     if ray is not None:
         check_ray()
-    spec = load_study(path)
+    spec = load_study(path, calibration)
     directory = output or path.with_name(f"{path.stem}-results")
     if directory.exists() and not directory.is_dir():
         raise UserError([Problem("--output", f"{directory} is not a directory")])

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "workload": ("penstock.cli.workload:app", "Generate, inspect and convert workload files."),
     "validate": ("penstock.cli.validate:app", "Compare with recordings and measured runs."),
     "profile": ("penstock.cli.profile:app", "Fit, import or measure kernel profiles."),
+    "calibrate": ("penstock.cli.calibrate:app", "Fit a deployment to a benchmark of it."),
     "compare": ("penstock.cli.compare:app", "Set runs side by side."),
     "advise": ("penstock.cli.advise:app", "Simulate single changes and rank what they gain."),
     "capacity": ("penstock.cli.capacity:app", "Find the highest request rate that holds an SLO."),

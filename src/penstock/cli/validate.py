@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from penstock.cli.validate_bench import bench_command
 from penstock.cli.validate_measured import measured_command
 
 app = typer.Typer(
@@ -86,3 +87,4 @@ def pipeline_command(
 
 
 app.command("measured")(measured_command)
+app.command("bench")(bench_command)

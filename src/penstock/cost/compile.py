@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
+from penstock.cost.calibrated import calibrated_stage, calibration_basis
 from penstock.cost.experts.layer import expert_layer
 from penstock.cost.network import Int64Array, Link, MeasuredLink, inner_link, outer_link
 from penstock.cost.sources import CostQuestion, kernel_tables
 from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
-from penstock.cost.step_cost import HopCost, PipelineCost
+from penstock.cost.step_cost import HopCost, PipelineCost, StageCost
 from penstock.cost.tables import Curve, KernelTables
 from penstock.cost.weights import activation_bytes, shard_of
+from penstock.errors import Problem, UserError
+from penstock.spec.calibration import obstacles
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
-from penstock.spec.layers import LayerKind, MoeMlp, StageLayers
+from penstock.spec.layers import LayerKind, MoeMlp, StageLayers, count_layers
 from penstock.spec.options import EngineOverhead
 from penstock.units import NS_PER_US
 
@@ -31,15 +34,15 @@ def compile_cost(
     """Costs of an instance whose stages hold ``layers``.
 
     Raises:
-        UserError: no profile and unknown hardware, or a broken bundle.
+        UserError: no profile and unknown hardware, a broken bundle, or a calibration that says nothing of it.
     """
     inner = inner_link(cluster.link)
-    members, basis = _stages(instance, inner, layers, profile_root)
+    stage, basis = _stage_cost(instance, inner, layers, profile_root)
     links = [_link_between(instance, cluster, stage, stage + 1) for stage in range(len(layers) - 1)]
     back = _link_between(instance, cluster, len(layers) - 1, 0)
     basis += (*instance.model.notes, *_network_basis(instance, inner, links))
     return PipelineCost(
-        stage=members[0][0] if len(members) == 1 else MixedStageCost(members),
+        stage=stage,
         hops=tuple(
             _hop(instance, link, inner, shared_link(instance, cluster, stage))
             for stage, link in enumerate(links)
@@ -47,6 +50,26 @@ def compile_cost(
         token_return_ns=_token_return(instance, back),
         basis=tuple(basis),
     )
+
+
+def _stage_cost(
+    instance: InstanceSpec, inner: Link, layers: tuple[StageLayers, ...], profile_root: Path | None
+) -> tuple[StageCost, list[str]]:
+    """The stages' cost and what it rests on: kernel times, changed or replaced by a calibration."""
+    calibration = instance.calibration
+    if calibration is not None:
+        # A change of the instance after it was calibrated may have left what the calibration can speak of.
+        problems = [Problem(instance.where, why) for why in obstacles(instance, calibration)]
+        if problems:
+            raise UserError(problems)
+    counts = [count_layers(stage) for stage in layers]
+    if calibration is not None and calibration.step is not None:
+        return calibrated_stage(None, calibration, counts), calibration_basis(calibration)
+    members, basis = _stages(instance, inner, layers, profile_root)
+    stage = members[0][0] if len(members) == 1 else MixedStageCost(members)
+    if calibration is None:
+        return stage, basis
+    return calibrated_stage(stage, calibration, counts), [*basis, *calibration_basis(calibration)]
 
 
 def _stages(
@@ -73,7 +96,9 @@ def _stages(
             block_extra_ns=partial(_collectives_ns, inner, hidden_bytes, instance.tp_size)
             if instance.tp_size > 1
             else None,
-            prefill_layer_ns=instance.overhead.prefill_step_ns / instance.model.num_layers,
+            prefill_layer_ns=0.0  # a calibration adds its own, beside the factors
+            if instance.calibration is not None
+            else instance.overhead.prefill_step_ns / instance.model.num_layers,
         )
         members.append((cost, stages))
         prefix = "" if len(set(labels)) == 1 else f"stages {', '.join(map(str, stages))} on {label}: "

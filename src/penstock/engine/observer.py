@@ -73,9 +73,7 @@ class StepObservers:
     """A :class:`~penstock.engine.replica.Watcher` that shows the steps of one instance to observers; ``stand_at``
     is told of the time first."""
 
-    def __init__(
-        self, instance: int, observers: Sequence[Observer], stand_at: Callable[[int], None]
-    ) -> None:
+    def __init__(self, instance: int, observers: Sequence[Observer], stand_at: Callable[[int], None]) -> None:
         self._instance = instance
         self._observers = observers
         self._stand_at = stand_at

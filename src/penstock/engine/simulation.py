@@ -89,6 +89,7 @@ class Simulation:
             raise UserError(problems)
         profile_root = Path(self.options.profile_root) if self.options.profile_root else None
         self._built = build_instances(cluster, profile_root) if built is None else list(built)
+        self._way_in_ns = [_way_in_ns(one) for one in self._built]
         self._router = cluster_router(cluster, partial(make_router, self.options.router, self.options.seed))
         self._log = RequestLog(keep_token_times=self.options.keep_token_times)
         self._rejections: list[Rejection] = []
@@ -294,7 +295,8 @@ class Simulation:
         if reason is not None:
             self._reject(request, index, reason)
             return
-        state = RequestState(request, replica.options.max_model_len)
+        arrived_ns = request.arrival_ns + self._way_in_ns[index]
+        state = RequestState(request, replica.options.max_model_len, arrived_ns)
         group = self._groups.deployment_of(index)
         if group is not None:
             self._send_to_group(group, state, index)
@@ -425,6 +427,12 @@ class Simulation:
         if self._progress is not None:
             done = len(self._log) + len(self._rejections)
             self._progress(Progress(simulated_ns, done, len(self.workload)))
+
+
+def _way_in_ns(built: BuiltInstance) -> int:
+    """What passes between a user's sending a request and the engine's having it, where a calibration says."""
+    calibration = built.spec.calibration
+    return 0 if calibration is None else calibration.request_ns
 
 
 class _ProgressSink:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from penstock import __version__
@@ -19,6 +19,7 @@ from penstock.explore.result import FAILED, HOPELESS, INFEASIBLE, MISSES, OK, Po
 from penstock.explore.slo import shown_ns
 from penstock.explore.steady_state import SteadyState
 from penstock.explore.study_spec import LoadPlan
+from penstock.spec.cluster import Calibration
 from penstock.spec.load import load_cluster
 from penstock.spec.options import RunOptions
 from penstock.workload.workload import Workload
@@ -46,6 +47,7 @@ class Evaluator:
     load: LoadPlan
     prices: Mapping[str, float]
     profile_root: str | None
+    calibration: Calibration | None = None
     digest: str = field(default="")
 
     def job(self, point: DesignPoint, phase: str, guess_per_s: float | None = None) -> PointJob:
@@ -82,7 +84,11 @@ class Evaluator:
         return OfferedLoad(self.load.workload, self.load.arrivals, self.load.recipe)
 
     def _rig(self, job: PointJob) -> LoadTest:
-        cluster = load_cluster(cluster_config(job.point, self.site), profile_root=self.profile_root)
+        cluster = load_cluster(
+            cluster_config(job.point, self.site),
+            profile_root=self.profile_root,
+            calibration=self.calibration,
+        )
         options = RunOptions(router=job.point.router, profile_root=self.profile_root)
         return LoadTest(cluster, self.offered_load(), self.load.slo, options)
 
@@ -190,10 +196,14 @@ class _Nothing:
 
 
 def make_evaluator(
-    site: Site, load: LoadPlan, prices: Mapping[str, float], profile_root: str | None
+    site: Site,
+    load: LoadPlan,
+    prices: Mapping[str, float],
+    profile_root: str | None,
+    calibration: Calibration | None = None,
 ) -> Evaluator:
     """An evaluator that knows what its results depend on."""
-    circumstances = {
+    circumstances: dict[str, Any] = {
         "workload": workload_digest(load.workload),
         "recipe": None if load.recipe is None else repr(load.recipe),
         "lengths": [load.pilot, load.requests, load.max_requests],
@@ -204,8 +214,15 @@ def make_evaluator(
         "tolerance": load.tolerance,
         "profile_root": profile_root,
     }
+    if calibration is not None:
+        circumstances["calibration"] = asdict(calibration)
     return Evaluator(
-        site=site, load=load, prices=prices, profile_root=profile_root, digest=_hash(circumstances)
+        site=site,
+        load=load,
+        prices=prices,
+        profile_root=profile_root,
+        calibration=calibration,
+        digest=_hash(circumstances),
     )
 
 

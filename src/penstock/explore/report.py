@@ -159,6 +159,8 @@ def run_command(spec: StudySpec, result: PointResult, stem: Path) -> str:
         parts += ["--router", result.point.router]
     if spec.profile_root is not None:
         parts += ["--profile-root", spec.profile_root]
+    if spec.calibration is not None:
+        parts += ["--calibration", spec.calibration.name]
     return shlex.join(parts)
 
 

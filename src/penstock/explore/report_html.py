@@ -11,13 +11,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from penstock.explore.charts import COLOURS, div, figure, latency_figure, page, plotly_script
+from penstock.explore.charts import latency_figure
 from penstock.explore.design_point import cluster_config
 from penstock.explore.evaluate import PILOT
 from penstock.explore.objectives import values_of
 from penstock.explore.report import point_command, table_rows
 from penstock.explore.result import PointResult
 from penstock.explore.study import StudyOutcome
+from penstock.rendering.pages import COLOURS, div, figure, page, plotly_script
 
 _CURVES_SHOWN = 8
 _COORDINATES = ("tp", "pp", "replicas", "max_num_seqs", "max_num_batched_tokens")

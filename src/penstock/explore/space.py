@@ -15,6 +15,7 @@ from penstock.errors import UserError
 from penstock.explore.constraints import Constraint
 from penstock.explore.design_point import DesignPoint, Site, cluster_config, misplaced, settled
 from penstock.pipeline.partition import partition_layers
+from penstock.spec.cluster import Calibration
 from penstock.spec.load import load_cluster
 
 FILL = "fill"
@@ -133,8 +134,9 @@ def _plain(point: DesignPoint) -> DesignPoint:
 class Feasibility:
     """Whether points can run at a site: the loader's rules, layout, memory. Nothing is compiled for it."""
 
-    def __init__(self, site: Site, profile_root: str | None) -> None:
+    def __init__(self, site: Site, profile_root: str | None, calibration: Calibration | None = None) -> None:
         self._site = site
+        self._calibration = calibration
         self._profile_root = None if profile_root is None else Path(profile_root)
 
     def settled(self, point: DesignPoint) -> DesignPoint:
@@ -145,7 +147,11 @@ class Feasibility:
         """None if the point can run."""
         alone = replace(point, replicas=1)
         try:
-            cluster = load_cluster(cluster_config(alone, self._site), profile_root=self._profile_root)
+            cluster = load_cluster(
+                cluster_config(alone, self._site),
+                profile_root=self._profile_root,
+                calibration=self._calibration,
+            )
         except UserError as error:
             problem = error.problems[0]
             return Infeasible(problem.where.rpartition(".")[2], problem.message)

@@ -59,8 +59,8 @@ def run_study(
     Raises:
         UserError: no point of the space can run.
     """
-    feasibility = Feasibility(spec.site, spec.profile_root)
-    evaluator = make_evaluator(spec.site, spec.load, spec.prices, spec.profile_root)
+    feasibility = Feasibility(spec.site, spec.profile_root, spec.calibration)
+    evaluator = evaluator_of(spec)
     points, pruned = [], Pruned({}, {})
     if enumerable(spec.space):
         points, pruned = enumerate_points(spec.space, feasibility)
@@ -94,4 +94,4 @@ def _require_some(spec: StudySpec, count: int, pruned: Pruned) -> None:
 
 def evaluator_of(spec: StudySpec) -> Evaluator:
     """The evaluator that a study of ``spec`` would use."""
-    return make_evaluator(spec.site, spec.load, spec.prices, spec.profile_root)
+    return make_evaluator(spec.site, spec.load, spec.prices, spec.profile_root, spec.calibration)

@@ -122,5 +122,6 @@ class RawStudy(Raw):
     npu_mem: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     instance: dict[str, Any] = Field(default_factory=dict[str, Any])
     profile_root: Name | None = None
+    calibration: Name | None = None
     constraints: Names | None = None
     space: Annotated[list[RawSpace], NotEmpty, Many] | None = None

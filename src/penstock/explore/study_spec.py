@@ -18,7 +18,9 @@ from penstock.explore.space import FILL, Dimension, Space, Spaces
 from penstock.explore.study_schema import RawNetwork, RawSpace, RawStudy
 from penstock.explore.yaml_file import read_yaml
 from penstock.scheduler.policies.make import make_policy
+from penstock.spec.calibration import load_calibration
 from penstock.spec.check import Checked, check, shown
+from penstock.spec.cluster import Calibration
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.json_file import Place
 from penstock.spec.prices import find_price, listed_prices
@@ -76,10 +78,11 @@ class StudySpec:
     prices: Mapping[str, float]
     price_sources: Mapping[str, str]
     profile_root: str | None
+    calibration: Calibration | None = None
 
 
-def load_study(path: Path) -> StudySpec:
-    """Read and check a search's file.
+def load_study(path: Path, calibration: Path | None = None) -> StudySpec:
+    """Read and check a search's file. ``calibration`` is a file that goes before the one that it names.
 
     Raises:
         UserError: with every mistake found.
@@ -89,7 +92,7 @@ def load_study(path: Path) -> StudySpec:
     checked = None if data is None else check(RawStudy, data, Place(str(path)), problems)
     if checked is None:
         raise UserError(problems)
-    reader = _Reader(path, checked, problems)
+    reader = _Reader(path, checked, problems, calibration)
     spec = reader.read()
     if problems or spec is None:
         raise UserError(problems)
@@ -99,8 +102,12 @@ def load_study(path: Path) -> StudySpec:
 class _Reader:
     """The rules between members; mistakes go to ``problems``."""
 
-    def __init__(self, path: Path, checked: Checked[RawStudy], problems: list[Problem]) -> None:
+    def __init__(
+        self, path: Path, checked: Checked[RawStudy], problems: list[Problem], calibration: Path | None
+    ) -> None:
         self._path = path
+        self._calibration_file = calibration
+        self._calibration: Calibration | None = None
         self._place = Place(str(path))
         self._checked = checked
         self._raw = checked.value
@@ -112,6 +119,7 @@ class _Reader:
         root = self._beside(raw.profile_root) if raw.profile_root else None
         if root is not None and not Path(root).is_dir():
             self._blame("profile_root", f"{root} is not a directory")
+        self._read_calibration()
         for name in ("model", "space"):
             if getattr(raw, name) is None and self._checked.sound(name):
                 self._blame("", f"missing key '{name}'")
@@ -140,6 +148,7 @@ class _Reader:
             prices=prices,
             price_sources=sources,
             profile_root=root,
+            calibration=self._calibration,
         )
 
     @property
@@ -162,6 +171,16 @@ class _Reader:
             if constraint is not None:
                 found.append(constraint)
         return tuple(found)
+
+    def _read_calibration(self) -> None:
+        named = self._beside(self._raw.calibration) if self._raw.calibration else None
+        path = self._calibration_file or named
+        if path is None:
+            return
+        try:
+            self._calibration = load_calibration(path)
+        except UserError as error:
+            self._problems += error.problems
 
     # --- the site -------------------------------------------------------------------------------------------
 
@@ -205,7 +224,8 @@ class _Reader:
         if space.hardware is None:
             self._blame(where, "missing key 'hardware'")
         for index, label in enumerate(space.hardware or []):
-            profiled = root is not None and (Path(root) / label).is_dir()
+            calibrated = self._calibration is not None and self._calibration.hardware == label
+            profiled = calibrated or (root is not None and (Path(root) / label).is_dir())
             if find_hardware(label) is None and not (profiled and label in self._raw.npu_mem):
                 hint = nearest(label, hardware_labels())
                 message = f"unknown hardware {shown(label)}{hint}; hardware with a profile alone needs npu_mem.{label}"

@@ -22,6 +22,64 @@ class LinkSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepTerms:
+    """Time of a step on the whole model, ns, where no kernel times are known:
+
+        base + prefill_base (if it holds a prefill chunk)
+        + prefill_token * c + prefill_context * c * (h + c / 2)   c prefill tokens after h tokens of context
+        + decode * d + decode_context * k                         d decodes over k tokens of context in sum
+
+    The units are ns, ns per token, and ns per token and token of context. A stage takes its layers' share.
+    """
+
+    base_ns: float
+    prefill_base_ns: float
+    prefill_token_ns: float
+    prefill_context_ns: float
+    decode_ns: float
+    decode_context_ns: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepNoise:
+    """Log-normal factor on a step's time: standard deviation of its log, and the log's correlation from one
+    step to the next."""
+
+    sigma: float
+    correlation: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What a benchmark of a real server was fitted with; see :mod:`penstock.spec.calibration`.
+
+    ``name`` is the file, ``source`` what it was fitted to, ``error`` how far the held-out half was missed.
+    ``host_step_ns`` is the engine's own time per step, ``host_to_stage_ns`` the way of a step to the first stage
+    (at pp > 1), ``request_ns`` what passes between a user's sending a request and the engine's having it, and
+    ``prefill_step_ns`` what a step with a prefill chunk takes beyond its kernels. The factors multiply kernel
+    times; ``step`` replaces them where it is given.
+    """
+
+    name: str
+    source: str
+    date: str
+    error: str
+    hardware: str
+    model: str
+    model_shape: str
+    dtype: str
+    tp_size: int
+    host_step_ns: int
+    host_to_stage_ns: int
+    request_ns: int
+    prefill_step_ns: int
+    prefill_factor: float
+    decode_factor: float
+    step: StepTerms | None
+    noise: StepNoise | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
     """One replica: ``tp_size * pp_size`` NPUs serving one model behind one scheduler.
 
@@ -56,6 +114,7 @@ class InstanceSpec:
     dp_size: int = 1
     dp_rank: int = 0
     data_parallel: DataParallelOptions = field(default_factory=lambda: DataParallelOptions(size=1))
+    calibration: Calibration | None = None
     where: str = ""
     engine: str = ""
 

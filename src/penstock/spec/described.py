@@ -11,10 +11,12 @@ from penstock.spec.model import ModelSpec
 
 
 def described_instance(instance: InstanceSpec) -> dict[str, Any]:
-    """All members of an instance; those of experts and of data-parallel groups where it has them."""
+    """All members of an instance; those of experts, data-parallel groups and a calibration where it has them."""
     left_out = set[str]() if instance.model.moe is not None else {"experts"}
     if instance.dp_group is None:
         left_out |= {"dp_group", "dp_size", "dp_rank", "data_parallel"}
+    if instance.calibration is None:
+        left_out.add("calibration")
     members = {name: value for name, value in asdict(instance).items() if name not in left_out}
     return members | {"model": described_model(instance.model)}
 

@@ -39,6 +39,8 @@ class SimulateOptions(TypedDict, total=False):
     """Share of a device's memory to use [0.9]."""
     profile_root: str | os.PathLike[str] | None
     """Directory of profile bundles in LLMServingSim's layout [the packaged fits, else a roofline]."""
+    calibration: str | os.PathLike[str] | None
+    """What penstock calibrate wrote for this hardware and engine [none]."""
 
     # The engine
     engine: str | None

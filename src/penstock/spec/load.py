@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.errors import Problem, UserError, nearest
+from penstock.spec.calibration import calibrated, obstacles
 from penstock.spec.check import Checked, Raw, check, check_members, shown
-from penstock.spec.cluster import ClusterSpec, InstanceSpec, LinkSpec
+from penstock.spec.cluster import Calibration, ClusterSpec, InstanceSpec, LinkSpec
 from penstock.spec.data_parallel_rules import data_parallel_problems
 from penstock.spec.engines import engine_names
 from penstock.spec.expert_rules import group_problems, number_ranks, ranks_of
@@ -35,13 +36,16 @@ def load_cluster(
     flags: Mapping[str, Any] | None = None,
     *,
     profile_root: str | os.PathLike[str] | None = None,
+    calibration: Calibration | None = None,
+    any_hardware: bool = False,
     flag_name: Callable[[str], str] = str,
 ) -> ClusterSpec:
     """Read and check a cluster config: a JSON file of LLMServingSim's shape, or the same as a dict.
 
     ``flags`` are what holds for all instances that do not say otherwise, named as
     :class:`penstock.spec.option_table.RawFlags`; a value of None means not given. ``flag_name`` turns such a name into
-    how the user wrote it. Hardware is known if the catalogue or ``profile_root`` has it.
+    how the user wrote it. Hardware is known if the catalogue or ``profile_root`` has it, or if ``calibration`` (which
+    goes into every instance) was measured on it; with ``any_hardware`` it need not be.
 
     Raises:
         UserError: with every mistake found.
@@ -60,10 +64,14 @@ def load_cluster(
         problems.append(Problem(flag_name("engine"), unknown_engine(engine)))
     data = source if isinstance(source, Mapping) else read_json(Path(source), problems)
     reader = _ClusterReader(Place(file), directory, checked_flags.value, profile_root, problems)
+    reader.any_hardware = any_hardware
+    reader.calibrated_hardware = None if calibration is None else calibration.hardware
     spec = None if data is None else reader.read(data)
+    if spec is not None and calibration is not None:
+        problems += [Problem(one.where, why) for one in spec.instances for why in obstacles(one, calibration)]
     if problems or spec is None:
         raise UserError(problems)
-    return spec
+    return spec if calibration is None else calibrated(spec, calibration)
 
 
 class _ClusterReader:
@@ -77,6 +85,8 @@ class _ClusterReader:
         profile_root: str | os.PathLike[str] | None,
         problems: list[Problem],
     ) -> None:
+        self.any_hardware = False
+        self.calibrated_hardware: str | None = None
         self._place = place
         self._directory = directory
         self._flags = flags
@@ -218,8 +228,8 @@ class _ClusterReader:
         return self._models[name]
 
     def _check_hardware(self, label: str, place: Place) -> None:
-        """Known: in the catalogue, or with a folder of measured profiles."""
-        if find_hardware(label) is not None:
+        """Known: in the catalogue, with a folder of measured profiles, or calibrated."""
+        if self.any_hardware or label == self.calibrated_hardware or find_hardware(label) is not None:
             return
         profiled: list[str] = []
         if self._profile_root is not None and self._profile_root.is_dir():

@@ -24,6 +24,9 @@ def load_run_options(
     problems: list[Problem] = []
     raw = check_members(RawRun, options, lambda loc: flag_name(str(loc[0])) if loc else "", problems).value
     root = _profile_root(raw.profile_root, flag_name("profile_root"), problems)
+    if raw.calibration is not None and not isinstance(raw.calibration, str | os.PathLike):
+        where = flag_name("calibration")
+        problems.append(Problem(where, f"must be a path, not {shown(raw.calibration)}"))
     if problems:
         raise UserError(problems)
     defaults = RunOptions()

@@ -165,6 +165,10 @@ class RawRun(Raw):
             "PATH",
         ),
     ] = None
+    calibration: Annotated[
+        Any,
+        About("costs", "What penstock calibrate wrote for this hardware and engine", "none", "PATH"),
+    ] = None
     router: Annotated[
         Name | None,
         About(
