@@ -14,7 +14,8 @@ up to                                       cause
 arrive[s+1](p), with blocking sends only    ``blocked``: the stage had finished, its send had not
 update(p), if the instance then ran empty   ``drain``: the stage's last step before the instance ran empty;
                                             other stages still computed, or the last tokens came back
-schedule(m)                                 ``idle | dependency | memory | engine``: by the turns, see below
+schedule(m)                                 ``idle | dependency | memory | kv_transfer | engine``: by the turns,
+                                            see below
 arrive[0](m)                                ``engine``: scheduling overhead and the way to the first worker
 end[s-1](m)                                 m was upstream: ``fill``, ``imbalance`` or inherited, see below
 arrive[s](m)                                ``transfer``: m's activations were on the link, or queued for it
@@ -27,8 +28,8 @@ last step, where the window's rest is ``idle``.
 **By the turns.** After turn k returned, its ``cause_after`` holds until turn k+1 calls schedule(),
 except:
 
-- from ``first_arrival`` of turn k+1 an ``idle`` or ``dependency`` becomes ``engine``: there is a request
-  to take in, and the engine sleeps or is blocked on its oldest step;
+- from ``first_arrival`` of turn k+1 an ``idle``, ``dependency`` or ``kv_transfer`` becomes ``engine``: there is a
+  request to take in, and the engine sleeps or is blocked on its oldest step;
 - from the moment the oldest sampling step not yet taken in comes back (its ``done``) any cause becomes
   ``engine``: there are tokens to continue from; or ``idle`` if turn k+1 then finds no unfinished
   request.
@@ -44,7 +45,7 @@ further up:
 - It was not empty. m came late to stage s partly because it came late to stage s-1: stage s-1's own gap
   before m is passed down. What of that gap is not already among the causes of this gap up to
   arrive[0](m) is inherited under its own name (``transfer`` first, then ``blocked``, ``engine``,
-  ``memory``, ``dependency``), as far as it reaches. The rest is ``imbalance``: an earlier stage took
+  ``memory``, ``kv_transfer``, ``dependency``), as far as it reaches. The rest is ``imbalance``: an earlier stage took
   longer over m than this stage over p.
 
 So in the textbook pipeline (equal micro-batches, all there at the start, equal stages, no hops) stage s
@@ -64,7 +65,7 @@ from penstock.accounting.stage_spans import GapSplitter, StageCause, StageSpans
 from penstock.recording.records import Int64Array, TurnChunk
 
 CAUSE_NAMES = tuple(cause.name.lower() for cause in StageCause)
-"""``busy`` and the nine causes, in the order of the columns of :attr:`Bubbles.ns`."""
+"""``busy`` and the ten causes, in the order of the columns of :attr:`Bubbles.ns`."""
 
 BUBBLE_CAUSES = tuple(cause for cause in StageCause if cause not in (StageCause.BUSY, StageCause.IDLE))
 """The causes that are bubbles: time without any request (``idle``) is none."""

@@ -25,6 +25,7 @@ class StageCause(IntEnum):
     BLOCKED = 7
     IDLE = 8
     DRAIN = 9
+    KV_TRANSFER = 10
 
 
 _INHERITED_LATEST_FIRST = (
@@ -32,6 +33,7 @@ _INHERITED_LATEST_FIRST = (
     StageCause.BLOCKED,
     StageCause.ENGINE,
     StageCause.MEMORY,
+    StageCause.KV_TRANSFER,
     StageCause.DEPENDENCY,
 )
 _UPSTREAM_IN_TIME = (StageCause.IMBALANCE, *reversed(_INHERITED_LATEST_FIRST))
@@ -120,7 +122,7 @@ class TurnTimeline:
             before = np.concatenate([[self._last_cause], cause[:-1]])
             found, found_tokens = cause, chunk.column("tokens")
         before = self._OF_TURN[before]
-        waits = (before == StageCause.IDLE) | (before == StageCause.DEPENDENCY)
+        waits = np.isin(before, (StageCause.IDLE, StageCause.DEPENDENCY, StageCause.KV_TRANSFER))
         arrived = np.where(waits, np.clip(arrival, begin, schedule), schedule)
         oldest = np.searchsorted(update, begin, side="right")
         back = np.append(done, np.iinfo(np.int64).max)[oldest]

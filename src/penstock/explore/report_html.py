@@ -75,6 +75,7 @@ _CAUSE_COLOURS = {
     "imbalance": "#d97706",
     "dependency": "#7c3aed",
     "memory": "#dc2626",
+    "kv_transfer": "#78350f",
     "engine": "#0891b2",
     "blocked": "#be185d",
     "idle": "#e5e7eb",

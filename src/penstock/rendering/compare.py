@@ -22,6 +22,7 @@ _CAUSES = (
     "imbalance",
     "dependency",
     "memory",
+    "kv_transfer",
     "engine",
     "blocked",
     "drain",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from penstock.errors import Problem, UserError, nearest
 from penstock.spec.check import Checked, Raw, check, check_members, shown
 from penstock.spec.cluster import ClusterSpec, InstanceSpec, LinkSpec
+from penstock.spec.disaggregation_rules import check_roles, kv_transfer_spec
 from penstock.spec.engines import engine_names
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.instance_rules import InstanceRules, unknown_engine
@@ -101,11 +102,14 @@ class _ClusterReader:
             entries += self._read_node(node, entry, len(nodes), instances)
         if raw.nodes is not None and not entries and not self._problems:
             self._blame(self._place, "the cluster has no instances")
+        if not self._problems:
+            self._problems += check_roles(instances, raw.kv_transfer, self._place)
         return ClusterSpec(
             source=self._place.file,
             link=self._link(checked),
             instances=tuple(instances),
             shared_node_links=bool(raw.shared_node_links),
+            kv_transfer=kv_transfer_spec(raw.kv_transfer),
             notices=tuple(dict.fromkeys(self._notices)),
             remarks=tuple(dict.fromkeys(self._remarks)),
         )
@@ -121,17 +125,21 @@ class _ClusterReader:
         if checked.sound("instances", "num_instances") and raw.instances is not None:
             self._match("num_instances", raw.num_instances, len(entries), place)
         self._notices += node_notices(raw, place, self._problems)
-        self._remarks += node_remarks(raw, place)
+        read: list[InstanceSpec] = []
         for index, entry in enumerate(entries):
             spot = place.key("instances").item(index)
-            instance = self._read_instance(len(instances), node, num_nodes, entry, spot)
+            instance = self._read_instance(len(instances) + len(read), (node, raw), num_nodes, entry, spot)
             if instance is not None:
-                instances.append(instance)
+                read.append(instance)
+        instances += read
+        has_tier = any(instance.tier is not None for instance in read)
+        self._remarks += node_remarks(raw, place, has_tier=has_tier)
         return len(entries)
 
     def _read_instance(
-        self, index: int, node: int, num_nodes: int, data: Any, place: Place
+        self, index: int, where: tuple[int, RawNode], num_nodes: int, data: Any, place: Place
     ) -> InstanceSpec | None:
+        node, raw_node = where
         checked = self._check(RawInstance, data, place)
         if checked is None:
             return None
@@ -151,6 +159,7 @@ class _ClusterReader:
             self._check_hardware(label, place.key("stage_hardware").item(stage))
         rules = InstanceRules(checked, memory, model, self._flags, place)
         rules.check(num_nodes)
+        rules.check_tier(raw_node.cpu_mem, len(raw_node.instances or ()))
         self._problems += rules.problems
         self._notices += rules.notices
         return None if self._problems else rules.spec(index, node)
