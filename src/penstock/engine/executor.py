@@ -47,6 +47,11 @@ class Executor(Protocol):
         """Whom to tell of steps whose way becomes known after their launch."""
         ...
 
+
+class StageExecutor(Executor, Protocol):
+    """An executor that tells of single stages as they come to a step, for workers that do more than compute
+    (:class:`~penstock.kv_transfer.step_workers.StepWorkers`)."""
+
     def when_started(self, started: Started) -> None:
         """Whom to tell of each step's forward on each stage, as soon as its times are known."""
         ...

@@ -172,6 +172,7 @@ class _Replay:
         pipeline = LocalPipeline(instance.cost, pp_size)
         recorder = Recorder(times_empty_steps=True)
         workers = PullWorkers(place, pp_size, connector, self.world, lambda at_ns: replica.expect(at_ns))
+        pipeline.when_started(workers.started)
         replica = Replica(
             place,
             scheduler,

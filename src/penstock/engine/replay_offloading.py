@@ -77,6 +77,7 @@ def replay_offloading(
         replica.expect(at_ns)
 
     workers = CopyWorkers(connector, concern, looks_at_end=looks_at_end)
+    pipeline.when_started(workers.started)
     pipeline.ask_before_start(workers.hold_back)
     replica = Replica(0, scheduler, pipeline, config, TurnLog(0, pp_size), watcher=recorder, workers=workers)
     recorder.replica, recorder.pipeline, recorder.workers = replica, pipeline, workers

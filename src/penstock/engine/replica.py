@@ -112,8 +112,6 @@ class Replica:
         self._is_dozing = False
         self._appointments: list[int] = []
         executor.when_arrived(self._arrived)
-        if workers is not None:
-            executor.when_started(workers.started)
 
     # --- what a router may see ------------------------------------------------------------------------------
 

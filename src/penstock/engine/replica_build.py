@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from penstock.cost.step_cost import StepShape
 from penstock.engine.build import BuiltInstance
-from penstock.engine.executor import Executor
+from penstock.engine.executor import StageExecutor
 from penstock.engine.kernel import Agenda
 from penstock.engine.linked_pipeline import LinkedPipeline
 from penstock.engine.local_pipeline import LocalPipeline
@@ -75,7 +75,7 @@ def make_replica(
             exact_only=options.exact_only,
         )
     accelerator = None
-    executor: Executor
+    executor: StageExecutor
     back_ns = spec.overhead.ipc_from_last_stage_ns
     if any(hop.shared_link for hop in cost.hops):
         links = [
@@ -89,6 +89,8 @@ def make_replica(
         executor = LocalPipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends, back_ns=back_ns)
         if vllm is not None and can_stretch(cost, spec.scheduler.max_in_flight) and vllm.lockstep:
             accelerator = DecodeStretches(vllm, executor, spec.overhead)
+    if workers is not None:
+        executor.when_started(workers.started)
     if hold_back is not None:
         executor.ask_before_start(hold_back)
     replica = Replica(
