@@ -25,6 +25,7 @@ OF_TURN = {
     Cause.MEMORY: StageCause.MEMORY,
     Cause.ENGINE: StageCause.ENGINE,
     Cause.SEQS: StageCause.SEQS,
+    Cause.KV_TRANSFER: StageCause.KV_TRANSFER,
 }
 INHERITED = [
     StageCause.TRANSFER,
@@ -32,6 +33,7 @@ INHERITED = [
     StageCause.ENGINE,
     StageCause.MEMORY,
     StageCause.SEQS,
+    StageCause.KV_TRANSFER,
     StageCause.DEPENDENCY,
 ]
 
@@ -97,7 +99,7 @@ def cause_by_turns(rows: list[Row], at: int) -> StageCause:
     not_taken = [row for row in rows[: k + 1] if row["sampled"] and row["update_ns"] > rows[k]["schedule_ns"]]
     back = min((row["done_ns"] for row in not_taken), default=10**9)
     cause = OF_TURN[Cause(rows[k]["cause_after"])]
-    may_change = cause in (StageCause.IDLE, StageCause.DEPENDENCY)
+    may_change = cause in (StageCause.IDLE, StageCause.DEPENDENCY, StageCause.KV_TRANSFER)
     arrived = max(after["first_arrival_ns"], rows[k]["schedule_ns"]) if may_change else 10**9
     if at < min(back, arrived):
         return cause

@@ -11,7 +11,7 @@ from penstock import Observer, Request, Simulation, StepView, TurnChunk, load_cl
 from penstock.cost.step_cost import StepLoad
 from penstock.engine.build import build_instances
 from penstock.recording.records import Cause, RunRecord
-from penstock.scheduler.kv_connector import NO_MATCH, KVConnector, Match
+from penstock.scheduler.kv_connector import NO_MATCH, KVConnector, Match, TransferReport
 from penstock.scheduler.policies import SchedulerView, StepLimits
 from penstock.scheduler.protocol import SchedulerStatus
 from penstock.scheduler.request_state import Outcome, RequestState
@@ -127,6 +127,9 @@ def test_a_sink_of_ones_own() -> None:
 class Store:
     """A store that holds the first 256 tokens of every prompt: there at once, or after ``load_ns``."""
 
+    writes_blocks = True
+    must_deliver = False
+
     def __init__(self, load_ns: int | None = None) -> None:
         self.load_ns = load_ns
         self.loading: list[tuple[int, RequestState]] = []
@@ -136,24 +139,27 @@ class Store:
     def matched_tokens(self, state: RequestState, computed: int) -> Match | None:
         return Match(256 - computed, loads=self.load_ns is not None) if computed < 256 else NO_MATCH
 
-    def allocated(self, state: RequestState, blocks: int, external_tokens: int) -> None:
+    def added(self, state: RequestState) -> None: ...
+
+    def allocated(self, state: RequestState, hit_blocks: int, external_tokens: int) -> None:
         self.served += external_tokens
-        self.waiting.append(state)
+        if external_tokens and self.load_ns is not None:
+            self.waiting.append(state)
 
     def scheduled(self, step: Step, now: int) -> None:
         self.loading += [(now + (self.load_ns or 0), state) for state in self.waiting]
         self.waiting.clear()
 
-    def loaded(self, now: int) -> list[RequestState]:
+    def reported(self, now: int) -> TransferReport:
         done = [state for at_ns, state in self.loading if at_ns <= now]
         self.loading = [entry for entry in self.loading if entry[0] > now]
-        return done if self.load_ns is not None else []
+        return TransferReport(loaded=done)
 
     def finished(self, state: RequestState, now: int) -> bool:
         return False
 
-    def released(self, now: int) -> list[RequestState]:
-        return []
+    def has_work(self) -> bool:
+        return False
 
 
 def served_with(store: KVConnector) -> tuple[RunRecord, int]:

@@ -146,12 +146,27 @@ class KVCache:
             self._by_content.setdefault(block.content, {})[block.number] = block
         held.hashed = max(held.hashed, full)
 
+    def held(self, request: int) -> int:
+        """How many blocks a request has."""
+        return len(self.blocks_of(request))
+
+    def blocks_of(self, request: int) -> Sequence[Block]:
+        """The blocks of a request, in its order."""
+        return self._held[request].blocks if request in self._held else ()
+
     def release(self, request: int) -> None:
         """Give up all blocks of a request, tail first."""
-        held = self._held.pop(request, HeldBlocks())
+        self.give_back(self.take_from(request))
+
+    def take_from(self, request: int) -> list[Block]:
+        """The request has its blocks no more; they are not free either until they are given back."""
+        return self._held.pop(request, HeldBlocks()).blocks
+
+    def give_back(self, blocks: Sequence[Block]) -> None:
+        """Blocks that a request had, in its order, have one user less. The tail is to be reused first."""
         reuse_first: list[Block] = []
         reuse_last: list[Block] = []
-        for block in reversed(held.blocks):
+        for block in reversed(blocks):
             block.users -= 1
             if block.users > 0:
                 continue

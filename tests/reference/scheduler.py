@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from penstock.scheduler.policies import make_policy
 from penstock.scheduler.policies.make import PrefillTime
@@ -56,6 +57,7 @@ class RequestState:
     slot: int | None = None
     is_prefill_chunk: bool = False
     put_aside: bool = False
+    preempted: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -99,6 +101,7 @@ class Schedule:
     chunks: list[ScheduledChunk] = field(default_factory=list)
     preemptions: list[Preemption] = field(default_factory=list)
     admissions: list[Admission] = field(default_factory=list)
+    metadata: Any = None
 
     @property
     def tokens(self) -> int:
@@ -144,6 +147,7 @@ class ReferenceScheduler:
         self.watermark_blocks = int(options.watermark * num_gpu_blocks)
         self.pp_size = pp_size
         self.hasher = ContentHasher()
+        self.hashes_blocks = options.enable_prefix_caching
         self.current_step = 0
         self.by_priority = options.scheduling_policy == "priority"
         self.running: list[RequestState] = []
@@ -169,9 +173,14 @@ class ReferenceScheduler:
         else:
             self.waiting.insert(0 if in_front else len(self.waiting), state)
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that were added and do not run."""
+        return len(self.waiting)
+
     def has_unfinished(self) -> bool:
         """Whether any request runs or waits."""
-        return bool(self.running or self.waiting)
+        return bool(self.running or self.num_waiting)
 
     def has_requests(self) -> bool:
         """vLLM's ``has_requests``: also true until the schedule() after a finish."""
@@ -189,7 +198,7 @@ class ReferenceScheduler:
             self.allowance = Allowance(self.policy.limits(View(self)))
         defer = throttle_prefills and not self.prefill_capacity_bound
         defer = defer and any(not state.is_prefill_chunk for state in self.running)
-        alone = len(self.running) + len(self.waiting) <= 1
+        alone = len(self.running) + self.num_waiting <= 1
         threshold = 0 if alone else self.options.long_prefill_token_threshold
         budget = self._schedule_running(result, self.options.max_num_batched_tokens, threshold, defer=defer)
         if not result.preemptions:
@@ -209,7 +218,7 @@ class ReferenceScheduler:
             stale = state.stale_tokens > 0
             if stale:
                 state.stale_tokens -= chunk.new
-            if state.status == "finished":
+            if state.status in ("finished", "ended"):
                 continue
             if not self.departures.hit_when_scheduled and not stale and state.status == "running":
                 self.kv.hash_full_blocks(
@@ -233,6 +242,8 @@ class ReferenceScheduler:
                 continue
             while self._lacks_blocks(state, state.computed + new):
                 victim = self._victim()
+                if not self._may_lose_blocks(victim):
+                    return budget
                 position -= self.running.index(victim) < position
                 budget += self._preempt(victim, result)
                 if victim is state:
@@ -263,6 +274,11 @@ class ReferenceScheduler:
             return self.running[-1]
         return max(self.running, key=lambda state: (state.request.priority, state.request.arrival_ns))
 
+    def _may_lose_blocks(self, victim: RequestState) -> bool:
+        """Whether the victim's blocks would be free at once. If not, the running requests behind go without."""
+        del victim
+        return True
+
     def _new_tokens_of_running(self, state: RequestState, budget: int, threshold: int) -> int:
         placeholders = state.output_placeholders
         last_token_is_in_flight = (
@@ -285,7 +301,7 @@ class ReferenceScheduler:
                 self.allowance.spend(chunk, sign=-1)
         result.preemptions.append(Preemption(victim, victim.num_tokens, victim.computed))
         self.running.remove(victim)
-        self.kv.release(victim.request.index)
+        self._free_blocks(victim)
         victim.status = "preempted"
         victim.decoding = False
         victim.slot = None
@@ -386,13 +402,19 @@ class ReferenceScheduler:
         finished = state.generated >= state.max_tokens or state.num_tokens >= self.options.max_model_len
         if finished:
             (self.running if state.status == "running" else self.waiting).remove(state)
-            state.status = "finished"
-            self.kv.release(state.request.index)
-            self.finished_since_schedule = True
+            self._finish(state)
         return finished
 
+    def _finish(self, state: RequestState) -> None:
+        state.status = "finished"
+        self._free_blocks(state)
+        self.finished_since_schedule = True
+
+    def _free_blocks(self, state: RequestState) -> None:
+        self.kv.release(state.request.index)
+
     def _extend_contents(self, state: RequestState) -> None:
-        if not self.options.enable_prefix_caching:
+        if not self.hashes_blocks:
             return
         size = self.options.block_size
         for start in range(len(state.contents) * size, state.num_tokens - size + 1, size):

@@ -298,7 +298,6 @@ def test_a_mistake_is_named_with_its_place(overrides: dict[str, Any], message: s
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"pd_type": "prefill"},
         {"enable_local_offloading": True},
         {"enable_attn_offloading": True},
         {"enable_sub_batch_interleaving": True},

@@ -14,7 +14,8 @@ up to                                       cause
 arrive[s+1](p), with blocking sends only    ``blocked``: the stage had finished, its send had not
 update(p), if the instance then ran empty   ``drain``: the stage's last step before the instance ran empty;
                                             other stages still computed, or the last tokens came back
-schedule(m)                                 ``idle | dependency | memory | seqs | engine``: by the turns
+schedule(m)                                 ``idle | dependency | memory | seqs | kv_transfer | engine``:
+                                            by the turns, see below
 arrive[0](m)                                ``engine``: scheduling overhead and the way to the first worker
 end[s-1](m)                                 m was upstream: ``fill``, ``imbalance`` or inherited, see below
 arrive[s](m)                                ``transfer``: m's activations were on the link, or queued for it
@@ -30,8 +31,8 @@ last step, where the window's rest is ``idle``.
 **By the turns.** After turn k returned, its ``cause_after`` holds until turn k+1 calls schedule(),
 except:
 
-- from ``first_arrival`` of turn k+1 an ``idle`` or ``dependency`` becomes ``engine``: there is a request
-  to take in, and the engine sleeps or is blocked on its oldest step;
+- from ``first_arrival`` of turn k+1 an ``idle``, ``dependency`` or ``kv_transfer`` becomes ``engine``: there is a
+  request to take in, and the engine sleeps or is blocked on its oldest step;
 - from the moment the oldest sampling step not yet taken in comes back (its ``done``) any cause becomes
   ``engine``: there are tokens to continue from; or ``idle`` if turn k+1 then finds no unfinished
   request.
@@ -47,7 +48,8 @@ further up:
 - It was not empty. m came late to stage s partly because it came late to stage s-1: stage s-1's own gap
   before m is passed down. What of that gap is not already among the causes of this gap up to
   arrive[0](m) is inherited under its own name (``transfer`` first, then ``blocked``, ``engine``,
-  ``memory``, ``seqs``, ``dependency``), as far as it reaches. The rest is ``imbalance``: an earlier stage took
+  ``memory``, ``seqs``, ``kv_transfer``, ``dependency``), as far as it reaches. The rest is ``imbalance``: an
+  earlier stage took
   longer over m than this stage over p.
 
 So in the textbook pipeline (equal micro-batches, all there at the start, equal stages, no hops) stage s

@@ -28,6 +28,7 @@ class StageCause(IntEnum):
     SYNC = 10
     DUMMY = 11
     SEQS = 12
+    KV_TRANSFER = 13
 
 
 _INHERITED_LATEST_FIRST = (
@@ -36,6 +37,7 @@ _INHERITED_LATEST_FIRST = (
     StageCause.ENGINE,
     StageCause.MEMORY,
     StageCause.SEQS,
+    StageCause.KV_TRANSFER,
     StageCause.DEPENDENCY,
     StageCause.SYNC,
 )
@@ -125,7 +127,7 @@ class TurnTimeline:
             before = np.concatenate([[self._last_cause], cause[:-1]])
             found, found_tokens = cause, chunk.column("tokens")
         before = self._OF_TURN[before]
-        waits = (before == StageCause.IDLE) | (before == StageCause.DEPENDENCY)
+        waits = np.isin(before, (StageCause.IDLE, StageCause.DEPENDENCY, StageCause.KV_TRANSFER))
         arrived = np.where(waits, np.clip(arrival, begin, schedule), schedule)
         oldest = np.searchsorted(update, begin, side="right")
         back = np.append(done, np.iinfo(np.int64).max)[oldest]

@@ -42,31 +42,25 @@ def schedule_command(
         bool, typer.Option("--exact-only", help="Keep the engine on its per-request path.")
     ] = False,
 ) -> None:
-    """Run every recording of the real vLLM scheduler and compare every field: of one engine, or of data-parallel
-    ranks in lock-step.
+    """Run every recording of the real vLLM and compare every field: of one engine, of data-parallel ranks in
+    lock-step, of prefill and decode apart, of a CPU tier.
 
     One line per case: equal, or the first difference. Exit code 1 on any difference.
     """
     from penstock.errors import Problem, UserError
     from penstock.rendering.atomic import atomic_write
-    from penstock.validate.data_parallel import is_data_parallel, penstock_group, validate_group
+    from penstock.validate.kinds import validate_recording
     from penstock.validate.recordings import read_recordings, write_lines
-    from penstock.validate.schedule import Result, penstock_engine, report, validate_case
+    from penstock.validate.schedule import Result, report
     from penstock.validate.turns import has_turns, validate_turns
 
     if has_turns(path):
         raise typer.Exit(report([result := validate_turns(path)], lambda _: typer.echo(result.line)))
-    engine = penstock_engine(exact_only=exact_only)
-    group = penstock_group(exact_only=exact_only)
     results: list[Result] = []
     with ExitStack() as stack:
         output = stack.enter_context(atomic_write(dump)) if dump else None
         for recording in read_recordings(path):
-            result: Result = (
-                validate_group(recording, group)
-                if is_data_parallel(recording)
-                else validate_case(recording, engine, as_recorded=as_recorded)
-            )
+            result = validate_recording(recording, as_recorded=as_recorded, exact_only=exact_only)
             results.append(result)
             typer.echo(result.line)
             if output is not None:

@@ -15,6 +15,14 @@ Arrived = Callable[[Step, Sequence[int]], None]
 ``arrive, start, end`` of every stage (nothing for an empty step)."""
 
 
+Started = Callable[[Step, int, int, int], None]
+"""Called with a step, a stage, and when its forward starts and ends there, in the order of the steps on each stage."""
+
+
+HoldBack = Callable[[Step, int, int], int]
+"""Asked with a step, a stage, and when the stage could start it; returns when it may."""
+
+
 class Executor(Protocol):
     """The stages of one replica. ``stage_free_ns[s]`` is when stage s could start another step, as far as known."""
 
@@ -37,4 +45,17 @@ class Executor(Protocol):
 
     def when_arrived(self, arrived: Arrived) -> None:
         """Whom to tell of steps whose way becomes known after their launch."""
+        ...
+
+
+class StageExecutor(Executor, Protocol):
+    """An executor that tells of single stages as they come to a step, for workers that do more than compute
+    (:class:`~penstock.kv_transfer.step_workers.StepWorkers`)."""
+
+    def when_started(self, started: Started) -> None:
+        """Whom to tell of each step's forward on each stage, as soon as its times are known."""
+        ...
+
+    def ask_before_start(self, hold_back: HoldBack) -> None:
+        """Whom to ask before each step's forward on each stage."""
         ...

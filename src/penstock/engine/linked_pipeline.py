@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from penstock.cost.step_cost import PipelineCost
-from penstock.engine.executor import Arrived
+from penstock.engine.executor import Arrived, HoldBack, Started
 from penstock.network.links import Link, Network
 from penstock.scheduler.step import UNKNOWN_NS, Step
 
@@ -53,6 +53,8 @@ class LinkedPipeline:
         self._rank = rank
         self._blocking_sends = blocking_sends
         self._arrived: Arrived = _nobody
+        self._started: Started | None = None
+        self._hold_back: HoldBack | None = None
         # Who waits, in order: at a stage that a send blocks, and before the first stage for a step's tokens.
         self._blocked = [False] * self.pp_size
         self._lines: list[deque[_Transit]] = [deque() for _ in range(self.pp_size)]
@@ -64,6 +66,14 @@ class LinkedPipeline:
     def when_arrived(self, arrived: Arrived) -> None:
         """See :class:`~penstock.engine.executor.Executor`."""
         self._arrived = arrived
+
+    def when_started(self, started: Started) -> None:
+        """See :class:`~penstock.engine.executor.Executor`."""
+        self._started = started
+
+    def ask_before_start(self, hold_back: HoldBack) -> None:
+        """See :class:`~penstock.engine.executor.Executor`."""
+        self._hold_back = hold_back
 
     def launch(self, step: Step, entry_ns: int) -> Sequence[int] | None:
         """See :class:`~penstock.engine.executor.Executor`."""
@@ -104,9 +114,13 @@ class LinkedPipeline:
                 self._lines[stage].append(transit)
                 return
             start = max(self.stage_free_ns[stage], transit.arrive_ns)
+            if self._hold_back is not None:
+                start = self._hold_back(transit.step, stage, start)
             end = start + transit.compute_ns[stage]
             self.stage_free_ns[stage] = end
             transit.times[3 * stage : 3 * stage + 3] = transit.arrive_ns, start, end
+            if self._started is not None:
+                self._started(transit.step, stage, start, end)
             if stage == self.pp_size - 1:
                 self._leave(transit, end, is_launch=is_launch)
                 return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from penstock.cost.step_cost import PipelineCost
-from penstock.engine.executor import Arrived
+from penstock.engine.executor import Arrived, HoldBack, Started
 from penstock.pipeline.pipeline import Pipeline
 from penstock.scheduler.step import Step
 
@@ -24,6 +25,8 @@ class LocalPipeline:
         self.stage_free_ns = self._pipeline.stage_free_ns
         self._stage_ns = cost.stage.stage_ns
         self._return_ns = cost.token_return_ns
+        self._started: Started | None = None
+        self._hold_back: HoldBack | None = None
 
     @property
     def latest_times(self) -> list[int]:
@@ -40,8 +43,13 @@ class LocalPipeline:
             entry_ns,
             step.tokens,
             self._stage_ns(step),
+            None if self._hold_back is None else partial(self._hold_back, step),
         )
         step.done_ns = end + self._return_ns[step.sampled] + self.back_ns
+        if self._started is not None:
+            times = pipeline.times
+            for stage in range(self.pp_size):
+                self._started(step, stage, times[3 * stage + 1], times[3 * stage + 2])
         return pipeline.times
 
     def pass_empty(self, step: Step, now: int) -> None:
@@ -51,3 +59,11 @@ class LocalPipeline:
 
     def when_arrived(self, arrived: Arrived) -> None:
         """Nothing is ever left open here."""
+
+    def when_started(self, started: Started) -> None:
+        """See :class:`~penstock.engine.executor.Executor`."""
+        self._started = started
+
+    def ask_before_start(self, hold_back: HoldBack) -> None:
+        """See :class:`~penstock.engine.executor.Executor`."""
+        self._hold_back = hold_back

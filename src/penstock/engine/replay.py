@@ -40,12 +40,13 @@ class ReplayTrace:
     token_gaps: list[tuple[int, int]] = field(default_factory=list)
 
 
-class _Recorder:
-    """A watcher that writes down every step and every token of every request."""
+class Recorder:
+    """A watcher that writes down every step and every token of every request. ``times_empty_steps``: also when the
+    result of a step was taken that only preempted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, times_empty_steps: bool = False) -> None:
         self.requests = RequestRows()
-        self.steps = StepRows(self.requests)
+        self.steps = StepRows(self.requests, times_empty_steps=times_empty_steps)
         self.replica: Replica | None = None
         self.pipeline: LocalPipeline | None = None
 
@@ -84,7 +85,7 @@ def replay(
     ever is recorded up to ``until_ns``; without an end it counts as a deadlock.
     """
     trace = ReplayTrace()
-    recorder = _Recorder()
+    recorder = Recorder()
     pp_size = len(cost.hops) + 1
     overhead = overhead or EngineOverhead()
     scheduler = make_scheduler(config, pp_size, num_gpu_blocks, exact_only=exact_only)

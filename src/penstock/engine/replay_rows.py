@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from penstock.scheduler.protocol import SchedulerStatus
-from penstock.scheduler.request_state import RequestState
+from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import UNKNOWN_NS, Step
 
 
@@ -46,10 +46,10 @@ class RequestRows:
         self._orders[state.request.index] = state.order
 
     def ended(self, state: RequestState, now: int) -> None:
-        """It has all its tokens."""
+        """It has all its tokens, or its KV could not be had."""
         row = self.rows[state.request.index]
         row["finish_ns"] = now
-        row["finish_reason"] = "length"
+        row["finish_reason"] = "error" if state.outcome is Outcome.FAILED else "length"
 
     def close(self, states: Iterable[RequestState]) -> None:
         """Complete the rows from the requests' states."""
@@ -68,10 +68,12 @@ class RequestRows:
 
 class StepRows:
     """The ``iterations`` of one engine: its steps with tokens, and those that only preempted. ``free_before`` are
-    the free blocks before the next schedule()."""
+    the free blocks before the next schedule(). ``times_empty_steps``: also when the result of a step was taken that
+    only preempted."""
 
-    def __init__(self, requests: RequestRows) -> None:
+    def __init__(self, requests: RequestRows, *, times_empty_steps: bool = False) -> None:
         self.requests = requests
+        self.times_empty_steps = times_empty_steps
         self.iterations: list[dict[str, Any]] = []
         self.free_before = 0
         self._row_of: dict[int, dict[str, Any]] = {}
@@ -117,7 +119,7 @@ class StepRows:
         row = self._row_of.pop(id(step), None)
         if row is not None:
             row["t_done_ns"] = step.done_ns if step.done_ns != UNKNOWN_NS else None
-            if step.tokens:
+            if step.tokens or self.times_empty_steps:
                 row["t_update_ns"] = now
         for state in ended:
             self.requests.ended(state, now)

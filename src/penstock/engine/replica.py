@@ -8,6 +8,7 @@ followed by a short sleep (``EngineCoreProc._process_engine_step``).
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -15,9 +16,10 @@ from typing import Protocol
 from penstock.engine.executor import Executor
 from penstock.engine.kernel import Agenda
 from penstock.errors import NoProgressError
+from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.recording.turn_log import TurnLog
 from penstock.scheduler.protocol import EngineScheduler
-from penstock.scheduler.request_state import Outcome, RequestState
+from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import UNKNOWN_NS, Step
 from penstock.spec.options import EngineOverhead, SchedulerOptions
 from penstock.units import Int64Array
@@ -74,6 +76,7 @@ class Replica:
         accelerator: Accelerator | None = None,
         on_end: Callable[[Replica, RequestState, int], None] | None = None,
         watcher: Watcher | None = None,
+        workers: StepWorkers | None = None,
     ) -> None:
         self.index = index
         self.scheduler = scheduler
@@ -103,6 +106,11 @@ class Replica:
         self._status = scheduler.status()
         self._scheduled_nothing = False
         self._fruitless_turns = 0
+        self.workers = workers
+        # Turns in a row that found nothing to do; whether it waits for something to concern it; when that will be.
+        self._idle_turns = 0
+        self._is_dozing = False
+        self._appointments: list[int] = []
         executor.when_arrived(self._arrived)
 
     # --- what a router may see ------------------------------------------------------------------------------
@@ -129,8 +137,8 @@ class Replica:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for a request to come."""
-        return self.next_ns is None and self._blocked_on is None
+        """Whether it waits for something to come."""
+        return self._is_dozing or (self.next_ns is None and self._blocked_on is None)
 
     @property
     def has_news(self) -> bool:
@@ -160,9 +168,38 @@ class Replica:
                 return state
         return None
 
+    def expect(self, at_ns: int) -> None:
+        """Something happens at ``at_ns`` that the engine may be waiting for. It matters to one that does not sleep
+        between turns that schedule nothing: it looks again exactly then."""
+        if self.workers is None or self.options.engine_idle_sleep_ns:
+            return
+        heapq.heappush(self._appointments, at_ns)
+        if self._is_dozing and (self.next_ns is None or at_ns < self.next_ns):
+            self.next_ns = max(at_ns, self.now_ns)
+            if self.agenda is not None:
+                self.agenda.wake(self, self.next_ns)
+
     def _rouse(self, now: int) -> None:
         self.now_ns = max(self.now_ns, now)
         self.next_ns = self.now_ns
+
+    def _wake_up(self, now: int) -> None:
+        self._is_dozing = False
+        self._rouse(now)
+
+    def _doze(self) -> bool:
+        """Whether turn after turn found nothing to do, so that only something from outside will change that."""
+        if self.workers is None or self.options.engine_idle_sleep_ns or self._has_tokens_in_flight():
+            return False
+        self._idle_turns += 1
+        if self._idle_turns <= 2 * self.options.max_in_flight + 2:
+            return False
+        while self._appointments and self._appointments[0] <= self.now_ns:
+            heapq.heappop(self._appointments)
+        self.next_ns = self._appointments[0] if self._appointments else None
+        self._idle_turns = 0
+        self._is_dozing = True
+        return True
 
     def run_until(self, limit_ns: int) -> None:
         """Process all events before ``limit_ns``, or fewer: see ``stops_on_end`` and ``agenda``.
@@ -175,6 +212,10 @@ class Replica:
         depth = self.options.max_in_flight
         overhead = self.overhead
         agenda = self.agenda
+        if self._is_dozing:
+            if self.next_ns is None or self.next_ns >= limit_ns:
+                return
+            self._wake_up(self.next_ns)
         while True:
             if agenda is not None and agenda.limit_ns < limit_ns:
                 limit_ns = agenda.limit_ns
@@ -197,6 +238,10 @@ class Replica:
                     if self._fruitless_turns > self.watchdog_turns:
                         self._give_up()
                         return
+                    if self._doze():
+                        if self.next_ns is None or self.next_ns >= limit_ns:
+                            return
+                        self._wake_up(self.next_ns)
                 if ended and self.stops_on_end:
                     self.next_ns = self.now_ns
                     return
@@ -208,9 +253,9 @@ class Replica:
             if now >= limit_ns:
                 self.next_ns = now
                 return
+            first_arrival = self._take_in(now) if self.inbox else now
             if self._aborts:
                 self._let_go(now)
-            first_arrival = self._take_in(now) if self.inbox else now
             if scheduler.has_work():
                 self._scheduled_nothing = not self._turn(now, first_arrival)
                 self.now_ns = now + overhead.schedule_ns
@@ -246,15 +291,13 @@ class Replica:
         return first
 
     def _let_go(self, now: int) -> None:
-        """Requests whose clients have left."""
-        for state in self._aborts:
+        """Requests whose clients have left; of one that the engine has not taken in it hears after that."""
+        aborts, self._aborts = self._aborts, []
+        for state in aborts:
             if state in self.inbox:
-                self.inbox.remove(state)
-                state.outcome = Outcome.ABORTED
-            elif not self.scheduler.abort(state, now):
-                continue  # it has ended by itself
-            self._end([state], now)
-        self._aborts.clear()
+                self._aborts.append(state)
+            elif self.scheduler.abort(state, now):
+                self._end([state], now)
 
     def _turn(self, now: int, first_arrival: int) -> bool:
         """Schedule a step and send it off; False if it is empty."""
@@ -266,10 +309,14 @@ class Replica:
         if tokens:
             times = executor.launch(step, now + self._entry_ns) or self._no_times
             self._fruitless_turns = 0
+            self._idle_turns = 0
         else:
             executor.pass_empty(step, now)
+            if self.workers is not None:
+                step.done_ns = max(step.done_ns, self.workers.passed(step, now, executor.stage_free_ns))
             times = [now] * (3 * executor.pp_size)
-            if (status.running or status.waiting) and not (status.loading or self._has_tokens_in_flight()):
+            waits = status.running or status.waiting
+            if waits and not (self.scheduler.status().transferring or self._has_tokens_in_flight()):
                 self._fruitless_turns += 1
             if status.stuck is not None and self.gives_up:
                 self._fruitless_turns = self.watchdog_turns + 1
@@ -313,6 +360,8 @@ class Replica:
         """The oldest step is back; returns whether a request ended with it."""
         if self._aborts:
             self._let_go(at)
+        if self.workers is not None:
+            self.workers.collect(at)
         ended = self.scheduler.update(step, at)
         self.log.taken(at)
         if self.watcher is not None:

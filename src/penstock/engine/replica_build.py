@@ -6,20 +6,28 @@ from collections.abc import Callable, Sequence
 
 from penstock.cost.step_cost import StepShape
 from penstock.engine.build import BuiltInstance
-from penstock.engine.executor import Executor
+from penstock.engine.executor import StageExecutor
 from penstock.engine.kernel import Agenda
 from penstock.engine.linked_pipeline import LinkedPipeline
 from penstock.engine.local_pipeline import LocalPipeline
 from penstock.engine.replica import Replica
 from penstock.engine.stretch import DecodeStretches, can_stretch
+from penstock.errors import Problem, UserError
+from penstock.kv_transfer.copy_workers import CopyWorkers
+from penstock.kv_transfer.offloading import OffloadingConnector
+from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.network.links import Link, Network
 from penstock.recording.records import TurnSink
 from penstock.recording.turn_log import TurnLog
+from penstock.scheduler.guarded_kv_cache import GuardedKVCache
 from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import RequestState
+from penstock.spec.cluster import TierSpec
+from penstock.spec.kv_tier import TierOptions
 from penstock.spec.options import RunOptions
+from penstock.units import GIB
 
 
 def make_replica(
@@ -32,6 +40,7 @@ def make_replica(
     on_end: Callable[[Replica, RequestState, int], None] | None = None,
     connector: KVConnector | None = None,
     scheduler: EngineScheduler | None = None,
+    workers: StepWorkers | None = None,
 ) -> Replica:
     """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given.
 
@@ -41,6 +50,19 @@ def make_replica(
     spec = built.spec
     cost = built.cost
     vllm = None
+    kv = None
+    hold_back = None
+    if spec.tier is not None and connector is None and scheduler is None:
+        tier = tier_options(built, spec.tier)
+        kv = GuardedKVCache(
+            built.deployment.memory.num_gpu_blocks,
+            spec.scheduler.block_size,
+            prefix_caching=spec.scheduler.enable_prefix_caching,
+            notes_all_fills=not tier.offload_prompt_only,
+        )
+        connector = offloading = OffloadingConnector(tier, kv, spec.pp_size)
+        workers = copies = CopyWorkers(offloading, lambda at_ns: replica.expect(at_ns))
+        hold_back = copies.hold_back
     if scheduler is None:
         scheduler = vllm = make_scheduler(
             spec.scheduler,
@@ -48,11 +70,12 @@ def make_replica(
             built.deployment.memory.num_gpu_blocks,
             prefill_ns=lambda tokens, context: max(cost.stage.stage_ns(StepShape(tokens, context))),
             connector=connector,
+            kv=kv,
             keep_token_times=options.keep_token_times,
             exact_only=options.exact_only,
         )
     accelerator = None
-    executor: Executor
+    executor: StageExecutor
     back_ns = spec.overhead.ipc_from_last_stage_ns
     if any(hop.shared_link for hop in cost.hops):
         links = [
@@ -66,7 +89,11 @@ def make_replica(
         executor = LocalPipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends, back_ns=back_ns)
         if vllm is not None and can_stretch(cost, spec.scheduler.max_in_flight) and vllm.lockstep:
             accelerator = DecodeStretches(vllm, executor, spec.overhead)
-    return Replica(
+    if workers is not None:
+        executor.when_started(workers.started)
+    if hold_back is not None:
+        executor.ask_before_start(hold_back)
+    replica = Replica(
         spec.index,
         scheduler,
         executor,
@@ -76,4 +103,34 @@ def make_replica(
         agenda=agenda,
         accelerator=accelerator,
         on_end=on_end,
+        workers=workers,
+    )
+    return replica
+
+
+def tier_options(built: BuiltInstance, tier: TierSpec) -> TierOptions:
+    """What a tier comes to for an instance: how many chunks it holds, and what of each token an NPU copies.
+
+    Raises:
+        UserError: it does not hold a single chunk.
+    """
+    spec = built.spec
+    stages = built.deployment.memory.stages
+    per_npu = sum(stage.kv_bytes_per_block for stage in stages)
+    chunk_bytes = per_npu * spec.tp_size * tier.blocks_per_chunk
+    chunks = tier.size_bytes // chunk_bytes
+    if not chunks:
+        message = f"{tier.size_bytes / GIB:.3g} GiB hold no chunk of {chunk_bytes / GIB:.3g} GiB"
+        raise UserError([Problem(f"{spec.where}.kv_offloading", message)])
+    return TierOptions(
+        cpu_chunks=chunks,
+        kv_bytes_per_token=per_npu // spec.scheduler.block_size,
+        d2h_latency_ns=tier.d2h_latency_ns,
+        d2h_bytes_per_s=tier.d2h_bytes_per_s,
+        h2d_latency_ns=tier.h2d_latency_ns,
+        h2d_bytes_per_s=tier.h2d_bytes_per_s,
+        blocks_per_chunk=tier.blocks_per_chunk,
+        eviction_policy=tier.eviction_policy,
+        offload_prompt_only=tier.offload_prompt_only,
+        store_threshold=tier.store_threshold,
     )

@@ -17,14 +17,20 @@ from penstock.engine.build import BuiltInstance, build_instances
 from penstock.engine.data_parallel import DataParallelDeployment
 from penstock.engine.fleet import watch
 from penstock.engine.kernel import Agenda, Phase
+from penstock.engine.kv_paths import ClusterPaths
 from penstock.engine.lockstep_build import LockstepGroups
 from penstock.engine.lockstep_replica import lockstep_notes
 from penstock.engine.models import cluster_router, model_mistake, model_problems
 from penstock.engine.observer import Observer, StepObservers, view_of_request
+from penstock.engine.proxy import Proxy
 from penstock.engine.replica import Replica
 from penstock.engine.replica_build import make_replica
 from penstock.engine.router import make_router
+from penstock.engine.sides import Side
 from penstock.errors import Problem, UserError
+from penstock.kv_transfer.copy_workers import CopyWorkers
+from penstock.kv_transfer.pull import PullConnector, PullOptions
+from penstock.kv_transfer.pull_workers import PullWorkers, PullWorld
 from penstock.network.links import Network
 from penstock.recording.records import (
     Abortion,
@@ -33,6 +39,8 @@ from penstock.recording.records import (
     RequestLog,
     Role,
     RunRecord,
+    TierTotals,
+    Transfer,
     TurnChunk,
     TurnSink,
 )
@@ -111,6 +119,12 @@ class Simulation:
         self._agenda.add(self._network, Phase.LINK, 0)
         self._groups = LockstepGroups(self._agenda, self._built)
         all_sinks = (*sinks, _ProgressSink(self._report)) if progress else tuple(sinks)
+        self._transfers: list[Transfer] = []
+        self._kv_bytes: dict[int, int] = {}
+        self._prompts: dict[int, tuple[Replica, RequestState, int]] = {}
+        self._pulls: dict[int, PullConnector] = {}
+        self._proxy: Proxy | None = None
+        self._world = self._make_world()
         self.instances = [
             self._make_replica(
                 one,
@@ -122,6 +136,7 @@ class Simulation:
         ]
         self._routes = len(self.instances) > 1 and not self._groups.take_all(len(self.instances))
         self._fleet, self._fleet_columns = watch(self.instances)
+        self._start_disaggregation()
         self._listen()
 
     @property
@@ -147,6 +162,25 @@ class Simulation:
             )
             self._agenda.add(rank, Phase.ENGINE, built.spec.index)
             return rank
+        workers = None
+        role = built.spec.pd_type
+        if role is not None and connector is None and scheduler is None:
+            transfer = self.cluster.kv_transfer
+            connector = pull = PullConnector(
+                PullOptions(
+                    "kv_producer" if role == "prefill" else "kv_consumer",
+                    lease_s=transfer.lease_s,
+                    looks_at_end=transfer.looks_at_end,
+                )
+            )
+            self._pulls[built.spec.index] = pull
+            workers = PullWorkers(
+                built.spec.index,
+                built.spec.pp_size,
+                pull,
+                self._world,
+                lambda at_ns: replica.expect(at_ns),
+            )
         replica = make_replica(
             built,
             options=self.options,
@@ -156,9 +190,45 @@ class Simulation:
             on_end=self._ended,
             connector=connector,
             scheduler=scheduler,
+            workers=workers,
         )
         self._agenda.add(replica, Phase.ENGINE, built.spec.index)
         return replica
+
+    def _make_world(self) -> PullWorld:
+        transfer = self.cluster.kv_transfer
+        return PullWorld(
+            self._network,
+            ClusterPaths(self.cluster, self._built, self._network),
+            notify_ns=transfer.notify_ns,
+            handshake_ns=transfer.handshake_ns,
+            on_transfer=self._note_transfer,
+        )
+
+    def _start_disaggregation(self) -> None:
+        """Where instances serve parts of requests, a proxy and a router for each side."""
+        if not self._pulls:
+            return
+        decode_router = self.cluster.kv_transfer.decode_router or self.options.router
+        where = "kv_transfer.decode_router" if self.cluster.kv_transfer.decode_router else "--router"
+        self._sides = {
+            role: Side(
+                [replica for replica, built in self._pairs() if built.spec.pd_type == role], router, name
+            )
+            for role, router, name in (
+                ("prefill", self._router, "--router"),
+                ("decode", make_router(decode_router, self.options.seed, where), where),
+            )
+        }
+        self._proxy = proxy = Proxy(
+            choose_prefill=self._sides["prefill"].choose,
+            choose_decode=self._sides["decode"].choose,
+            deliver=self._deliver,
+            connectors=self._pulls,
+            delay_ns=self.cluster.kv_transfer.proxy_ns,
+            wake=lambda at_ns: self._agenda.wake(proxy, at_ns),
+        )
+        self._agenda.add(proxy, Phase.CONTROL, 0)
 
     def _wake_network(self, at_ns: int) -> None:
         self._agenda.wake(self._network, at_ns)
@@ -208,7 +278,7 @@ class Simulation:
             self.workload.has_sessions or bool(self._observers) or self._max_open < NEVER_NS
         )
         self._is_coupled = len(self.instances) > 1 and (reacts or bool(self._network.links))
-        self._is_coupled |= bool(self._network.links) or bool(self._groups)
+        self._is_coupled |= bool(self._network.links) or bool(self._groups) or self._proxy is not None
         for replica in self.instances:
             replica.stops_on_end = reacts
             replica.agenda = self._agenda if self._is_coupled or self._observers else None
@@ -284,6 +354,13 @@ class Simulation:
     def _arrive(self, request: Request) -> None:
         if self._first_arrival_ns is None:
             self._first_arrival_ns = request.arrival_ns
+        if self._proxy is not None:
+            reason = self._reason_on_both_sides(request)
+            if reason is None:
+                self._proxy.arrive(request)
+            else:
+                self._reject(request, *reason)
+            return
         if self._groups:
             self._deliver_messages(request.arrival_ns)
         routes = self._routes
@@ -295,22 +372,43 @@ class Simulation:
         if reason is not None:
             self._reject(request, index, reason)
             return
-        arrived_ns = request.arrival_ns + self._way_in_ns[index]
-        state = RequestState(request, replica.options.max_model_len, arrived_ns)
+        self._deliver(index, request, request.arrival_ns + self._way_in_ns[index])
+
+    def _deliver(self, index: int, request: Request, at_ns: int) -> None:
+        """A request comes to an instance."""
+        replica = self.instances[index]
+        state = RequestState(request, replica.options.max_model_len, at_ns)
         group = self._groups.deployment_of(index)
         if group is not None:
             self._send_to_group(group, state, index)
             return
         replica.deliver(state)
-        if routes:
+        if len(self.instances) > 1:
             self._show(replica)
         self._rewake(replica)
+
+    def _reason_on_both_sides(self, request: Request) -> tuple[int, str] | None:
+        """The first instance that could never run the request's part, and why: any may be asked to."""
+        for replica in self.instances:
+            role = self._built[replica.index].spec.pd_type
+            part = replace(request, output_tokens=1) if role == "prefill" else request
+            reason = reason_to_reject(part, replica.options, replica.scheduler.status().usable_blocks)
+            if reason is not None:
+                return replica.index, f"{role} instance {replica.index}: {reason}"
+        return None
+
+    def _note_transfer(self, transfer: Transfer) -> None:
+        self._kv_bytes[transfer.request] = self._kv_bytes.get(transfer.request, 0) + transfer.size_bytes
+        self._transfers.append(transfer)
 
     def _show(self, replica: Replica) -> None:
         """Let routers see how a replica stands."""
         status = replica.scheduler.status()
         waiting = status.waiting + len(replica.inbox)
         self._fleet_columns.set(replica.index, status.running, waiting, replica.outstanding_tokens)
+        if self._proxy is not None:
+            for side in self._sides.values():
+                side.refresh(replica)
 
     def _send_to_group(self, group: DataParallelDeployment, state: RequestState, instance: int) -> None:
         """To the rank that the router chose or, where a front-end does the balancing, to the one that it chooses."""
@@ -348,6 +446,14 @@ class Simulation:
 
     def _ended(self, replica: Replica, state: RequestState, at_ns: int) -> None:
         request = state.request
+        if (
+            self._proxy is not None
+            and state.outcome is Outcome.FINISHED
+            and self._built[replica.index].spec.pd_type == "prefill"
+        ):
+            self._prompts[request.index] = replica, state, at_ns
+            self._proxy.answered(state, at_ns)
+            return
         if state.outcome is Outcome.ABORTED:
             generated = state.num_tokens - request.input_tokens
             self._abortions.append(
@@ -358,6 +464,8 @@ class Simulation:
         else:
             assert state.first_scheduled_ns is not None
             assert state.first_token_ns is not None
+            began = self._prompts[request.index][1] if request.index in self._prompts else state
+            legs = self._legs(replica, state, at_ns)
             self._log.append(
                 (
                     request.index,
@@ -365,15 +473,16 @@ class Simulation:
                     request.input_tokens,
                     state.num_tokens - request.input_tokens,
                     request.arrival_ns,
-                    state.first_scheduled_ns,
+                    began.first_scheduled_ns or 0,
                     state.first_token_ns,
                     at_ns,
-                    state.preemptions,
-                    state.cached_tokens or 0,
+                    state.preemptions + (began.preemptions if began is not state else 0),
+                    began.cached_tokens or 0,
                 ),
                 tuple(state.segments),
-                self._legs(replica, state, at_ns),
+                legs,
             )
+            self._prompts.pop(request.index, None)
         self._end_ns = max(self._end_ns, at_ns)
         self._release_next_call(request, at_ns)
         if self._observers:
@@ -382,14 +491,19 @@ class Simulation:
             for observer in self._observers:
                 observer.request_ended(view)
 
-    @staticmethod
-    def _legs(replica: Replica, state: RequestState, at_ns: int) -> tuple[tuple[int, ...], ...]:
-        """The request's stay at this instance, where it came later than its user sent it."""
+    def _legs(self, replica: Replica, state: RequestState, at_ns: int) -> tuple[tuple[int, ...], ...]:
+        """The request's stays at instances, where one came later than its user sent it."""
         request = state.request
+        if request.index in self._prompts:
+            prefill, prompt, prompt_end_ns = self._prompts[request.index]
+            kv_bytes = self._kv_bytes.pop(request.index, 0)
+            return (
+                _leg(request, 0, prefill, Role.PREFILL, prompt, prompt_end_ns, 0),
+                _leg(request, 1, replica, Role.DECODE, state, at_ns, kv_bytes),
+            )
         if state.arrived_ns == request.arrival_ns:
             return ()
-        times = (state.arrived_ns, state.first_scheduled_ns or 0, state.first_token_ns or 0, at_ns)
-        return ((request.index, 0, replica.index, int(Role.WHOLE), *times, 0),)
+        return (_leg(request, 0, replica, Role.WHOLE, state, at_ns, 0),)
 
     def _release_next_call(self, request: Request, at_ns: int) -> None:
         """A request has ended: its session's next call may come, or, in a closed loop, the workload's next request."""
@@ -417,6 +531,7 @@ class Simulation:
             totals=tuple(_totals(replica, built) for replica, built in self._pairs()),
             token_gaps=(pairs[:, 0], pairs[:, 1]),
             first_arrival_ns=self._first_arrival_ns or 0,
+            transfers=tuple(self._transfers),
             end_ns=max(self._end_ns, *(max(replica.executor.stage_free_ns) for replica in self.instances)),
         )
 
@@ -459,8 +574,40 @@ def _no_collection(*, unless: bool) -> Generator[None]:
         gc.enable()
 
 
+def _leg(
+    request: Request,
+    number: int,
+    replica: Replica,
+    role: Role,
+    state: RequestState,
+    end_ns: int,
+    kv_bytes: int,
+) -> tuple[int, ...]:
+    """A row of LEG_COLUMNS."""
+    times = (state.arrived_ns, state.first_scheduled_ns or 0, state.first_token_ns or 0, end_ns)
+    return (request.index, number, replica.index, int(role), *times, kv_bytes)
+
+
+def _tier_totals(replica: Replica) -> TierTotals | None:
+    workers = replica.workers
+    if not isinstance(workers, CopyWorkers):
+        return None
+    connector = workers.connector
+    return TierTotals(
+        chunks=connector.options.cpu_chunks,
+        looked_up_tokens=connector.looked_up_tokens,
+        hit_tokens=connector.hit_tokens,
+        stores=connector.stores,
+        loads=connector.loads,
+        store_ns=workers.busy_ns[True],
+        load_ns=workers.busy_ns[False],
+        refused_stores=connector.refused_stores,
+        stall_ns=workers.total_stall_ns,
+    )
+
+
 def _totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
-    scheduler, log = replica.scheduler, replica.log
+    scheduler, log, workers = replica.scheduler, replica.log, replica.workers
     return InstanceTotals(
         iterations=log.iterations,
         empty_schedules=log.empty_schedules,
@@ -471,6 +618,9 @@ def _totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
         cohort_turns=scheduler.cohort_turns,
         exact_turns=scheduler.exact_turns,
         busy_ns=log.busy_ns(),
+        tier=_tier_totals(replica),
+        late_reads=workers.late_reads if isinstance(workers, PullWorkers) else 0,
+        expired_leases=len(workers.lease_ends) if isinstance(workers, PullWorkers) else 0,
         end_ns=replica.now_ns,
         notes=built.cost.stage.notes()
         if built.group_cost is None

@@ -78,6 +78,7 @@ _CAUSE_COLOURS = {
     "dependency": "#7c3aed",
     "memory": "#dc2626",
     "seqs": "#db2777",
+    "kv_transfer": "#78350f",
     "engine": "#0891b2",
     "blocked": "#be185d",
     "idle": "#e5e7eb",

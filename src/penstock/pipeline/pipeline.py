@@ -13,7 +13,7 @@ free again only when its activations have arrived, as with workers that send syn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from penstock.cost.step_cost import PipelineCost
 
@@ -33,9 +33,15 @@ class Pipeline:
         self._hops = [(hop.arrival_ns, hop.occupancy_ns) for hop in cost.hops]
         self._blocking_sends = blocking_sends
 
-    def submit(self, at_ns: int, tokens: int, compute_ns: Sequence[int]) -> int:
+    def submit(
+        self,
+        at_ns: int,
+        tokens: int,
+        compute_ns: Sequence[int],
+        hold_back: Callable[[int, int], int] | None = None,
+    ) -> int:
         """Send a step of ``tokens`` tokens through all stages, entering at ``at_ns``; returns the end on the
-        last one."""
+        last one. ``hold_back`` is asked, with a stage and when that could start the step, when it may."""
         stage_free = self.stage_free_ns
         times = self.times
         last = self._last
@@ -45,6 +51,8 @@ class Pipeline:
             start = stage_free[stage]
             if arrive > start:
                 start = arrive
+            if hold_back is not None:
+                start = hold_back(stage, start)
             end = start + compute_ns[stage]
             stage_free[stage] = end
             times[place] = arrive

@@ -24,6 +24,7 @@ class Cause(IntEnum):
     MEMORY = 2  # requests wait, or were preempted: KV blocks keep them out
     ENGINE = 3  # schedulable work is left: budget spent, batch queue full, or the engine is busy
     SEQS = 4  # requests wait, max_num_seqs requests run already
+    KV_TRANSFER = 5  # nobody runs, and requests wait for KV that is on its way to this instance
 
 
 TURN_COLUMNS = (
@@ -201,6 +202,40 @@ class Abortion:
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """KV of a request on its way from instance ``source`` to stage ``stage`` of ``target``: ``blocks`` of the
+    target's, ``size_bytes``. Asked for at ``post_ns``, on its links from ``start_ns``, there at ``end_ns``, unless
+    it failed."""
+
+    request: int
+    source: int
+    target: int
+    stage: int
+    blocks: int
+    size_bytes: int
+    post_ns: int
+    start_ns: int
+    end_ns: int
+    is_ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TierTotals:
+    """What a tier of KV in host memory did for an instance: tokens looked up and found, copies out and back and their
+    time over all stages, stores refused for lack of room, and how long steps were held back by copies."""
+
+    chunks: int
+    looked_up_tokens: int
+    hit_tokens: int
+    stores: int
+    loads: int
+    store_ns: int
+    load_ns: int
+    refused_stores: int
+    stall_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceTotals:
     """Counters of one instance over its run. ``iterations`` counts steps with tokens, ``empty_schedules``
     the others; ``cohort_turns`` and ``exact_turns`` say which path scheduled them."""
@@ -215,6 +250,9 @@ class InstanceTotals:
     exact_turns: int
     busy_ns: tuple[int, ...]  # per stage
     end_ns: int
+    tier: TierTotals | None = None
+    late_reads: int = 0  # of KV that was given up before
+    expired_leases: int = 0
     notes: tuple[str, ...] = ()  # e.g. lookups outside the measured range, how often and how far
 
 
@@ -235,3 +273,4 @@ class RunRecord:
     first_arrival_ns: int
     end_ns: int
     abortions: tuple[Abortion, ...] = ()
+    transfers: tuple[Transfer, ...] = ()

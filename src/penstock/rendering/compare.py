@@ -25,6 +25,7 @@ _CAUSES = (
     "dependency",
     "memory",
     "seqs",
+    "kv_transfer",
     "engine",
     "blocked",
     "drain",

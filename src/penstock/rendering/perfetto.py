@@ -2,7 +2,8 @@
 
 A process per instance. In it, per stage, a track with its micro-batches and one with what it waits for between
 them; per link the steps on their way (several tracks where they overlap); counters; and a process with the life
-of a few requests. Arrows lead each micro-batch over the link to the next stage. ``ts`` and ``dur`` are
+of a few requests. Where KV moves between instances, a process with a track per way and the bytes under way.
+Arrows lead each micro-batch over the link to the next stage. ``ts`` and ``dur`` are
 microseconds with three decimals: the nanoseconds are kept.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 from penstock.accounting.metrics import RequestTable
 from penstock.accounting.stage_spans import StageCause, StageSpans
 from penstock.errors import Problem, UserError
-from penstock.recording.records import Int64Array, RunRecord, TurnChunk
+from penstock.recording.records import Int64Array, RunRecord, Transfer, TurnChunk
 from penstock.rendering.atomic import atomic_write
 from penstock.spec.deployment import Deployment
 from penstock.units import NS_PER_MS, NS_PER_S, NS_PER_US
@@ -166,7 +167,9 @@ class PerfettoTrace:
                 self._counter(instance, f"bubble cause, stage {stage}", end, {"cause": 0})
 
     def finish(self, record: RunRecord, *, requests: int = 20) -> None:
-        """Write the lives of the first few requests that touch the window."""
+        """Write the KV that moved between instances, and the lives of the first few requests that touch the
+        window."""
+        self._kv_transfers(record.transfers)
         table = RequestTable.of(record)
         arrival, finish = table.column("arrival_ns"), table.column("finish_ns")
         process = len(self._deployments)
@@ -183,6 +186,37 @@ class PerfettoTrace:
             for name, begin, end in zip(("waiting", "prefill", "decode"), times, times[1:], strict=False):
                 if end > begin:
                     self._slice(process, request, begin, end, name, f'"args":{json.dumps(args)}')
+
+    def _kv_transfers(self, transfers: Sequence[Transfer]) -> None:
+        """A track per source and reading stage; a read's wait for its links stands before it."""
+        if not transfers or self.truncated:
+            return
+        process = len(self._deployments) + 1
+        self._meta(process, None, "process_name", "KV between instances")
+        tracks: dict[tuple[int, int, int], int] = {}
+        moves: list[tuple[int, int]] = []
+        for one in transfers:
+            if one.end_ns < self._begin_ns or (self._end_ns is not None and one.post_ns >= self._end_ns):
+                continue
+            way = (one.source, one.target, one.stage)
+            if way not in tracks:
+                tracks[way] = 2 * len(tracks)
+                name = f"instance {one.source} → {one.target}, stage {one.stage}"
+                self._meta(process, tracks[way], "thread_name", name)
+                self._meta(process, tracks[way] + 1, "thread_name", f"{name}: queued")
+            args = {"request": one.request, "blocks": one.blocks, "bytes": one.size_bytes}
+            more = f'"args":{_numbers(args)}'
+            name = f"request {one.request}" + ("" if one.is_ok else " (failed)")
+            self._slice(process, tracks[way], one.start_ns, one.end_ns, name, more)
+            if one.start_ns > one.post_ns:
+                self._slice(process, tracks[way] + 1, one.post_ns, one.start_ns, name, more)
+            moves += [(one.start_ns, one.size_bytes), (one.end_ns, -one.size_bytes)]
+            if self.truncated:
+                return
+        under_way = 0
+        for at_ns, size_bytes in sorted(moves):
+            under_way += size_bytes
+            self._counter(process, "KV under way", at_ns, {"bytes": under_way})
 
     # --- events ---------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from penstock.recording.records import (
     Int64Array,
     Role,
     RunRecord,
+    Transfer,
     TurnChunk,
 )
 from penstock.recording.turn_frames import no_turns, stages_frame, steps_frame, write_turns
@@ -195,6 +196,17 @@ class SimulationResult:
         return frame.with_columns(by_name).sort("request", "leg")
 
     @cached_property
+    def transfers(self) -> pl.DataFrame:
+        """A row per read of KV by a stage of a decode instance: ``request``, ``source`` and ``target`` instance,
+        ``stage``, ``blocks``, ``size_bytes``, ``post_ns`` (asked for), ``start_ns`` (on its links), ``end_ns``,
+        ``is_ok``."""
+        import polars as pl
+
+        names = [field.name for field in fields(Transfer)]
+        columns = {name: [getattr(one, name) for one in self.record.transfers] for name in names}
+        return pl.DataFrame(columns)
+
+    @cached_property
     def steps(self) -> pl.DataFrame:
         """A row per step with tokens: ``instance``, ``turn`` (of the engine; empty ones are left out here and
         count there), and the columns of ``records.TURN_COLUMNS``, ``cause_after`` by name.
@@ -315,6 +327,8 @@ class SimulationResult:
         self.requests.write_parquet(directory / "requests.parquet")
         if self.record.requests.has_legs:
             self.legs.write_parquet(directory / "legs.parquet")
+        if self.record.transfers:
+            self.transfers.write_parquet(directory / "transfers.parquet")
         turns = self._turns
         if turns is not None:
             write_turns(directory / "steps.parquet", steps_frame, turns.turns)

@@ -16,7 +16,7 @@ from penstock.accounting.metrics import (
     latency_metrics,
     throughput,
 )
-from penstock.recording.records import InstanceTotals, Rejection, RunRecord
+from penstock.recording.records import InstanceTotals, Rejection, RunRecord, TierTotals
 from penstock.spec.deployment import Deployment, StageMemory
 from penstock.units import GIB, NS_PER_MS, NS_PER_S, NS_PER_US, seconds
 
@@ -88,6 +88,21 @@ class InstanceSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KvMoves:
+    """KV that moved between instances: reads, their bytes, and the time from asking to having it, mean and largest;
+    ``waited_ns`` of that was for links, over all reads. ``late_reads`` were of blocks given up before,
+    ``expired_leases`` are what gave them up."""
+
+    reads: int
+    size_bytes: int
+    mean_ns: int
+    max_ns: int
+    waited_ns: int
+    late_reads: int
+    expired_leases: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """Everything in a run's summary that the same inputs make the same again: no wall-clock time.
 
@@ -104,6 +119,8 @@ class RunSummary:
     instances: tuple[InstanceSummary, ...]
     rejections: tuple[Rejection, ...]
     notices: tuple[str, ...]
+    kv_moves: KvMoves | None = None
+    tiers: tuple[TierTotals | None, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings."""
@@ -152,6 +169,25 @@ def build_summary(
         ),
         rejections=tuple(sorted(record.rejections, key=lambda one: one.request)[:REJECTIONS_SHOWN]),
         notices=tuple(notices),
+        kv_moves=_kv_moves(record),
+        tiers=tuple(total.tier for total in totals) if any(total.tier for total in totals) else (),
+    )
+
+
+def _kv_moves(record: RunRecord) -> KvMoves | None:
+    """What moved between instances; None where nothing did."""
+    transfers = record.transfers
+    if not transfers:
+        return None
+    times = [one.end_ns - one.post_ns for one in transfers]
+    return KvMoves(
+        reads=len(transfers),
+        size_bytes=sum(one.size_bytes for one in transfers),
+        mean_ns=round(sum(times) / len(times)),
+        max_ns=max(times),
+        waited_ns=sum(one.start_ns - one.post_ns for one in transfers),
+        late_reads=sum(total.late_reads for total in record.totals),
+        expired_leases=sum(total.expired_leases for total in record.totals),
     )
 
 
@@ -266,7 +302,34 @@ def _counts(summary: RunSummary, wall_s: float | None) -> str:
             f"{rates.prompt_tokens_per_s:,.1f} prompt, {rates.generated_tokens_per_s:,.1f} generated tokens/s"
         )
         lines.append(["throughput", f"{rates.requests_per_s:,.3f} requests/s, {tokens}"])
+    lines += _kv_lines(summary)
     return _table(lines, left=(0, 1), indent="")
+
+
+def _kv_lines(summary: RunSummary) -> list[list[str]]:
+    """What moved between instances, and what host memory gave."""
+    lines: list[list[str]] = []
+    moves = summary.kv_moves
+    if moves is not None:
+        text = (
+            f"{moves.reads:,} reads, {_gib(moves.size_bytes)} GiB; from asked for to there "
+            f"{moves.mean_ns / NS_PER_MS:,.2f} ms on average, {moves.max_ns / NS_PER_MS:,.2f} ms at most, of which "
+            f"{moves.waited_ns / moves.reads / NS_PER_MS:,.2f} ms on average in line for links"
+        )
+        if moves.expired_leases:
+            text += f"; {moves.expired_leases:,} leases ran out, {moves.late_reads:,} reads came too late"
+        lines.append(["KV moved", text])
+    for instance, tier in enumerate(summary.tiers):
+        if tier is not None:
+            share = tier.hit_tokens / tier.looked_up_tokens if tier.looked_up_tokens else 0.0
+            text = (
+                f"instance {instance}: {share:.1%} of the tokens looked up found; {tier.stores:,} copies out, "
+                f"{tier.loads:,} back; steps held back {tier.stall_ns / NS_PER_MS:,.2f} ms"
+            )
+            if tier.refused_stores:
+                text += f"; {tier.refused_stores:,} times no room to store"
+            lines.append(["CPU tier", text])
+    return lines
 
 
 def _latencies(summary: RunSummary) -> str:

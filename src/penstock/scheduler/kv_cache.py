@@ -50,10 +50,10 @@ class KVCache:
         self.usable = num_gpu_blocks - 1
         self.block_size = block_size
         self.prefix_caching = prefix_caching
-        self.free = self.usable
+        self.free: int = self.usable
         # The queue from the first block on that can be hit, next to be reused first, and how many blocks that is.
         self._queue: OrderedDict[CachedBlock | OwnBlocks, None] = OrderedDict()
-        self._queued = 0
+        self._queued: int = 0
         self._by_key: dict[int, dict[CachedBlock, None]] = {}
         self._key_of: dict[tuple[int, bytes], int] = {}
         self._next_key = 1
@@ -79,11 +79,16 @@ class KVCache:
                 self._queued -= 1
                 self._forget(first)
             else:
-                given = min(first.blocks, self._queued - self.free) if first.can_be_hit else first.blocks
+                given = self._give(first)
                 first.blocks -= given
                 self._queued -= given
                 if not first.blocks:
                     del queue[first]
+
+    def _give(self, run: OwnBlocks) -> int:
+        """How many of the blocks that stand first in the queue go at once: what cannot be hit is as good as without
+        a hash."""
+        return min(run.blocks, self._queued - self.free) if run.can_be_hit else run.blocks
 
     def _forget(self, block: CachedBlock) -> None:
         holders = self._by_key[block.key]
@@ -123,6 +128,10 @@ class KVCache:
         """Whether this request's blocks can be hit by others: caching is on and its token ids are known."""
         return self.prefix_caching and state.request.input_ids is not None
 
+    def notes_fills(self, state: RequestState) -> bool:
+        """Whether the pool wants to know when one of this request's blocks fills up while it decodes."""
+        return self.caches(state)
+
     def find_prefix(self, state: RequestState) -> list[CachedBlock] | OwnBlocks | None:
         """The longest chain of cached blocks from the request's first token, over at most all its tokens but
         one: at least one is always computed. None where there is none."""
@@ -133,7 +142,7 @@ class KVCache:
             return None
         found: list[CachedBlock] = []
         for position in range((state.num_tokens - 1) // self.block_size):
-            holders = self._by_key.get(self._key(state, position))
+            holders = self._by_key.get(self.key(state, position))
             if holders is None:
                 break
             found.append(next(iter(holders)))
@@ -179,11 +188,11 @@ class KVCache:
             return
         hashed = state.hashed_blocks
         for position in range(len(hashed), tokens // self.block_size):
-            block = CachedBlock(self._key(state, position))
+            block = CachedBlock(self.key(state, position))
             self._by_key.setdefault(block.key, {})[block] = None
             hashed.append(block)
 
-    def _key(self, state: RequestState, position: int) -> int:
+    def key(self, state: RequestState, position: int) -> int:
         """A number for the content of block ``position`` and all before it; equal content, equal number."""
         keys = state.keys
         while len(keys) <= position:

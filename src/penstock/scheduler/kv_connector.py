@@ -6,7 +6,7 @@ scheduler side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from penstock.scheduler.request_state import RequestState
@@ -25,32 +25,59 @@ class Match:
 NO_MATCH = Match(0)
 
 
+@dataclass(slots=True)
+class TransferReport:
+    """What the workers saw in a step (vLLM's ``KVConnectorOutput``).
+
+    ``loaded``: the load is over, on every stage; in ``discarded`` are those of them of which some part failed, so
+    that all is computed here. ``unloadable``: a load failed, and the request ends with an error for it.
+    ``released``: ended requests whose blocks nobody needs any more, in the order in which they are freed.
+    """
+
+    loaded: list[RequestState] = field(default_factory=list)
+    discarded: set[RequestState] = field(default_factory=set)
+    unloadable: list[RequestState] = field(default_factory=list)
+    released: list[RequestState] = field(default_factory=list)
+
+
 class KVConnector(Protocol):
-    """One instance's connector; it may keep state between calls."""
+    """One instance's connector; it may keep state between calls.
+
+    ``writes_blocks``: it fills blocks while steps run, so a block that a step in flight may still write is not
+    given to anybody (``is_kv_consumer``). ``must_deliver``: what a request computed is handed over when it ends, so
+    a preempted request's tokens in flight are dropped and computed again (``requires_kv_delivery``).
+    """
+
+    writes_blocks: bool
+    must_deliver: bool
+
+    def added(self, state: RequestState) -> None:
+        """A request has come (``on_new_request``)."""
+        ...
 
     def matched_tokens(self, state: RequestState, computed: int) -> Match | None:
         """How many tokens beyond the first ``computed`` can be had for a request about to be admitted
         (``get_num_new_matched_tokens``). None: not known yet, ask again at the next schedule()."""
         ...
 
-    def allocated(self, state: RequestState, blocks: int, external_tokens: int) -> None:
-        """The request was given ``blocks`` blocks, ``external_tokens`` of its tokens are the connector's to fill
-        (``update_state_after_alloc``)."""
+    def allocated(self, state: RequestState, hit_blocks: int, external_tokens: int) -> None:
+        """The request was given its blocks, the first ``hit_blocks`` of them from the prefix cache;
+        ``external_tokens`` of its tokens are the connector's to fill (``update_state_after_alloc``)."""
         ...
 
     def scheduled(self, step: Step, now: int) -> None:
         """A step was decided, empty ones too: what it saves and loads is known (``build_connector_meta``)."""
         ...
 
-    def loaded(self, now: int) -> list[RequestState]:
-        """The requests whose loads have been reported since the last call (``update_connector_output``)."""
+    def reported(self, now: int) -> TransferReport | None:
+        """What the workers saw in the step whose tokens are about to be taken; None where it is nothing
+        (``update_connector_output``)."""
         ...
 
     def finished(self, state: RequestState, now: int) -> bool:
-        """The request has ended. True: its blocks are held until :meth:`released` names it
-        (``request_finished``)."""
+        """The request has ended. True: its blocks are held until a report releases it (``request_finished``)."""
         ...
 
-    def released(self, now: int) -> list[RequestState]:
-        """The ended requests whose blocks were held and can be freed."""
+    def has_work(self) -> bool:
+        """Whether the engine has to go on for the connector alone (``has_pending_push_work``)."""
         ...

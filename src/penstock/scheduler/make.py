@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from penstock.scheduler.kv_cache import KVCache
 from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.policies.limits import Policy
 from penstock.scheduler.policies.make import PrefillTime, make_policy
@@ -30,12 +31,14 @@ def make_scheduler(
     *,
     prefill_ns: PrefillTime | None = None,
     connector: KVConnector | None = None,
+    kv: KVCache | None = None,
     keep_token_times: bool = True,
     exact_only: bool = False,
 ) -> VllmScheduler:
     """A scheduler for one instance of ``pp_size`` stages with ``num_gpu_blocks`` blocks, null block included.
 
-    ``prefill_ns`` is for policies that size chunks by their time.
+    ``prefill_ns`` is for policies that size chunks by their time. ``kv`` is the block pool where a connector needs one
+    of its own kind.
 
     Raises:
         UserError: no such policy.
@@ -48,6 +51,7 @@ def make_scheduler(
             pp_size,
             policy=policy,
             connector=connector,
+            kv=kv,
             keep_token_times=keep_token_times,
         )
     return VllmScheduler(
@@ -55,6 +59,7 @@ def make_scheduler(
         num_gpu_blocks,
         policy=policy,
         connector=connector,
+        kv=kv,
         keep_token_times=keep_token_times,
         exact_only=exact_only,
     )

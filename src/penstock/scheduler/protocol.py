@@ -13,16 +13,27 @@ from penstock.scheduler.step import Step
 
 class SchedulerStatus:
     """How a scheduler stands. ``cause``, the number of a Cause, says why its latest schedule() could take no more;
-    requests ``running`` and ``waiting``, ``loading`` of those waiting for KV from elsewhere; KV blocks
-    ``free_blocks`` of ``usable_blocks``. ``stuck`` is a request that can never run on, whatever the others do."""
+    requests ``running`` and ``waiting``, ``loading`` of those waiting for KV from elsewhere; ``transferring``: some KV
+    is on its way, in or out; KV blocks ``free_blocks`` of ``usable_blocks``. ``stuck`` is a request that can never run
+    on, whatever the others do."""
 
-    __slots__ = ("cause", "free_blocks", "loading", "running", "stuck", "usable_blocks", "waiting")
+    __slots__ = (
+        "cause",
+        "free_blocks",
+        "loading",
+        "running",
+        "stuck",
+        "transferring",
+        "usable_blocks",
+        "waiting",
+    )
 
     def __init__(self, usable_blocks: int) -> None:
         self.cause = int(Cause.IDLE)
         self.running = 0
         self.waiting = 0
         self.loading = 0
+        self.transferring = False
         self.free_blocks = usable_blocks
         self.usable_blocks = usable_blocks
         self.stuck: RequestState | None = None

@@ -25,6 +25,19 @@ class Outcome(IntEnum):
     FAILED = 3
 
 
+class LoadTimes:
+    """A load of ``tokens`` of KV from elsewhere: when it got its blocks, when the workers had reported it, and when
+    the request could run for it; None where that did not come."""
+
+    __slots__ = ("admitted_ns", "promoted_ns", "reported_ns", "tokens")
+
+    def __init__(self, tokens: int, admitted_ns: int) -> None:
+        self.tokens = tokens
+        self.admitted_ns = admitted_ns
+        self.reported_ns: int | None = None
+        self.promoted_ns: int | None = None
+
+
 class RequestState:
     """What the scheduler knows of one unfinished request.
 
@@ -32,6 +45,9 @@ class RequestState:
     how it ended, once it has. ``num_tokens`` counts prompt and answer so far, ``num_computed`` those of them that
     steps have been given, and ``final_tokens`` is the count at which it finishes. ``held_blocks`` counts KV blocks
     while its prompt is being scheduled. ``order`` numbers admissions: running requests are scheduled in that order.
+    ``load_order`` numbers loads of KV in the same way; ``external_tokens`` of its KV came from elsewhere, its first
+    load of such is ``load``. ``released_ns`` is when its blocks were given up at its end. Tokens of steps up to number
+    ``dropped_through`` are not delivered.
 
     While the request decodes in a cohort, everything that changes with its tokens is kept by the cohort. It then has
     ``offset + cohort.turn`` tokens, all but one computed (with nothing in flight), and the fields are stale: leaving
@@ -42,7 +58,9 @@ class RequestState:
         "arrived_ns",
         "cached_tokens",
         "cohort",
+        "dropped_through",
         "eligible_at",
+        "external_tokens",
         "final_tokens",
         "first_scheduled_ns",
         "first_token_ns",
@@ -53,6 +71,8 @@ class RequestState:
         "last_token_ns",
         "latest_number",
         "latest_step",
+        "load",
+        "load_order",
         "num_computed",
         "num_tokens",
         "offset",
@@ -62,6 +82,7 @@ class RequestState:
         "own_times",
         "placeholders",
         "preemptions",
+        "released_ns",
         "request",
         "segment_start",
         "segments",
@@ -99,3 +120,9 @@ class RequestState:
         self.hashed_tokens = 0
         self.eligible_at = 0
         self.own_times: array[int] | None = None
+        # With a KV connector only.
+        self.load_order = -1
+        self.load: LoadTimes | None = None
+        self.released_ns: int | None = None
+        self.external_tokens = 0
+        self.dropped_through = 0

@@ -13,6 +13,7 @@ result, and the cohort goes on with those that were taken.
 from __future__ import annotations
 
 from array import array
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
@@ -21,20 +22,22 @@ from operator import attrgetter
 from penstock.recording.records import Cause
 from penstock.scheduler.cohort import Cohort
 from penstock.scheduler.kv_cache import CachedBlock, KVCache, OwnBlocks
-from penstock.scheduler.kv_connector import NO_MATCH, KVConnector
+from penstock.scheduler.kv_connector import NO_MATCH, KVConnector, TransferReport
 from penstock.scheduler.policies.limits import Policy, StepLimits
 from penstock.scheduler.policies.view import PolicyView
 from penstock.scheduler.protocol import SchedulerStatus
-from penstock.scheduler.request_state import Outcome, RequestState
+from penstock.scheduler.request_state import LoadTimes, Outcome, RequestState
 from penstock.scheduler.step import Step
 from penstock.scheduler.waiting import FcfsQueue, PriorityQueue
 from penstock.spec.options import SchedulerOptions
 
 by_order = attrgetter("order")
 _NO_PARTIALS: list[RequestState] = []
+_STOP, _SKIP = -1, -2
 # Plain numbers: the turn log takes them faster than members of an enumeration.
 _IDLE, _DEPENDENCY, _MEMORY, _ENGINE = map(int, (Cause.IDLE, Cause.DEPENDENCY, Cause.MEMORY, Cause.ENGINE))
 _SEQS = int(Cause.SEQS)
+_KV_TRANSFER = int(Cause.KV_TRANSFER)
 
 
 class VllmScheduler:
@@ -42,12 +45,12 @@ class VllmScheduler:
 
     ``ready`` are the decodes with nothing in flight, ``partials`` the running requests with prompt left to
     schedule, in order of admission; all other running requests wait for a token in flight. Beside ``waiting``
-    stand, where a KV connector loads tokens, the requests ``loading`` and those ``loaded`` and not admitted yet;
-    they have their blocks. After :meth:`schedule`, ``out_of_budget`` says that the token budget ended it,
-    ``out_of_capacity`` that blocks or ``max_num_seqs`` kept a waiting request out. While ``throttles_prefills``,
-    schedule() leaves prefills to a later step, unless there is no decode or the last step with prefills left requests
-    waiting (data-parallel ranks take them in together). ``exact_only`` decides every
-    turn request by request.
+    stand, where a KV connector loads tokens, the requests ``loading`` and those ``loaded`` and not admitted yet,
+    the latter in the order in which they are tried; they have their blocks. After :meth:`schedule`,
+    ``out_of_budget`` says that the token budget ended it, ``out_of_capacity`` that blocks or ``max_num_seqs`` kept
+    a waiting request out. While ``throttles_prefills``, schedule() leaves prefills to a later step, unless there is
+    no decode or the last step with prefills left requests waiting (data-parallel ranks take them in together).
+    ``exact_only`` decides every turn request by request.
     """
 
     lockstep = True
@@ -60,20 +63,23 @@ class VllmScheduler:
         *,
         policy: Policy | None = None,
         connector: KVConnector | None = None,
+        kv: KVCache | None = None,
         keep_token_times: bool = True,
         exact_only: bool = False,
     ) -> None:
         self.options = options
         self.connector = connector
         self.policy = policy
-        self.kv = KVCache(num_gpu_blocks, options.block_size, prefix_caching=options.enable_prefix_caching)
+        self.kv = kv or KVCache(
+            num_gpu_blocks, options.block_size, prefix_caching=options.enable_prefix_caching
+        )
         self.watermark_blocks = int(options.watermark * num_gpu_blocks)
         self.keep_token_times = keep_token_times
         self.exact_only = exact_only
         self.by_priority = options.scheduling_policy == "priority"
         self.waiting: FcfsQueue | PriorityQueue = PriorityQueue() if self.by_priority else FcfsQueue()
         self.loading: dict[RequestState, None] = {}
-        self.loaded: deque[RequestState] = deque()
+        self.loaded: list[RequestState] = []
         self.running: dict[RequestState, None] = {}
         self.ready: Cohort | None = None
         self.partials: list[RequestState] = []
@@ -101,8 +107,18 @@ class VllmScheduler:
         self._defers_prefills = False
         self._prefill_capacity_bound = False
         self._put_aside: dict[RequestState, None] = {}
+        self._drops_late_tokens = connector is not None and connector.must_deliver
+        self._is_fenced = connector is not None and connector.writes_blocks and options.max_in_flight > 1
         # Ended requests whose blocks a connector holds, with the tokens in them.
         self._held: dict[RequestState, tuple[int, int]] = {}
+        # Blocks that steps up to a number may still write: (number, request, tokens in them, tokens hashed).
+        self._behind_fence: deque[tuple[int, RequestState, int, int]] = deque()
+        self._latest_with_tokens = 0
+        self._is_blocked = False
+        # Loads: how many so far, which are over and not tried yet, and the blocks they lack for all their tokens.
+        self._loads = 0
+        self._unpromoted: dict[RequestState, bool] = {}
+        self._loads_lack = 0
         # Only where a victim may be in the step being decided: each request of the step as it was before, and the
         # tokens that came back from victims.
         self._before: dict[RequestState, tuple[Step | None, int]] = {}
@@ -112,13 +128,17 @@ class VllmScheduler:
     def add(self, state: RequestState, now: int) -> None:
         """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
         self.waiting.add(state)
+        if self.connector is not None:
+            self.connector.added(state)
 
     def has_work(self) -> bool:
         """Unfinished requests, or finished ones that the workers have not been told of
         (``Scheduler.has_requests``), or whose blocks are held."""
         if self.running or self.waiting or self.finished_unreported:
             return True
-        return self.connector is not None and bool(self.loading or self.loaded or self._held)
+        if self.connector is None:
+            return False
+        return bool(self.loading or self.loaded or self._held) or self.connector.has_work()
 
     def status(self) -> SchedulerStatus:
         """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
@@ -128,8 +148,12 @@ class VllmScheduler:
         status.free_blocks = self.kv.free
         if self.connector is not None:
             status.loading = len(self.loading)
+            status.transferring = bool(self.loading or self._held) or self.connector.has_work()
             status.waiting += status.loading + len(self.loaded)
         return status
+
+    def _count_known(self) -> int:
+        return len(self.running) + len(self.waiting) + len(self.loading) + len(self.loaded)
 
     def states(self) -> Iterator[RequestState]:
         """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
@@ -155,7 +179,7 @@ class VllmScheduler:
         step.number = self._scheduled
         budget = self._max_tokens
         threshold = self._threshold
-        if threshold and len(self.running) + len(self.waiting) == 1:
+        if threshold and self._count_known() == 1:
             threshold = 0
         self.finished_unreported = False
         self.out_of_budget = self.out_of_capacity = False
@@ -168,6 +192,7 @@ class VllmScheduler:
             and not self._prefill_capacity_bound
             and len(self.running) > len(self.partials)
         )
+        self._is_blocked = False
         budget = self._schedule_running(step, budget, threshold)
         if step.preempted:
             self.out_of_capacity = True
@@ -180,6 +205,8 @@ class VllmScheduler:
             self._prefill_capacity_bound = len(self.waiting) > len(self._put_aside)
         if budget == 0:
             self.out_of_budget = True
+        if step.tokens:
+            self._latest_with_tokens = step.number
         if step.sampled and self.lockstep:
             cohort = step.cohort
             if cohort is None:
@@ -197,6 +224,8 @@ class VllmScheduler:
             status.cause = _SEQS if full else _MEMORY
         elif self.ready is not None or self.partials or (waiting and self.out_of_budget):
             status.cause = _ENGINE
+        elif self.loading and not running:
+            status.cause = _KV_TRANSFER
         else:
             status.cause = _DEPENDENCY if running or waiting else _IDLE
         return step
@@ -236,7 +265,7 @@ class VllmScheduler:
         self.cohort_turns += 1
         if partials:
             for state in partials[:]:
-                if budget <= 0:
+                if budget <= 0 or self._is_blocked:
                     break
                 budget = self._schedule_chunk(step, state, budget, threshold)
         return budget
@@ -256,7 +285,7 @@ class VllmScheduler:
         taken = self._decodes_taken
         partials = self.partials if not self._defers_prefills else _NO_PARTIALS
         for state in sorted([*members, *partials], key=by_order):
-            if budget <= 0:
+            if budget <= 0 or self._is_blocked:
                 break
             if state not in self.running:
                 continue  # preempted by one before it
@@ -268,7 +297,7 @@ class VllmScheduler:
             tokens = state.offset + state.cohort.turn
             need = kv.blocks_for(tokens) - kv.blocks_for(tokens - 1)
             if need and not self._make_room(step, state, need):
-                budget = -1
+                budget = budget if self._is_blocked else -1
                 break
             kv.take(need)
             kv.register(state, tokens)
@@ -326,7 +355,7 @@ class VllmScheduler:
             return budget
         need = self.kv.blocks_for(computed + new) - state.held_blocks
         if not self._make_room(step, state, need):
-            return -1
+            return budget if self._is_blocked else -1
         self._grant(step, state, new, need)
         if limits is not None:
             limits.spend_chunk(new)
@@ -356,7 +385,6 @@ class VllmScheduler:
 
     def _admit(self, step: Step, budget: int, threshold: int, now: int) -> int:
         """Admit waiting requests in their order until one cannot be; returns the budget left."""
-        kv = self.kv
         limits = self._limits
         waiting = self.waiting
         if self.loaded:
@@ -372,48 +400,56 @@ class VllmScheduler:
                 self.out_of_budget = True
                 break
             state = waiting.first()
-            if state.latest_number > self._returned:
-                # Preempted while a step computes it: that comes back first, others may overtake.
-                skipped.append(waiting.pop())
-                self._put_aside[state] = None
-                continue
-            found = kv.find_prefix(state)
-            hit_blocks = claim = 0
-            if found is not None:
-                hit_blocks, claim = kv.count_found(state, found)
-            computed = hit_blocks * kv.block_size
-            external = NO_MATCH
-            if self.connector is not None:
-                match = self.connector.matched_tokens(state, computed)
-                if match is None:
-                    skipped.append(waiting.pop())
-                    self._put_aside[state] = None
-                    continue
-                external = match
-                computed += match.tokens
-                if match.loads:
-                    if not self._load(state, found, hit_blocks, claim, match.tokens, now):
-                        break
-                    continue
-            if self._defers_prefills and computed < state.num_tokens - 1:
-                self.out_of_budget = True
-                break
-            new = self._admissible(state, computed, budget, threshold, hit_blocks, claim)
-            if not new:
+            new = self._try(step, state, budget, threshold, now)
+            if new == _STOP:
                 break
             waiting.pop()
+            if new == _SKIP:
+                skipped.append(state)
+                self._put_aside[state] = None
+                continue
+            budget -= new
             if self._put_aside:
                 self._put_aside.pop(state, None)
-            if found is None and state.own_blocks is None:
-                state.held_blocks = 0
-                state.num_computed = computed
-            else:
-                self._start(state, found, hit_blocks, computed)
-            budget -= self._run(step, state, new, now)
-            if external.tokens and self.connector is not None:
-                self.connector.allocated(state, state.held_blocks, external.tokens)
         waiting.restore(skipped)
         return budget
+
+    def _try(self, step: Step, state: RequestState, budget: int, threshold: int, now: int) -> int:
+        """Admit a request that holds no blocks; returns its tokens in the step, 0 where it loads KV first. _SKIP: it
+        has to wait, others may overtake. _STOP: nobody behind it is admitted either."""
+        kv = self.kv
+        if state.latest_number > self._returned and not self._drops_late_tokens:
+            return _SKIP  # preempted while a step computes it: that comes back first
+        found = kv.find_prefix(state)
+        hit_blocks = claim = 0
+        if found is not None:
+            hit_blocks, claim = kv.count_found(state, found)
+        computed = hit_blocks * kv.block_size
+        external = NO_MATCH
+        if self.connector is not None:
+            match = self.connector.matched_tokens(state, computed)
+            if match is None:
+                return _SKIP
+            external = match
+            computed += match.tokens
+            if match.loads:
+                return self._load(state, found, hit_blocks, claim, match.tokens, now)
+        if self._defers_prefills and computed < state.num_tokens - 1:
+            self.out_of_budget = True
+            return _STOP
+        new = self._admissible(state, computed, budget, threshold, hit_blocks, claim)
+        if not new:
+            return _STOP
+        if found is None and state.own_blocks is None:
+            state.held_blocks = 0
+            state.num_computed = computed
+        else:
+            self._start(state, found, hit_blocks, computed)
+        self._run(step, state, new, now)
+        if self.connector is not None:
+            state.external_tokens += external.tokens
+            self.connector.allocated(state, hit_blocks, external.tokens)
+        return new
 
     def _admissible(
         self, state: RequestState, computed: int, budget: int, threshold: int, held: int, claim: int
@@ -485,16 +521,20 @@ class VllmScheduler:
         claim: int,
         external_tokens: int,
         now: int,
-    ) -> bool:
+    ) -> int:
         """Give the first in line blocks for tokens that a connector loads, and set it aside until they are there;
-        False if they do not fit."""
+        _STOP if they do not fit into what prefills and loads on their way leave."""
         kv = self.kv
         tokens = hit_blocks * kv.block_size + external_tokens
         blocks = kv.blocks_for(tokens) - hit_blocks
-        if blocks + claim > kv.free:
+        whole = kv.blocks_for(state.num_tokens)
+        if self.watermark_blocks and self.running:
+            claim += self.watermark_blocks
+        if blocks + claim > kv.free - self._lacking_blocks() or (
+            self.options.reserve_full_isl and whole - hit_blocks + claim > kv.free
+        ):
             self.out_of_capacity = True
-            return False
-        self.waiting.pop()
+            return _STOP
         if found is not None:
             kv.use(state, found)
         if state.own_blocks is not None:
@@ -502,36 +542,99 @@ class VllmScheduler:
         kv.take(blocks)
         state.held_blocks = hit_blocks + blocks
         state.num_computed = tokens
+        state.external_tokens += external_tokens
+        if state.load is None:
+            state.load = LoadTimes(external_tokens, now)
+        state.load_order = self._loads
+        self._loads += 1
+        self._loads_lack += whole - state.held_blocks
         self.loading[state] = None
         assert self.connector is not None
-        self.connector.allocated(state, state.held_blocks, external_tokens)
-        return True
+        self.connector.allocated(state, hit_blocks, external_tokens)
+        return 0
+
+    def _lacking_blocks(self) -> int:
+        """Blocks that prefills in flight, and loads, do not have yet for all their tokens
+        (``_inflight_prefill_reserved_blocks``)."""
+        blocks_for = self.kv.blocks_for
+        lacking = sum(blocks_for(state.num_tokens) - state.held_blocks for state in self.partials)
+        return self._loads_lack + lacking
 
     def _admit_loaded(self, step: Step, budget: int, threshold: int, now: int) -> int:
         """Those whose KV has come run before any newcomer; returns the budget left."""
+        limits = self._limits
         while self.loaded and budget > 0:
             if len(self.running) >= self._max_seqs:
                 self.out_of_capacity = True
                 break
-            state = self.loaded[0]
-            # At least one token is computed here: the one after which the next is sampled.
-            computed = min(state.num_computed, state.num_tokens - 1)
-            new = self._admissible(state, computed, budget, threshold, state.held_blocks, 0)
-            if not new:
+            if limits is not None and not limits.admissions:
+                self.out_of_budget = True
                 break
-            self.loaded.popleft()
-            state.num_computed = computed
-            budget -= self._run(step, state, new, now)
+            state = self.loaded[0]
+            if state in self._unpromoted:
+                self._promote(state, now)
+            if state.held_blocks:
+                new = self._admissible(state, state.num_computed, budget, threshold, state.held_blocks, 0)
+                if not new:
+                    break
+                self._run(step, state, new, now)
+            else:
+                new = self._try(step, state, budget, threshold, now)
+                if new == _STOP:
+                    break
+                if new == _SKIP:
+                    self.waiting.put_back(state)
+                    new = 0
+            self.loaded.pop(0)
+            budget -= new
         return budget
 
-    def _ask_connector(self, connector: KVConnector, now: int) -> None:
-        """What the workers have reported with a step: loads that are done, blocks that need not be held."""
-        for state in connector.loaded(now):
+    def _promote(self, state: RequestState, now: int) -> None:
+        """A load is over (``_update_waiting_for_remote_kv``): its full blocks can be hit from now on, and at least
+        the last token is computed here, for the one after it. What failed is computed from the start."""
+        kv = self.kv
+        if state.load is not None and state.load.promoted_ns is None:
+            state.load.promoted_ns = now
+        self._loads_lack -= kv.blocks_for(state.num_tokens) - state.held_blocks
+        if self._unpromoted.pop(state):
+            kv.release(state, state.num_computed, 0, resumes=False)
+            state.external_tokens = state.held_blocks = state.num_computed = 0
+        else:
+            kv.register(state, state.num_computed)
+            state.num_computed = min(state.num_computed, state.num_tokens - 1)
+
+    def _take_report(self, report: TransferReport, now: int) -> list[RequestState]:
+        """What the workers have seen: loads that are over, blocks that need not be held. Returns the requests that
+        end because their KV could not be loaded."""
+        for state in report.unloadable:
+            del self.loading[state]
+            state.outcome = Outcome.FAILED
+            self._loads_lack -= self.kv.blocks_for(state.num_tokens) - state.held_blocks
+            self._finish([state], now)
+        for state in (*report.loaded, *report.released):
+            if state.load is not None and state.load.reported_ns is None:
+                state.load.reported_ns = now
+        for state in report.loaded:
             if self.loading.pop(state, state) is None:
-                self.kv.register(state, state.num_computed)
-                self.loaded.append(state)
-        for state in connector.released(now):
+                self._unpromoted[state] = state in report.discarded
+                insort(self.loaded, state, key=_urgency_of_load if self.by_priority else _load_order)
+        for state in report.released:
             computed, known = self._held.pop(state)
+            state.released_ns = now
+            self._free(state, computed, known)
+        return report.unloadable
+
+    def _free(self, state: RequestState, computed: int, known: int) -> None:
+        """Free the blocks of a request that has ended, once no step in flight may write them
+        (``_free_request_blocks``)."""
+        if self._is_fenced and state.latest_number > self._returned:
+            self._behind_fence.append((self._latest_with_tokens, state, computed, known))
+        else:
+            self.kv.release(state, computed, known, resumes=False)
+
+    def _lift_fence(self) -> None:
+        while self._behind_fence and self._behind_fence[0][0] <= self._returned:
+            _, state, computed, known = self._behind_fence.popleft()
             self.kv.release(state, computed, known, resumes=False)
 
     def _leave_waiting(self, state: RequestState) -> None:
@@ -542,9 +645,13 @@ class VllmScheduler:
     # --- preemption -------------------------------------------------------------------------------------------
 
     def _make_room(self, step: Step, state: RequestState, need: int) -> bool:
-        """Preempt running requests until ``need`` blocks are free; False if ``state`` itself had to go."""
+        """Preempt running requests until ``need`` blocks are free; False if ``state`` itself had to go, or if it
+        gets none because a step in flight may still write the victim's blocks (``_is_blocked``)."""
         while need > self.kv.free:
             victim = self._worst_running()
+            if self._is_fenced and self._was_in_flight(victim):
+                self._is_blocked = True
+                return False
             if self.by_priority:
                 self._take_out(step, victim)
             self._preempt(victim, step)
@@ -553,6 +660,18 @@ class VllmScheduler:
                     self._status.stuck = state  # it had the whole pool
                 return False
         return True
+
+    def _is_in_flight(self, state: RequestState) -> bool:
+        """Whether a step that is on its way computes something for the request."""
+        cohort = state.cohort
+        if cohort is not None:
+            return cohort.step is not None
+        return state.latest_number > self._returned
+
+    def _was_in_flight(self, state: RequestState) -> bool:
+        """As :meth:`_is_in_flight`, before the step that is being decided."""
+        before = self._before.get(state)
+        return self._is_in_flight(state) if before is None else before[1] > self._returned
 
     def _worst_running(self) -> RequestState:
         """Who is preempted next: the last one admitted, or the worst by (priority, arrival), the first of equals."""
@@ -588,7 +707,10 @@ class VllmScheduler:
             is_taken = self._decodes_taken.pop(victim, victim) is None
             computed = tokens if in_flight is not None or is_taken else tokens - 1
             cohort.leave(victim)
-            if in_flight is not None:
+            if in_flight is not None and self._drops_late_tokens:
+                cohort.irregular.pop(victim, None)
+                in_flight.members -= 1
+            elif in_flight is not None:
                 victim.latest_number = in_flight.number
                 in_flight.preempted_in_flight.append((victim, True))
             else:
@@ -597,7 +719,8 @@ class VllmScheduler:
             self.partials.remove(victim)
         elif victim.latest_step is not None:
             victim.latest_step.sampling.remove(victim)
-            victim.latest_step.preempted_in_flight.append((victim, False))
+            if not self._drops_late_tokens:
+                victim.latest_step.preempted_in_flight.append((victim, False))
         self._evict(victim, computed, victim.num_tokens, step)
 
     def _evict(self, victim: RequestState, computed: int, known: int, step: Step) -> None:
@@ -605,6 +728,9 @@ class VllmScheduler:
         Those that its first ``known`` tokens fill are hashed."""
         self.kv.release(victim, computed, known, resumes=True)
         victim.held_blocks = 0
+        if self._drops_late_tokens:
+            victim.dropped_through = self._scheduled
+            victim.placeholders = 0
         victim.slot = None
         victim.num_computed = 0
         victim.preemptions += 1
@@ -619,9 +745,13 @@ class VllmScheduler:
             del self.running[state]
             computed = self._withdraw(state, computed)
         elif state in self.loading or state in self.loaded:
-            self.loading.pop(state, None)
-            if state in self.loaded:
+            if state in self.loading:
+                del self.loading[state]
+                self._loads_lack -= self.kv.blocks_for(state.num_tokens) - state.held_blocks
+            else:
                 self.loaded.remove(state)
+                if self._unpromoted.pop(state, None) is not None:
+                    self._loads_lack -= self.kv.blocks_for(state.num_tokens) - state.held_blocks
         else:
             queued = len(self.waiting)
             self._leave_waiting(state)
@@ -658,9 +788,16 @@ class VllmScheduler:
         """Take the tokens of a step that has come back; returns the requests that this finishes, in the
         order of the step."""
         self._returned += 1
+        connector = self.connector
+        if connector is None:
+            return self._take_tokens(step, now)
+        self._lift_fence()
+        report = connector.reported(now)
+        ended = self._take_tokens(step, now)
+        return ended if report is None else [*ended, *self._take_report(report, now)]
+
+    def _take_tokens(self, step: Step, now: int) -> list[RequestState]:
         self._spare_steps.append(step)
-        if self.connector is not None:
-            self._ask_connector(self.connector, now)
         cohort = step.cohort
         if cohort is None:
             return []
@@ -687,7 +824,7 @@ class VllmScheduler:
         for state in step.sampling:
             self._deliver(state, now, gap_is_logged=False)
             if state.num_tokens < state.final_tokens:
-                cohort.join(state, caches=self.kv.caches(state), with_token=self.keep_token_times)
+                cohort.join(state, caches=self.kv.notes_fills(state), with_token=self.keep_token_times)
             else:
                 self._note_last_time(state, cohort)
                 finished.append(state)
@@ -759,10 +896,13 @@ class VllmScheduler:
         for state in ended:
             self.running.pop(state, None)
             computed, known = state.num_computed, state.num_tokens - 1
-            if self.connector is not None and self.connector.finished(state, now):
+            if self.connector is None:
+                self.kv.release(state, computed, known, resumes=False)
+            elif self.connector.finished(state, now):
                 self._held[state] = computed, known
             else:
-                self.kv.release(state, computed, known, resumes=False)
+                state.released_ns = now
+                self._free(state, computed, known)
             if state.own_blocks is not None:
                 self.kv.resumed(state)
             state.held_blocks = 0
@@ -770,5 +910,13 @@ class VllmScheduler:
         self.finished_unreported = True
 
 
+def _load_order(state: RequestState) -> int:
+    return state.load_order
+
+
+def _urgency_of_load(state: RequestState) -> tuple[int, int, int]:
+    return *_urgency(state), state.request.index
+
+
 def _urgency(state: RequestState) -> tuple[int, int]:
-    return state.request.priority, state.request.arrival_ns
+    return state.request.priority, state.arrived_ns

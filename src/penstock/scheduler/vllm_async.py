@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 
+from penstock.scheduler.kv_cache import KVCache
 from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.policies.limits import Policy
 from penstock.scheduler.request_state import Outcome, RequestState
@@ -30,6 +31,7 @@ class VllmAsyncScheduler(VllmScheduler):
         *,
         policy: Policy | None = None,
         connector: KVConnector | None = None,
+        kv: KVCache | None = None,
         keep_token_times: bool = True,
     ) -> None:
         super().__init__(
@@ -37,6 +39,7 @@ class VllmAsyncScheduler(VllmScheduler):
             num_gpu_blocks,
             policy=policy,
             connector=connector,
+            kv=kv,
             keep_token_times=keep_token_times,
             exact_only=True,
         )
@@ -77,7 +80,7 @@ class VllmAsyncScheduler(VllmScheduler):
             need = self.kv.blocks_for(computed + new) - state.held_blocks
             if not self._make_room(step, state, need):
                 self._budget_back = 0
-                return -1
+                return budget if self._is_blocked else -1
             was_partial = computed < state.num_tokens and not state.placeholders
             self._grant(step, state, new, need)
             if was_partial and state.placeholders and state in self.partials:
@@ -105,6 +108,9 @@ class VllmAsyncScheduler(VllmScheduler):
         state.held_blocks += need
         state.num_computed = computed + new
         previous = state.latest_step
+        is_dropped = self._returned < state.latest_number <= state.dropped_through
+        if is_dropped and previous is not None and state in previous.sampling:
+            step.wait_for(previous)  # its token does not count, but it is on its way all the same
         if self.by_priority:
             self._before[state] = previous, state.latest_number
         state.latest_step = step
@@ -153,16 +159,14 @@ class VllmAsyncScheduler(VllmScheduler):
             self.partials.remove(state)
         return computed
 
-    def update(self, step: Step, now: int) -> list[RequestState]:
-        """Take the tokens of a step that has come back; returns the requests that this finishes."""
-        self._returned += 1
+    def _take_tokens(self, step: Step, now: int) -> list[RequestState]:
         self._spare_steps.append(step)
-        if self.connector is not None:
-            self._ask_connector(self.connector, now)
         finished: list[RequestState] = []
         for state in step.sampling:
             if state.num_tokens == state.final_tokens or state.outcome is Outcome.ABORTED:
                 continue  # it has ended with an earlier step; what was scheduled beyond is dropped
+            if step.number <= state.dropped_through:
+                continue
             self._deliver(state, now, gap_is_logged=False)
             state.placeholders -= 1
             if self.keep_token_times:

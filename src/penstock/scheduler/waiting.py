@@ -86,7 +86,7 @@ class PriorityQueue(list[tuple[int, int, int, RequestState]]):
     def add(self, state: RequestState) -> None:
         """See :class:`WaitingQueue`."""
         request = state.request
-        heapq.heappush(self, (request.priority, request.arrival_ns, request.index, state))
+        heapq.heappush(self, (request.priority, state.arrived_ns, request.index, state))
 
     put_back = add
 

@@ -80,6 +80,37 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierSpec:
+    """A tier of KV in host memory: bytes, bytes per second and ns per direction, ``d2h`` to the CPU. The rest as in
+    :class:`~penstock.spec.kv_tier.TierOptions`."""
+
+    size_bytes: int
+    d2h_bytes_per_s: int
+    h2d_bytes_per_s: int
+    d2h_latency_ns: int
+    h2d_latency_ns: int
+    blocks_per_chunk: int = 1
+    eviction_policy: str = "lru"
+    offload_prompt_only: bool = True
+    store_threshold: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvTransferSpec:
+    """Between prefill and decode instances. ``proxy_ns`` passes from a computed prompt to its request at a decode
+    instance, ``notify_ns`` from the end of a read until the prefill side knows, ``handshake_ns`` before a stage's first
+    read from an instance. ``lease_s``: how long a prompt's blocks are kept for its reader. ``looks_at_end``: workers
+    look for finished reads after a step's forward. ``decode_router`` picks decode instances; None: as prefill."""
+
+    proxy_ns: int = 0
+    notify_ns: int = 0
+    handshake_ns: int = 0
+    lease_s: int = 30
+    looks_at_end: bool = False
+    decode_router: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
     """One replica: ``tp_size * pp_size`` NPUs serving one model behind one scheduler.
 
@@ -88,6 +119,7 @@ class InstanceSpec:
     overrides the derived KV capacity and counts the null block, as vLLM does. ``dp_group`` names the ``dp_size``
     replicas that are one data-parallel deployment, of which this is number ``dp_rank``; None stands alone.
     ``engine`` says which engine's defaults hold, and where they were read; empty where none was asked for.
+    ``pd_type`` prefill | decode: it serves one part of each request. ``tier`` is where its KV goes below the GPU.
     """
 
     index: int
@@ -115,6 +147,8 @@ class InstanceSpec:
     dp_rank: int = 0
     data_parallel: DataParallelOptions = field(default_factory=lambda: DataParallelOptions(size=1))
     calibration: Calibration | None = None
+    pd_type: str | None = None
+    tier: TierSpec | None = None
     where: str = ""
     engine: str = ""
 
@@ -139,5 +173,6 @@ class ClusterSpec:
     link: LinkSpec
     instances: tuple[InstanceSpec, ...]
     shared_node_links: bool = False
+    kv_transfer: KvTransferSpec = field(default_factory=KvTransferSpec)
     notices: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()

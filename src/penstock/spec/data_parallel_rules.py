@@ -71,6 +71,10 @@ def data_parallel_problems(instances: Sequence[InstanceSpec], *, shared_links: b
             )
         if instance.blocking_sends:
             problems.append(Problem(f"{where}.blocking_sends", "is not simulated for ranks in lock-step"))
+        if instance.pd_type is not None:
+            problems.append(Problem(f"{where}.pd_type", "is not simulated for ranks in lock-step"))
+        if instance.tier is not None:
+            problems.append(Problem(where, "a tier in host memory is not simulated for ranks in lock-step"))
         if shared_links and instance.pp_size > 1:
             problems.append(
                 Problem(where, "shared_node_links are not simulated for ranks in lock-step with pp_size > 1")

@@ -8,15 +8,16 @@ from typing import Any
 
 from penstock.errors import Problem, nearest
 from penstock.spec.check import Checked
-from penstock.spec.cluster import InstanceSpec
+from penstock.spec.cluster import InstanceSpec, TierSpec
 from penstock.spec.data_parallel_rules import data_parallel_options
+from penstock.spec.disaggregation_rules import tier_spec
 from penstock.spec.engines import Preset, engine_names, engine_preset
 from penstock.spec.expert_rules import expert_options, expert_problems
 from penstock.spec.json_file import Place
 from penstock.spec.model import ModelSpec
 from penstock.spec.option_table import RawFlags
 from penstock.spec.options import EngineOverhead, SchedulerOptions
-from penstock.spec.raw import RawInstance, RawMemory
+from penstock.spec.raw import RawHostMemory, RawInstance, RawMemory
 from penstock.spec.refusals import check_placement, instance_notices, instance_refusals
 from penstock.units import GIB
 
@@ -53,6 +54,11 @@ class InstanceRules:
         self._preset: Preset | None = None
         self.problems: list[Problem] = []
         self.notices: list[str] = []
+        self._tier: TierSpec | None = None
+
+    def check_tier(self, host: RawHostMemory | None, sharers: int) -> None:
+        """The tier of KV that the instance asks for, in the node's memory."""
+        self._tier = tier_spec(self._raw.kv_offloading, host, sharers, self._place, self.problems)
 
     def check(self, num_nodes: int) -> None:
         """All rules whose members could be read."""
@@ -111,6 +117,8 @@ class InstanceRules:
             dp_group=raw.dp_group,
             dp_size=raw.data_parallel_size or 1,
             data_parallel=data_parallel_options(raw),
+            pd_type=raw.pd_type,
+            tier=self._tier,
             where=str(self._place),
             engine=""
             if self._preset is None

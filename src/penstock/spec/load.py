@@ -15,6 +15,7 @@ from penstock.spec.calibration import calibrated, obstacles
 from penstock.spec.check import Checked, Raw, check, check_members, shown
 from penstock.spec.cluster import Calibration, ClusterSpec, InstanceSpec, LinkSpec
 from penstock.spec.data_parallel_rules import data_parallel_problems
+from penstock.spec.disaggregation_rules import check_roles, kv_transfer_spec
 from penstock.spec.engines import engine_names
 from penstock.spec.expert_rules import group_problems, number_ranks, ranks_of
 from penstock.spec.hardware import find_hardware, hardware_labels
@@ -117,11 +118,13 @@ class _ClusterReader:
         if not self._problems:
             self._problems += group_problems(instances)
             self._problems += data_parallel_problems(instances, shared_links=bool(raw.shared_node_links))
+            self._problems += check_roles(instances, raw.kv_transfer, self._place)
         return ClusterSpec(
             source=self._place.file,
             link=self._link(checked),
             instances=tuple(instances),
             shared_node_links=bool(raw.shared_node_links),
+            kv_transfer=kv_transfer_spec(raw.kv_transfer),
             notices=tuple(dict.fromkeys(self._notices)),
             remarks=tuple(dict.fromkeys(self._remarks)),
         )
@@ -137,17 +140,21 @@ class _ClusterReader:
         if checked.sound("instances", "num_instances") and raw.instances is not None:
             self._match("num_instances", raw.num_instances, len(entries), place)
         self._notices += node_notices(raw, place, self._problems)
-        self._remarks += node_remarks(raw, place)
+        read: list[InstanceSpec] = []
         for index, entry in enumerate(entries):
             spot = place.key("instances").item(index)
-            instance = self._read_instance(len(instances), node, num_nodes, entry, spot)
+            instance = self._read_instance(len(instances) + len(read), (node, raw), num_nodes, entry, spot)
             if instance is not None:
-                instances += ranks_of(instance)
+                read += ranks_of(instance)
+        instances += read
+        has_tier = any(instance.tier is not None for instance in read)
+        self._remarks += node_remarks(raw, place, has_tier=has_tier)
         return len(entries)
 
     def _read_instance(
-        self, index: int, node: int, num_nodes: int, data: Any, place: Place
+        self, index: int, where: tuple[int, RawNode], num_nodes: int, data: Any, place: Place
     ) -> InstanceSpec | None:
+        node, raw_node = where
         checked = self._check(RawInstance, data, place)
         if checked is None:
             return None
@@ -167,6 +174,7 @@ class _ClusterReader:
             self._check_hardware(label, place.key("stage_hardware").item(stage))
         rules = InstanceRules(checked, memory, model, self._flags, place)
         rules.check(num_nodes)
+        rules.check_tier(raw_node.cpu_mem, len(raw_node.instances or ()))
         self._problems += rules.problems
         self._notices += rules.notices
         return None if self._problems else rules.spec(index, node)

@@ -95,6 +95,31 @@ class RawCxlMemory(Raw):
     num_devices: Counter = 1
 
 
+class RawKvTransfer(Raw):
+    """``kv_transfer``: between prefill and decode instances."""
+
+    proxy_ns: Nanoseconds = 0
+    notify_ns: Nanoseconds = 0
+    handshake_ns: Nanoseconds = 0
+    kv_lease_duration: Annotated[int, Field(ge=1, le=1_000_000)] = 30
+    worker_poll: Literal["start", "end"] = "start"
+    decode_router: Name | None = None
+
+
+class RawKvOffloading(Raw):
+    """``kv_offloading``: a tier of KV in host memory. GiB, GB/s (2**30) and ns; what is not said is ``cpu_mem``'s."""
+
+    cpu_gb: NonNegative | None = None
+    d2h_gb_per_s: Positive | None = None
+    h2d_gb_per_s: Positive | None = None
+    d2h_latency_ns: Nanoseconds | None = None
+    h2d_latency_ns: Nanoseconds | None = None
+    blocks_per_chunk: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    eviction_policy: Literal["lru", "arc"] = "lru"
+    offload_prompt_only: bool = True
+    store_threshold: Counter = 0
+
+
 class RawOverhead(Raw):
     """``engine_overhead``: CPU time of the engine per turn."""
 
@@ -150,6 +175,7 @@ class RawInstance(RawEngine):
     enable_attn_offloading: bool | None = None
     enable_sub_batch_interleaving: bool | None = None
     enable_block_copy: bool | None = None
+    kv_offloading: RawKvOffloading | None = None
 
 
 class RawNpuPower(Raw):
@@ -229,6 +255,7 @@ class RawCluster(Raw):
     link_class: StrictStr | list[StrictStr | None] | None = None
     nodes: list[Any] | None = None
     shared_node_links: bool | None = None
+    kv_transfer: RawKvTransfer | None = None
     cxl_mem: RawCxlMemory | None = None
 
 

@@ -33,10 +33,7 @@ BLOCK_COPY = "has no effect: all layers of a stage are costed alike without it"
 
 def instance_refusals(raw: RawInstance) -> dict[str, str]:
     """Members of an instance that cannot be honoured, each with the reason."""
-    refused = {name: reason for name, reason in OFFLOADS.items() if getattr(raw, name)}
-    if raw.pd_type is not None:
-        refused["pd_type"] = "prefill and decode on separate instances is not simulated: leave it out or null"
-    return refused
+    return {name: reason for name, reason in OFFLOADS.items() if getattr(raw, name)}
 
 
 def instance_notices(raw: RawInstance, memory: RawMemory | None, place: Place) -> list[str]:
@@ -105,9 +102,9 @@ def node_notices(raw: RawNode, place: Place, problems: list[Problem]) -> list[st
     return []
 
 
-def node_remarks(raw: RawNode, place: Place) -> list[str]:
+def node_remarks(raw: RawNode, place: Place, *, has_tier: bool) -> list[str]:
     """Say that host memory changes nothing as long as nothing is placed there."""
-    if raw.cpu_mem is None:
+    if raw.cpu_mem is None or has_tier:
         return []
     return [f"{place.file}: cpu_mem has no effect: nothing is placed in host memory"]
 

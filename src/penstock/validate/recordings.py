@@ -120,9 +120,25 @@ def _missing(data: Any) -> str | None:
     if not isinstance(data, dict):
         return "not a JSON object"
     keys = cast("dict[str, Any]", data)
+    if "instances" in keys:
+        return _missing_of_several(keys)
     missing = [key for key in _NEEDED if key not in keys]
     if not missing:
         missing = [f"config.{key}" for key in _NEEDED_CONFIG if key not in keys["config"]]
+    return f"missing {', '.join(missing)}" if missing else None
+
+
+def _missing_of_several(keys: Mapping[str, Any]) -> str | None:
+    """What a recording of several instances lacks."""
+    missing = [key for key in ("requests", "instances", "transfer", "proxy") if key not in keys]
+    if missing:
+        return f"missing {', '.join(missing)}"
+    missing = [
+        f"{part.get('name', number)}.{key}"
+        for number, part in enumerate(keys["instances"])
+        for key in ("config", "role", "iterations", "per_request")
+        if key not in part
+    ]
     return f"missing {', '.join(missing)}" if missing else None
 
 

@@ -1,0 +1,91 @@
+"""The proxy in front of prefill and decode instances: who computes a prompt, and who goes on with it.
+
+As vLLM's (``examples/online_serving/disaggregated_serving``): the prompt goes to a prefill instance with one token
+to generate; when the answer is back it goes on to a decode instance, with where its KV lies.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from penstock.kv_transfer.pull import PullConnector
+from penstock.scheduler.request_state import RequestState
+from penstock.workload.request import Request
+
+Choose = Callable[[Request], int]
+Deliver = Callable[[int, Request, int], None]
+"""An instance, the request as it gets it, and when."""
+
+
+class Proxy:
+    """An :class:`~penstock.engine.kernel.Actor`. ``delay_ns`` passes from an answer to the request that it makes.
+
+    ``choose_prefill`` and ``choose_decode`` name an instance each time they are asked; ``connectors`` are those of
+    all instances. ``prefilled_at`` and ``sent_ns`` say of each request so far where its prompt was computed and when
+    it was sent to its decode instance.
+    """
+
+    def __init__(
+        self,
+        *,
+        choose_prefill: Choose,
+        choose_decode: Choose,
+        deliver: Deliver,
+        connectors: Mapping[int, PullConnector],
+        delay_ns: int,
+        wake: Callable[[int], None],
+    ) -> None:
+        self.next_ns: int | None = None
+        self.prefilled_at: dict[int, int] = {}
+        self.decoded_at: dict[int, int] = {}
+        self.sent_ns: dict[int, int] = {}
+        self._choose_prefill = choose_prefill
+        self._choose_decode = choose_decode
+        self._deliver = deliver
+        self._connectors = connectors
+        self._delay_ns = delay_ns
+        self._wake = wake
+        self._requests: dict[int, Request] = {}
+        self._answers: list[tuple[int, int, Request]] = []
+        self._number = 0
+
+    def arrive(self, request: Request) -> None:
+        """A request comes, whose prompt another instance is to compute than the one that generates its answer."""
+        index = self._choose_prefill(request)
+        self.prefilled_at[request.index] = index
+        self._requests[request.index] = request
+        self._connectors[index].keep_for_reader(request.index)
+        self._deliver(index, replace(request, output_tokens=1), request.arrival_ns)
+
+    def arrive_directly(self, request: Request) -> None:
+        """A request comes that one decode instance serves whole."""
+        self._send(request, request.arrival_ns)
+
+    def answered(self, state: RequestState, now: int) -> None:
+        """A prompt is computed."""
+        self._number += 1
+        at_ns = now + self._delay_ns
+        heapq.heappush(self._answers, (at_ns, self._number, self._requests.pop(state.request.index)))
+        if self.next_ns is None or at_ns < self.next_ns:
+            self.next_ns = at_ns
+            self._wake(at_ns)
+
+    def run_until(self, limit_ns: int) -> None:
+        """See :class:`~penstock.engine.kernel.Actor`. One instant at a time: what it sends may be acted on."""
+        answers = self._answers
+        limit_ns = min(limit_ns, answers[0][0] + 1) if answers else limit_ns
+        while answers and answers[0][0] < limit_ns:
+            at_ns, _, request = heapq.heappop(answers)
+            self._send(request, at_ns)
+        self.next_ns = answers[0][0] if answers else None
+
+    def _send(self, request: Request, now: int) -> None:
+        index = self._choose_decode(request)
+        self.decoded_at[request.index] = index
+        self.sent_ns[request.index] = now
+        source = self.prefilled_at.get(request.index)
+        if source is not None:
+            self._connectors[index].expect(request.index, source)
+        self._deliver(index, request, now)

@@ -1,0 +1,41 @@
+"""One side of a cluster whose instances serve parts of requests: the instances of a role, and who picks among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from penstock.engine.fleet import watch
+from penstock.engine.replica import Replica
+from penstock.engine.router import Router
+from penstock.errors import Problem, UserError
+from penstock.workload.request import Request
+
+
+class Side:
+    """``instances`` of one role, in the order of the cluster. ``where`` names the option that chose ``router``."""
+
+    def __init__(self, instances: Sequence[Replica], router: Router, where: str) -> None:
+        self.instances = list(instances)
+        self._router = router
+        self._where = where
+        self._place = {replica.index: place for place, replica in enumerate(instances)}
+        self._fleet, self._columns = watch(self.instances)
+
+    def choose(self, request: Request) -> int:
+        """The instance to serve ``request``.
+
+        Raises:
+            UserError: the router named one that is not there.
+        """
+        if len(self.instances) == 1:
+            return self.instances[0].index
+        place = self._router.route(request, self._fleet)[0]
+        if not 0 <= place < len(self.instances):
+            raise UserError([Problem(self._where, f"returned instance {place} of {len(self.instances)}")])
+        return self.instances[place].index
+
+    def refresh(self, replica: Replica) -> None:
+        """A replica has acted or got a request; nothing happens if it is not of this side."""
+        place = self._place.get(replica.index)
+        if place is not None:
+            self._columns.refresh(place, replica)

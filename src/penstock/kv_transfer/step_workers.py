@@ -1,0 +1,25 @@
+"""What a replica's workers do beside computing: the seam between the engine loop and the worker side of a connector."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from penstock.scheduler.step import Step
+
+
+class StepWorkers(Protocol):
+    """The workers of one replica, one per stage. Every step, empty ones too, has one moment on each stage: there the
+    worker starts what the step tells it to, and looks what has ended."""
+
+    def started(self, step: Step, stage: int, start_ns: int, end_ns: int) -> None:
+        """The forward of a step on a stage is known; called in the order of the steps on each stage."""
+        ...
+
+    def passed(self, step: Step, now: int, stage_free_ns: list[int]) -> int:
+        """A step without tokens was sent off at ``now``; returns when the last worker is done with it.
+        ``stage_free_ns`` are the executor's own, which a worker that has to wait moves on."""
+        ...
+
+    def collect(self, now: int) -> None:
+        """The oldest step is back: bring together what its workers saw."""
+        ...

@@ -1,0 +1,89 @@
+"""Whole runs of clusters in which KV moves."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import pytest
+
+from kv_clusters import cluster, instance
+from penstock.engine.simulation import Simulation
+from penstock.recording.records import LEG_COLUMNS, REQUEST_COLUMNS, Role, RunRecord
+from penstock.spec.load import load_cluster
+from penstock.workload.workload import Call, Columns, Workload
+
+
+def workload(count: int = 12, prompt: int = 300) -> Workload:
+    columns = Columns()
+    for number in range(count):
+        columns.add(number * 5_000_000, Call(prompt, 20))
+    return Workload(columns, "test")
+
+
+def run(*instances: dict[str, Any], load: Workload | None = None, **more: Any) -> RunRecord:
+    return Simulation(load_cluster(cluster(*instances, **more)), load or workload()).run()
+
+
+def test_every_request_is_prefilled_here_and_decoded_there():
+    record = run(
+        instance(pd_type="prefill", pp_size=2),
+        instance(pd_type="prefill"),
+        instance(pd_type="decode", tp_size=2, max_num_seqs=4),
+        instance(pd_type="decode", pp_size=2),
+    )
+    legs = record.requests.legs()
+    role, inst = legs[:, LEG_COLUMNS.index("role")], legs[:, LEG_COLUMNS.index("instance")]
+    assert len(legs) == 24
+    assert set(inst[role == Role.PREFILL]) == {0, 1}
+    assert set(inst[role == Role.DECODE]) == {2, 3}
+    rows = record.requests.values()
+    assert set(rows[:, REQUEST_COLUMNS.index("instance")]) == {2, 3}
+    assert set(rows[:, REQUEST_COLUMNS.index("output_tokens")]) == {20}
+
+
+def test_the_bytes_read_are_those_of_the_prompts():
+    record = run(instance(pd_type="prefill"), instance(pd_type="decode", pp_size=2))
+    stages = record.deployments[1].memory.stages
+    blocks = -(-300 // 16)
+    assert sum(one.size_bytes for one in record.transfers) == 12 * blocks * sum(
+        stage.kv_bytes_per_block for stage in stages
+    )
+
+
+def test_a_slower_link_delays_first_tokens():
+    column = REQUEST_COLUMNS.index("first_token_ns")
+    fast, slow = (
+        run(instance(pd_type="prefill"), instance(pd_type="decode"), link_bw=speed).requests.values()
+        for speed in (100, 1)
+    )
+    assert slow[:, column].min() > fast[:, column].min()
+
+
+def test_a_prompt_that_no_decode_instance_can_hold_is_refused_at_once():
+    record = run(instance(pd_type="prefill"), instance(pd_type="decode", num_gpu_blocks=10), load=workload(3))
+    assert len(record.requests) == 0
+    assert [one.reason for one in record.rejections] == [
+        "decode instance 1: needs 20 KV blocks (319 tokens), the instance has 9"
+    ] * 3
+
+
+@pytest.mark.parametrize("more", [{}, {"pp_size": 2}, {"async_scheduling": True}])
+def test_a_tier_serves_what_the_gpu_has_forgotten(more: dict[str, Any]):
+    small = instance(num_gpu_blocks=31, enable_prefix_caching=True, kv_offloading={}, **more)
+    record = run(small, load=repeated())
+    (totals,) = record.totals
+    assert totals.tier is not None
+    assert totals.tier.stores
+    assert totals.tier.loads
+    assert 0 < totals.tier.hit_tokens < totals.tier.looked_up_tokens
+    assert len(record.requests) == 16
+
+
+def repeated() -> Workload:
+    """Four prompts in turn, of which the GPU holds one at a time."""
+    columns = Columns()
+    for number in range(16):
+        ids = array("i", [1000 * (number % 4) + place for place in range(320)])
+        columns.add(number * 400_000_000, Call(320, 4, input_ids=ids))
+    return Workload(columns, "test")

@@ -1,0 +1,58 @@
+"""What is said of instances that serve parts of requests, and of tiers, when it makes no sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kv_clusters import cluster, instance
+from penstock.errors import UserError
+from penstock.spec.load import load_cluster
+
+
+def only_problem(config: dict[str, Any], **flags: Any) -> str:
+    with pytest.raises(UserError) as error:
+        load_cluster(config, flags)
+    (problem,) = error.value.problems
+    return str(problem)
+
+
+PREFILL, DECODE = instance(pd_type="prefill"), instance(pd_type="decode")
+
+
+def test_roles_and_what_they_share_are_read():
+    spec = load_cluster(cluster(PREFILL, DECODE, kv_transfer={"proxy_ns": 5, "kv_lease_duration": 2}))
+    assert [one.pd_type for one in spec.instances] == ["prefill", "decode"]
+    assert (spec.kv_transfer.proxy_ns, spec.kv_transfer.lease_s) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (cluster(PREFILL), "no decode instance"),
+        (cluster(DECODE), "no prefill instance"),
+        (cluster(PREFILL, DECODE, instance()), "must be prefill or decode"),
+        (cluster(PREFILL, {**DECODE, "model_name": "meta-llama/Llama-3.1-70B"}), "KV fits no other model"),
+        (cluster(PREFILL, {**DECODE, "block_size": 32}), "block_size"),
+        (cluster(PREFILL, {**DECODE, "kv_cache_dtype": "fp8"}), "another type"),
+        (cluster(PREFILL, {**DECODE, "kv_offloading": {}}), "not simulated together with pd_type"),
+        (cluster(instance(), kv_transfer={}), "no prefill and decode instances"),
+        (cluster(instance(kv_offloading={"cpu_gb": 0})), "a tier of size 0"),
+    ],
+)
+def test_one_sentence_for_each_mistake(config: dict[str, Any], sentence: str):
+    assert sentence in only_problem(config)
+
+
+def test_a_tier_needs_a_speed():
+    config = cluster(instance(kv_offloading={"cpu_gb": 4}))
+    del config["nodes"][0]["cpu_mem"]
+    assert "needs d2h_gb_per_s" in only_problem(config)
+
+
+def test_every_instance_of_a_node_gets_its_part_of_host_memory():
+    spec = load_cluster(cluster(instance(kv_offloading={}), instance(kv_offloading={})))
+    tiers = [one.tier for one in spec.instances]
+    assert all(tier is not None and tier.size_bytes == 256 * 2**30 for tier in tiers)
+    assert not any("cpu_mem" in remark for remark in spec.remarks)
