@@ -18,12 +18,12 @@ from typing import Any
 
 from penstock.explore.capacity import Capacity, CapacityOptions, find_capacity
 from penstock.explore.load_test import LoadTest
-from penstock.explore.offered_load import Arrivals, OfferedLoad
 from penstock.explore.slo import parse_slo
 from penstock.explore.steady_state import SteadyState
 from penstock.spec.load import load_cluster
 from penstock.workload.generate import Recipe, generate
 from penstock.workload.lengths import parse_lengths
+from penstock.workload.offered_load import Arrivals, OfferedLoad
 
 RECORD = Path("outputs/capacity_truth.json")
 SHORT = 2_000

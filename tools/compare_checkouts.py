@@ -5,8 +5,8 @@
     python tools/compare_checkouts.py ../base . --list
 
 Each checkout is run by the Python of its own ``.venv``, or by the one named behind a comma (``PATH,PYTHON``). What
-cannot be equal is left out: the line ``wall time``, and the versions in ``summary.json``. Of a report the
-data are compared, not the page around them. Members that only the second checkout has in its JSON are named
+cannot be equal is left out: the line ``wall time``, progress on stderr, and the versions in ``summary.json``. Of a
+report the data are compared, not the page around them. Members that only the second checkout has in its JSON are named
 but do no harm, as a new option is echoed there; ``--strict`` counts them. Exits with 1 if anything differs.
 """
 
@@ -33,6 +33,7 @@ from comparison.workloads import write_workloads
 
 HERE = Path(__file__).resolve().parent
 _WALL_TIME = re.compile(rb"(?m)^wall time .*\n")
+_PROGRESS = re.compile(rb"(?m)^.*%: .* x real time\)\n?")
 _REPORT_DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
@@ -228,6 +229,8 @@ def _content(path: Path) -> bytes:
     data = path.read_bytes()
     if path.suffix == ".stdout":
         return _WALL_TIME.sub(b"", data)
+    if path.suffix == ".stderr":
+        return _PROGRESS.sub(b"", data)  # of a run that takes more than some seconds
     if path.name == "summary.json":
         document = json.loads(data)
         document.pop("versions", None)

@@ -20,7 +20,6 @@ from charts import grouped_bars, lines, round_up, stacked_bars
 from penstock.errors import Problem
 from penstock.explore.design_point import DesignPoint, cluster_config, settled
 from penstock.explore.load_test import LoadTest, Trial
-from penstock.explore.offered_load import OfferedLoad
 from penstock.explore.pool import LocalPool, Lost
 from penstock.explore.report import text_report, write_outputs
 from penstock.explore.result import PointResult
@@ -28,6 +27,7 @@ from penstock.explore.study import StudyOutcome, run_study
 from penstock.explore.study_spec import StudySpec, load_study
 from penstock.explore.yaml_file import read_yaml
 from penstock.spec.load import load_cluster
+from penstock.workload.offered_load import OfferedLoad
 
 HERE = Path(__file__).parent
 CURVE_SHARES = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0, 1.15)

@@ -13,7 +13,6 @@ from penstock.engine.models import model_problems
 from penstock.engine.router import make_router
 from penstock.engine.simulation import Progress, Simulation
 from penstock.errors import Problem, UserError, nearest
-from penstock.explore.offered_load import Arrivals, OfferedLoad
 from penstock.recording.records import REQUEST_COLUMNS, Int64Array, TurnChunk, TurnSink
 from penstock.rendering.result import KeepTurns, RunContext, SimulationResult
 from penstock.scheduler.make import check_policy
@@ -28,6 +27,7 @@ from penstock.spec.load_run import load_run_options
 from penstock.spec.option_table import RawFlags, RawRun, run_options
 from penstock.spec.options import RunOptions
 from penstock.workload.formats import load_workload
+from penstock.workload.offered_load import Arrivals, OfferedLoad
 from penstock.workload.workload import Workload
 
 T = TypeVar("T")

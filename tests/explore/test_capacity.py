@@ -18,12 +18,12 @@ from penstock.explore.capacity import (
     latency_curve,
 )
 from penstock.explore.load_test import LoadTest, Trial
-from penstock.explore.offered_load import Arrivals, OfferedLoad
 from penstock.explore.slo import parse_slo
 from penstock.explore.steady_state import SteadyState
 from penstock.spec.load import load_cluster
 from penstock.workload.generate import Recipe, generate
 from penstock.workload.lengths import parse_lengths
+from penstock.workload.offered_load import Arrivals, OfferedLoad
 from penstock.workload.workload import Workload
 
 SLO = "ttft_p90<150ms,tpot_p90<25ms"

@@ -6,8 +6,8 @@ from typing import Any
 
 import penstock
 from penstock.explore.load_test import LoadTest
-from penstock.explore.offered_load import Arrivals, OfferedLoad
 from penstock.spec.load import load_cluster
+from penstock.workload.offered_load import Arrivals, OfferedLoad
 from penstock.workload.workload import Columns, Workload
 
 

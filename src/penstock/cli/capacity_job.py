@@ -14,11 +14,11 @@ from penstock.api import load_scenario
 from penstock.errors import Problem, UserError
 from penstock.explore.capacity import Capacity, CapacityOptions, find_capacity, latency_curve
 from penstock.explore.load_test import LoadTest, Trial
-from penstock.explore.offered_load import Arrivals, OfferedLoad, check_arrivals
 from penstock.explore.slo import Slo, parse_slo, shown_ns
 from penstock.explore.steady_state import SteadyState
 from penstock.explore.tables import text_table
 from penstock.rendering.atomic import atomic_write, unwritable
+from penstock.workload.offered_load import Arrivals, OfferedLoad, check_arrivals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

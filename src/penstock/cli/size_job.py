@@ -12,7 +12,6 @@ import typer
 
 from penstock.errors import Problem, UserError, nearest
 from penstock.explore.evaluate import PointJob
-from penstock.explore.offered_load import Arrivals, check_arrivals
 from penstock.explore.pool import Executor, InProcess, LocalPool
 from penstock.explore.result import PointResult
 from penstock.explore.sizing import SizeQuestion, size
@@ -24,6 +23,7 @@ from penstock.spec.model_files import ModelLibrary, load_model
 from penstock.spec.prices import find_price, listed_prices
 from penstock.workload.formats import load_workload
 from penstock.workload.generate import PRESETS, Recipe, generate
+from penstock.workload.offered_load import Arrivals, check_arrivals
 from penstock.workload.workload import Workload
 
 CHAT = "chat"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.cost.weights import (
+    Shard,
     embedding_weight_bytes,
     kv_bytes_per_token,
     layer_weight_bytes,
@@ -79,7 +80,8 @@ def bounds_of(instance: InstanceSpec, hardware: HardwareSpec, kv_tokens: int, wo
 
 def _layer_bytes(model: ModelSpec, tp_size: int, dtype: str) -> int:
     """Weights of all layers on one NPU of ``tp_size``."""
-    return sum(group.count * layer_weight_bytes(model, group.kind, tp_size, dtype) for group in model.layers)
+    shard = Shard(tp_size=tp_size)
+    return sum(group.count * layer_weight_bytes(model, group.kind, shard, dtype) for group in model.layers)
 
 
 def why_impossible(bounds: Bounds, slo: Slo, workload: Workload) -> str | None:

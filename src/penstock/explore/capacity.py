@@ -12,7 +12,7 @@ lowest above it at which they do not.
 **Interval.** By inversion of the tests at single rates: from the highest rate tried at which the SLO holds *for sure*
 (at the upper ends of all its statistics' 95% intervals, with no overload) to the lowest at which it breaks for sure.
 While it is wider than asked for, the runs are made longer: two to four times as many requests, drawn or repeated by
-:class:`penstock.explore.offered_load.OfferedLoad`, up to ``max_requests``. What is still missing then is said.
+:class:`penstock.workload.offered_load.OfferedLoad`, up to ``max_requests``. What is still missing then is said.
 
 Rates are rounded to four digits; the same question has the same answer.
 """

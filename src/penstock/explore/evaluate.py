@@ -14,7 +14,6 @@ from penstock.errors import UserError
 from penstock.explore.capacity import Capacity, CapacityOptions, HopelessError, find_capacity, hold_rate
 from penstock.explore.design_point import DesignPoint, Site, cluster_config
 from penstock.explore.load_test import LoadTest, Trial, shown_statistics_ns
-from penstock.explore.offered_load import OfferedLoad
 from penstock.explore.result import FAILED, HOPELESS, INFEASIBLE, MISSES, OK, PointResult
 from penstock.explore.slo import shown_ns
 from penstock.explore.steady_state import SteadyState
@@ -22,6 +21,7 @@ from penstock.explore.study_spec import LoadPlan
 from penstock.spec.cluster import Calibration
 from penstock.spec.load import load_cluster
 from penstock.spec.options import RunOptions
+from penstock.workload.offered_load import OfferedLoad
 from penstock.workload.workload import Workload
 
 PILOT = "pilot"

@@ -12,13 +12,13 @@ from penstock.accounting.metrics import RequestTable, throughput
 from penstock.engine.build import BuiltInstance, build_instances
 from penstock.engine.simulation import Simulation
 from penstock.explore.bottleneck import Bottleneck, EdgeWatch
-from penstock.explore.offered_load import OfferedLoad
 from penstock.explore.slo import METRICS, Slo, attained, statistics_ns
 from penstock.explore.steady_state import FullThroughput, SteadyRun, SteadyState, full_throughput, steady_run
 from penstock.recording.records import RunRecord, TurnSink
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.options import RunOptions
 from penstock.units import NS_PER_S
+from penstock.workload.offered_load import OfferedLoad
 from penstock.workload.workload import Workload
 
 SHOWN_STATISTICS = (

@@ -15,13 +15,13 @@ from penstock.errors import Problem, UserError, nearest
 from penstock.explore.design_point import DesignPoint, cluster_config
 from penstock.explore.evaluate import PILOT
 from penstock.explore.objectives import Objective, values_of
-from penstock.explore.offered_load import OfferedLoad
 from penstock.explore.result import FAILED, HOPELESS, INFEASIBLE, MISSES, STOPPED, PointResult
 from penstock.explore.slo import shown_ns
 from penstock.explore.study import StudyOutcome
 from penstock.explore.study_spec import StudySpec
 from penstock.explore.tables import text_table
 from penstock.rendering.atomic import atomic_write, atomic_write_bytes
+from penstock.workload.offered_load import OfferedLoad
 from penstock.workload.writer import lines as request_lines
 
 TABLE_CSV = "table.csv"

@@ -18,7 +18,6 @@ from penstock.cost.memory import plan_memory
 from penstock.explore.bounds import Bounds, bounds_of, why_impossible
 from penstock.explore.design_point import DesignPoint, Site, cluster_config
 from penstock.explore.evaluate import FULL, PILOT, Evaluator, PointJob, make_evaluator
-from penstock.explore.offered_load import Arrivals
 from penstock.explore.pool import Executor, Lost
 from penstock.explore.result import OK, PointResult
 from penstock.explore.slo import Slo
@@ -28,6 +27,7 @@ from penstock.pipeline.partition import partition_layers
 from penstock.spec.hardware import find_hardware
 from penstock.spec.load import load_cluster
 from penstock.workload.generate import Recipe
+from penstock.workload.offered_load import Arrivals
 from penstock.workload.workload import Workload
 
 TP = (1, 2, 4, 8)

@@ -14,7 +14,7 @@ end of its interval is raised by the same ratio once more. The drift test of :mo
 overloaded queue from one that settles.
 
 All functions are documented with their sources in ``penstock.statistics`` and tested there against queues of known
-answers, and in ``tests/explore/test_steady_state.py`` against deployments that are such queues.
+answers.
 """
 
 from __future__ import annotations

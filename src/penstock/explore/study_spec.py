@@ -12,7 +12,6 @@ from penstock.errors import Problem, UserError, nearest
 from penstock.explore.constraints import Constraint, parse_constraint
 from penstock.explore.design_point import DEFAULT_BETWEEN, Network, Site
 from penstock.explore.objectives import OBJECTIVES, Objective, find_objective
-from penstock.explore.offered_load import ARRIVALS, Arrivals
 from penstock.explore.slo import Slo, parse_slo
 from penstock.explore.space import FILL, Dimension, Space, Spaces
 from penstock.explore.study_schema import RawNetwork, RawSpace, RawStudy
@@ -29,6 +28,7 @@ from penstock.units import GIB
 from penstock.workload.formats import load_workload
 from penstock.workload.generate import PRESETS, Recipe, generate
 from penstock.workload.lengths import parse_lengths
+from penstock.workload.offered_load import ARRIVALS, Arrivals
 from penstock.workload.workload import Workload
 
 PILOT_SHARE = 8

@@ -17,7 +17,8 @@ from penstock.spec.check import Raw, check, shown
 from penstock.spec.cluster import Calibration, ClusterSpec, InstanceSpec, StepNoise, StepTerms
 from penstock.spec.hardware import find_hardware
 from penstock.spec.json_file import Place, read_json
-from penstock.spec.model import DenseMlp, LayerKind, ModelSpec
+from penstock.spec.layers import DenseMlp, GroupedAttention, LayerKind
+from penstock.spec.model import ModelSpec
 from penstock.spec.options import EngineOverhead
 from penstock.spec.raw import Count, Name, NonNegative
 
@@ -226,10 +227,13 @@ def model_shape(model: ModelSpec) -> str:
 
 def _kind(kind: LayerKind) -> str:
     attention, mlp = kind.attention, kind.mlp
-    heads = f"{attention.num_heads} heads ({attention.num_kv_heads} KV) x {attention.head_dim}"
+    if isinstance(attention, GroupedAttention):
+        heads = f"{attention.num_heads} heads ({attention.num_kv_heads} KV) x {attention.head_dim}"
+    else:
+        heads = f"{type(attention).__name__} {attention}"
     if isinstance(mlp, DenseMlp):
         return f"{heads}, MLP {mlp.intermediate_size}"
-    return f"{heads}, {mlp.num_experts} experts of {mlp.expert_intermediate_size}, {mlp.experts_per_token} a token"
+    return f"{heads}, {mlp.num_experts} experts of {mlp.intermediate_size}, {mlp.experts_per_token} a token"
 
 
 def _doubts(instance: InstanceSpec, calibration: Calibration) -> list[str]:

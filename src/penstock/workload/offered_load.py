@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.errors import Problem, UserError, nearest
-from penstock.recording.records import Int64Array
-from penstock.units import NS_PER_S
+from penstock.units import NS_PER_S, Int64Array
 from penstock.workload.generate import Recipe, generate
 from penstock.workload.resample import drawn_from
 from penstock.workload.workload import Workload

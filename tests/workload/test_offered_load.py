@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from penstock.errors import UserError
-from penstock.explore.offered_load import ARRIVALS, Arrivals, OfferedLoad, check_arrivals
 from penstock.workload.generate import Recipe, generate
 from penstock.workload.lengths import parse_lengths
+from penstock.workload.offered_load import ARRIVALS, Arrivals, OfferedLoad, check_arrivals
 from penstock.workload.workload import Call, Columns, Workload
 
 
