@@ -91,8 +91,11 @@ class TestOnRay:
         assert rough.results == calm.results
         for outcome, name in ((calm, "calm"), (rough, "rough")):
             write_outputs(outcome, tmp_path / name)
-        for file in ("table.csv", "table.parquet", "report.html", "best.json"):
+        for file in ("table.csv", "table.parquet", "best.json"):
             assert (tmp_path / "calm" / file).read_bytes() == (tmp_path / "rough" / file).read_bytes()
+        pages = [(tmp_path / name / "report.html").read_text() for name in ("calm", "rough")]
+        # The page shows commands with its own directory.
+        assert pages[0].replace(str(tmp_path / "calm"), str(tmp_path / "rough")) == pages[1]
 
 
 @pytest.mark.skipif(HAS_RAY, reason="ray is installed")

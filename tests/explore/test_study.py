@@ -284,7 +284,7 @@ def test_outputs_are_a_table_a_page_and_configs_that_load(tmp_path: Path) -> Non
     assert fronts == {outcome.results[index].key for index in outcome.front}
     html = (out / "report.html").read_text()
     assert html.count("data-point=") >= len(outcome.results)
-    for words in ("parcoords", 'id="scatter"', "curve-ttft_p90", "curve-1", winner.key, "penstock run"):
+    for words in ("parcoords", 'id="scatter"', "curve-ttft_p90", "curve-1", winner.key, "penstock explore"):
         assert words in html or words == "curve-ttft_p90"
     assert "https://cdn" not in html.split("</script>", 1)[1]
 
