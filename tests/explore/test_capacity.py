@@ -131,9 +131,6 @@ def test_the_length_of_the_workload_does_not_matter() -> None:
     assert one.saturated_per_s == pytest.approx(other.saturated_per_s, rel=0.1)
 
 
-@pytest.mark.xfail(
-    reason="without a bound on waiting, runs of 2,000 requests do not show the overload", strict=False
-)
 def test_without_a_bound_on_waiting_the_queue_decides() -> None:
     bench = load_test(cluster(max_num_seqs=16), "tpot_p99<10s")
     found = find_capacity(bench, QUICK, explain=False)
@@ -182,7 +179,6 @@ def test_the_time_of_every_stage_is_accounted_for_at_the_edge() -> None:
         ) == pytest.approx(1)
 
 
-@pytest.mark.xfail(reason="the drift of so short a run is taken for an edge", strict=False)
 def test_runs_that_are_over_before_a_queue_has_grown_show_no_edge() -> None:
     options = CapacityOptions(seeds=1, requests=20, max_requests=20)
     found = find_capacity(load_test(cluster(), "latency_p99<10min"), options)

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from penstock.accounting.metrics import RequestTable
 from penstock.explore.slo import STATISTICS, Slo
 from penstock.recording.records import RunRecord
-from penstock.statistics.drift import Drift, Growth, drift, growth
+from penstock.statistics.drift import UNKNOWN, Drift, Growth, drift, growth
 from penstock.statistics.intervals import Interval, batch_means_interval, sectioned_interval, student_t
 from penstock.statistics.warm_up import mser5
 from penstock.units import NS_PER_S
@@ -41,7 +41,8 @@ LOOKS = 400
 """How often the queue is looked at between the first and the last arrival."""
 
 FEWEST_REQUESTS = 100
-"""A window with fewer requests in it says nothing of percentiles."""
+"""A window with fewer requests in it says nothing of percentiles, nor of a queue that grows: it may be over before
+the engine has admitted twice."""
 
 UNSERVED = 0.03
 """A queue that grows by less than this share of the arrivals in one run is not called overloaded: a few residence
@@ -90,7 +91,7 @@ def steady_run(record: RunRecord, last_arrival_ns: int, slo: Slo | None) -> Stea
         window_ns=(round(warm), end),
         times_ns=_times_of_window(record, table, window),
         attained=_attained(table, window, slo),
-        growth=growth(waiting[cut:], seconds),
+        growth=growth(waiting[cut:], seconds) if window.arrivals >= FEWEST_REQUESTS else UNKNOWN,
         settled=all(one.settled for one in cuts),
         finished_per_s=float(finished[cut:].sum()) / seconds if seconds > 0 else 0.0,
     )
@@ -105,6 +106,11 @@ class _Window:
     whole: npt.NDArray[np.bool_]
     lost_arriving: npt.NDArray[np.int64]
     lost_whole: npt.NDArray[np.int64]
+
+    @property
+    def arrivals(self) -> int:
+        """Requests that arrive in the window, rejected ones too."""
+        return int(self.arriving.sum()) + len(self.lost_arriving)
 
     @classmethod
     def of(cls, table: RequestTable, rejected: npt.NDArray[np.int64], warm: float, end: float) -> _Window:
