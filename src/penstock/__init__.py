@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from penstock.api import Scenario, load_scenario, simulate
     from penstock.cost.step_cost import HopCost, PipelineCost, StageCost
-    from penstock.engine.observer import Observer, RequestView, StepView
+    from penstock.engine.observer import Observer, RequestView, StepView, TokensView
     from penstock.engine.simulation import Simulation
     from penstock.errors import NoProgressError, UserError
     from penstock.recording.records import TurnChunk, TurnSink
@@ -31,6 +31,7 @@ __all__ = [
     "SimulationResult",
     "StageCost",
     "StepView",
+    "TokensView",
     "TurnChunk",
     "TurnSink",
     "UserError",
@@ -54,6 +55,7 @@ _HOMES = {
     "SimulationResult": "penstock.rendering.result",
     "StageCost": "penstock.cost.step_cost",
     "StepView": "penstock.engine.observer",
+    "TokensView": "penstock.engine.observer",
     "TurnChunk": "penstock.recording.records",
     "TurnSink": "penstock.recording.records",
     "UserError": "penstock.errors",

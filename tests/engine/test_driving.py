@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.engine.observer import Observer, RequestView, StepView
+from penstock.engine.observer import Observer, RequestView, StepView, TokensView
 from penstock.engine.simulation import Simulation
-from penstock.recording.records import RunRecord
+from penstock.recording.records import Rejection, RunRecord
 from penstock.spec.load import load_cluster
 from penstock.spec.options import RunOptions
-from penstock.units import Int64Array
+from penstock.units import NEVER_NS, Int64Array
 from penstock.workload.request import Request
 from penstock.workload.workload import Workload
 
@@ -243,3 +243,88 @@ def test_a_closed_loop_sends_the_next_request_when_one_ends(
         assert open_then < users
         free_ns = 0 if place < users else ends[place - users]
         assert arrival_ns[index] == max(lengths[index][0], free_ns)
+
+
+class Tokens(Observer):
+    """When each token of each request came."""
+
+    def __init__(self) -> None:
+        self.times: dict[int, list[int]] = {}
+        self.context_tokens = 0
+        self.rejected: list[int] = []
+
+    def tokens_taken(self, tokens: TokensView) -> None:
+        self.context_tokens += tokens.context_tokens
+        for request in tokens.requests:
+            self.times.setdefault(request, []).append(tokens.at_ns)
+
+    def request_rejected(self, rejection: Rejection) -> None:
+        self.rejected.append(rejection.request)
+
+
+MOE = {"model_name": "Qwen/Qwen3-30B-A3B-Instruct-2507", "dp_group": "A", "pp_size": 1}
+
+
+@pytest.mark.parametrize(
+    ("instances", "changes"),
+    [
+        (1, {}),
+        (2, {"pp_size": 4}),
+        (1, {"pp_size": 1, "async_scheduling": True}),
+        (1, {"async_scheduling": True, "num_gpu_blocks": 260}),
+        (1, {"num_gpu_blocks": 260}),
+        (1, {"num_gpu_blocks": 260, "scheduling_policy": "priority"}),
+        (1, {"policy": "decode-cap", "max_num_batched_tokens": 512}),
+        (2, MOE),
+    ],
+)
+def test_an_observer_sees_every_token_at_its_time(instances: int, changes: dict[str, Any]) -> None:
+    lengths = [(i * 7_000_000, 100 + 211 * i % 900, 1 + 37 * i % 120) for i in range(24)]
+    seen = Tokens()
+    spec = cluster(instances, **changes)
+    record = Simulation(spec, workload(lengths), OPTIONS, observers=[seen]).run()
+    log = record.requests
+    for row, request in enumerate(log.values()[:, 0].tolist()):
+        assert seen.times[request] == log.token_times_ns(row).tolist()
+    assert len(log) == len(lengths)
+    if not sum(total.preemptions for total in record.totals):
+        assert seen.context_tokens == sum(prompt for _, prompt, _ in lengths)
+
+
+def test_tokens_of_a_request_that_is_aborted_end_there() -> None:
+    seen = Tokens()
+    simulation = Simulation(cluster(), workload([(0, 100, 1000), (0, 100, 40)]), observers=[seen])
+    simulation.advance(200_000_000)
+    assert simulation.abort(0)
+    simulation.run()
+    (abortion,) = simulation.record().abortions
+    assert abortion.generated_tokens == len(seen.times[0])
+    assert len(seen.times[1]) == 40
+
+
+def test_an_observer_sees_who_is_rejected() -> None:
+    seen = Tokens()
+    Simulation(cluster(), workload([(0, 10_000_000, 1), (5, 10, 1)]), observers=[seen]).run()
+    assert seen.rejected == [0]
+
+
+def test_nothing_happens_before_the_next_event() -> None:
+    seen = Tokens()
+    simulation = Simulation(cluster(), workload([(1000, 100, 3)]), observers=[seen])
+    visited: list[int] = []
+    while (at_ns := simulation.next_event_ns()) < NEVER_NS:
+        simulation.advance(at_ns)
+        assert simulation.next_event_ns() == at_ns
+        visited.append(at_ns)
+        simulation.advance(at_ns + 1)
+    assert visited[0] == 1000
+    assert set(seen.times[0]) <= set(visited)
+
+
+def test_what_has_ended_can_be_forgotten() -> None:
+    simulation = Simulation(cluster(), workload([(0, 100, 3), (5_000_000_000, 50, 2)]))
+    simulation.advance(4_000_000_000)
+    simulation.forget()
+    simulation.run()
+    assert simulation.record().requests.values()[:, 0].tolist() == [1]
+    assert len(simulation.record().token_gaps[0]) == 1

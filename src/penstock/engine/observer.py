@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from penstock.recording.records import Rejection
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import Step
 
@@ -26,8 +27,23 @@ class StepView:
 
 
 @dataclass(frozen=True, slots=True)
+class TokensView:
+    """What came back with a step that an instance has just taken: a token for each of ``requests``, in the order of
+    admission. ``at_ns`` is when the engine had them, ``schedule_ns`` when the step was scheduled;
+    ``contexts`` of its requests had prompt left to compute, and computed ``context_tokens`` in it."""
+
+    instance: int
+    schedule_ns: int
+    at_ns: int
+    requests: tuple[int, ...]
+    contexts: int
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestView:
-    """A request that has left its instance. Times are None where it never came so far."""
+    """A request that has left its instance. Times are None where it never came so far, and so are
+    ``cached_tokens``, its hit in the prefix cache at its first admission."""
 
     request: int
     instance: int
@@ -39,6 +55,7 @@ class RequestView:
     first_token_ns: int | None
     end_ns: int
     preemptions: int
+    cached_tokens: int | None
 
 
 class Observer:
@@ -48,8 +65,14 @@ class Observer:
     def step_scheduled(self, step: StepView) -> None:
         """An instance has scheduled a step with tokens."""
 
+    def tokens_taken(self, tokens: TokensView) -> None:
+        """An instance has taken the tokens of a step. Requests that end with it are told of afterwards."""
+
     def request_ended(self, request: RequestView) -> None:
         """A request has finished, or was aborted."""
+
+    def request_rejected(self, rejection: Rejection) -> None:
+        """A request has arrived that can never run."""
 
 
 def view_of_request(instance: int, state: RequestState, end_ns: int) -> RequestView:
@@ -66,7 +89,18 @@ def view_of_request(instance: int, state: RequestState, end_ns: int) -> RequestV
         first_token_ns=state.first_token_ns,
         end_ns=end_ns,
         preemptions=state.preemptions,
+        cached_tokens=state.cached_tokens,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """A step on its way: when it was scheduled, and which of its requests may have a token with it."""
+
+    schedule_ns: int
+    sampling: tuple[RequestState, ...]
+    contexts: int
+    context_tokens: int
 
 
 class StepObservers:
@@ -77,6 +111,9 @@ class StepObservers:
         self._instance = instance
         self._observers = observers
         self._stand_at = stand_at
+        self._in_flight: dict[Step, _InFlight] = {}
+        # Tokens, prompt included, that observers know of.
+        self._known: dict[RequestState, int] = {}
 
     def added(self, state: RequestState, now: int) -> None:
         """Nothing to show."""
@@ -85,10 +122,12 @@ class StepObservers:
         """See :class:`~penstock.engine.replica.Watcher`."""
         if not step.tokens:
             return
+        contents = step.contents()
+        self._send_off(step, contents, now)
         view = StepView(
             instance=self._instance,
             schedule_ns=now,
-            scheduled=tuple((state.request.index, new, computed) for state, new, computed in step.contents()),
+            scheduled=tuple((state.request.index, new, computed) for state, new, computed in contents),
             preempted=tuple(state.request.index for state in step.preempted),
             done_ns=step.known_done_ns,
         )
@@ -97,4 +136,39 @@ class StepObservers:
             observer.step_scheduled(view)
 
     def updated(self, step: Step, now: int, ended: Sequence[RequestState]) -> None:
-        """Nothing to show: the simulation tells of requests that end."""
+        """See :class:`~penstock.engine.replica.Watcher`. A request that ends here is told of by the simulation."""
+        sent = self._in_flight.pop(step, None)
+        if sent is None:
+            return
+        known = self._known
+        requests: list[int] = []
+        for state in sent.sampling:
+            tokens = state.tokens_so_far
+            if tokens > known.get(state, tokens):
+                requests.append(state.request.index)
+                known[state] = tokens
+        for state in ended:
+            known.pop(state, None)
+        if len(known) > 2 * len(sent.sampling) + 1024:
+            self._known = {
+                state: tokens for state, tokens in known.items() if state.outcome is not Outcome.ABORTED
+            }
+        view = TokensView(
+            self._instance, sent.schedule_ns, now, tuple(requests), sent.contexts, sent.context_tokens
+        )
+        self._stand_at(now)
+        for observer in self._observers:
+            observer.tokens_taken(view)
+
+    def _send_off(self, step: Step, contents: Sequence[tuple[RequestState, int, int]], now: int) -> None:
+        sampling = dict.fromkeys(step.sampling)
+        contexts = context_tokens = 0
+        taken: list[RequestState] = []
+        for state, new, computed in contents:
+            if state.cohort is not None or state in sampling:
+                taken.append(state)
+                self._known.setdefault(state, state.tokens_so_far)
+            if state.first_token_ns is None and computed < state.request.input_tokens:
+                contexts += 1
+                context_tokens += new
+        self._in_flight[step] = _InFlight(now, tuple(taken), contexts, context_tokens)

@@ -266,6 +266,22 @@ class Simulation:
                 return True
         return False
 
+    def next_event_ns(self) -> int:
+        """When something happens next, as far as is known; NEVER_NS if nothing does until somebody submits or
+        aborts. :meth:`advance` up to then changes nothing."""
+        return min(self._next_arrival_ns(), self._agenda.next_ns())
+
+    def forget(self) -> None:
+        """Drop the record of what has ended, so that a run without an end stays small: a later :meth:`record` holds
+        what comes from here on. Turns go to the sinks first."""
+        for replica in self.instances:
+            replica.log.flush()
+            del replica.scheduler.token_gaps[:]
+        self._log = RequestLog(keep_token_times=self.options.keep_token_times)
+        self._rejections.clear()
+        self._abortions.clear()
+        self._transfers.clear()
+
     def observe(self, observer: Observer) -> None:
         """Show ``observer`` what happens from here on."""
         self._observers.append(observer)
@@ -431,16 +447,17 @@ class Simulation:
             self._agenda.wake(replica, replica.next_ns)
 
     def _reject(self, request: Request, instance: int, reason: str) -> None:
-        self._rejections.append(
-            Rejection(
-                request.index,
-                instance,
-                request.arrival_ns,
-                request.input_tokens,
-                request.output_tokens,
-                reason,
-            )
+        rejection = Rejection(
+            request.index,
+            instance,
+            request.arrival_ns,
+            request.input_tokens,
+            request.output_tokens,
+            reason,
         )
+        self._rejections.append(rejection)
+        for observer in self._observers:
+            observer.request_rejected(rejection)
         self._end_ns = max(self._end_ns, request.arrival_ns)
         self._release_next_call(request, request.arrival_ns)
 

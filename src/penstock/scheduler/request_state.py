@@ -126,3 +126,8 @@ class RequestState:
         self.released_ns: int | None = None
         self.external_tokens = 0
         self.dropped_through = 0
+
+    @property
+    def tokens_so_far(self) -> int:
+        """Prompt and answer so far, in a cohort too."""
+        return self.num_tokens if self.cohort is None else self.offset + self.cohort.turn
