@@ -97,7 +97,7 @@ def test_notices_are_said_once_and_remarks_only_when_asked(
     assert serve(*options) == 0
     captured = capsys.readouterr()
     assert captured.err == "notice: --run-id: has no effect: no intermediate inputs are written\n"
-    assert "notice" not in captured.out
+    assert "notice:" not in captured.out
     saved = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert saved["summary"]["notices"] == ["--run-id: has no effect: no intermediate inputs are written"]
     assert any("cpu_mem" in remark for remark in saved["inputs"]["remarks"])
@@ -278,7 +278,10 @@ def test_all_mistakes_at_once_and_nothing_left_behind(
 
 def test_what_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert call() == 2
-    assert errors(capsys) == ["--cluster-config: is required", "--dataset: is required"]
+    assert errors(capsys) == [
+        "CLUSTER: is required: a cluster config, or --model and --hardware",
+        "--dataset: is required, or --rate: so many chat requests a second, drawn by the seed",
+    ]
 
 
 def test_a_model_that_does_not_fit(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

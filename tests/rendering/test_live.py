@@ -32,7 +32,7 @@ def test_plain_lines_now_and_then_where_there_is_no_terminal() -> None:
     clock.now += FIRST_LINE_S
     display.update(At(11_000_000_000, 25))
     display.update(At(12_000_000_000, 26))
-    expected = "25%: 25 of 100 requests, 10.0 s simulated in 5.0 s (2 x real time), about 15 s left\n"
+    expected = "25% of 100 requests, 10 s simulated in 5 s (2x), 15 s left\n"
     assert stream.getvalue() == expected
     clock.now += LINE_EVERY_S
     display.update(At(31_000_000_000, 100))
@@ -53,9 +53,17 @@ def test_a_terminal_shows_the_stages_and_is_left_clean() -> None:
     clock.now += 2
     display.update(At(5_000_000_000, 50))
     shown = stream.getvalue()
-    assert "50 of 100 requests" in " ".join(shown.split())
+    assert "50% of 100 requests" in " ".join(shown.split())
     assert "instance 0 stage 0  |############------      | busy 50%, memory 25%" in shown
     assert "instance 0 stage 1  |##################      | busy 75%" in shown
     display.clear()
     assert len(stream.getvalue()) > len(shown)
     display.clear()
+
+
+def test_a_line_fits_a_terminal_of_eighty_columns() -> None:
+    clock = Clock()
+    display = LiveDisplay(io.StringIO(), clock=clock)
+    display.update(At(0, 0))
+    long = At(100_000_000_000_000, 999_999, 1_000_000)
+    assert len(display.line(long, 10_000.0)) <= 79

@@ -66,7 +66,8 @@ def test_the_text_says_it_all_in_aligned_columns():
     assert (
         "instance 0: meta-llama/Llama-3.1-8B, tp 1 x pp 2; 2 requests, KV capacity 1,277,936 tokens" in text
     )
-    assert "rests on: attention: measured profile" in lines
+    assert lines.count("rests on") == 1
+    assert lines[lines.index("rests on") + 1].startswith("  attention: measured profile")
     assert "note: instance 0: attention beyond the measured contexts: 3 steps" in lines
     assert "--run-id" not in text  # said on stderr, and kept in summary.json
     head = next(i for i, line in enumerate(lines) if "stranded" in line)

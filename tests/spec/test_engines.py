@@ -105,6 +105,7 @@ def test_llmservingsim_is_the_default() -> None:
         "dtype",
         "kv_cache_dtype",
         "v2_model_runner",
+        "policy",
     }
 
 

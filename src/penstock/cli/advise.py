@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from penstock.cli.described import flag_name, with_options
+from penstock.cli.progress import progress_line
+from penstock.cli.registry import GuardedCommand
 from penstock.spec.option_table import search_options
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ from penstock.explore.slo import shown_ns
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=GuardedCommand)
 @with_options(search_options())
 def advise_command(
     cluster: Annotated[str, typer.Argument(help="Cluster config (JSON).")],
@@ -38,15 +39,14 @@ def advise_command(
     from penstock.explore.advise import advise
 
     scenario = load_scenario(cluster, dataset, options | _options(option or []), flag_name)
-    shows = sys.stderr.isatty()
-
-    def tell(text: str) -> None:
-        if shows:
-            print(f"\rsimulating {text[:100]}\033[K", end="", file=sys.stderr, flush=True)
-
-    table = advise(scenario.cluster, scenario.workload, scenario.options, progress=tell)
-    if shows:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    tell = progress_line()
+    table = advise(
+        scenario.cluster,
+        scenario.workload,
+        scenario.options,
+        progress=lambda text: tell(f"simulating {text}"),
+    )
+    tell("")
     typer.echo(json.dumps(_plain(table), indent=2) if as_json else _text(table))
 
 

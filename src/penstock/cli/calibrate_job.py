@@ -15,6 +15,7 @@ from penstock.calibration.comparison import Row, compare, table
 from penstock.calibration.comparison import to_text as rows_to_text
 from penstock.calibration.fit import Question, calibrate, load_measured
 from penstock.calibration.replay import Prompts, Replay
+from penstock.cli.progress import progress_line
 from penstock.errors import Problem, UserError, nearest
 from penstock.rendering.atomic import atomic_write, unwritable
 from penstock.spec.calibration import load_calibration
@@ -49,12 +50,7 @@ def run_calibrate(question: Question, output: Path, report: Path | None) -> None
         problems.append(Problem("--cost", f"must be one of {', '.join(COSTS)}, not '{question.cost}'{hint}"))
     if problems:
         raise UserError(problems)
-    shows = sys.stderr.isatty()
-
-    def tell(text: str) -> None:
-        if shows:
-            print(f"\r{text[:100]}\033[K", end="", file=sys.stderr, flush=True)
-
+    tell = progress_line()
     fit = calibrate(question, tell)
     tell("")
     typer.echo("\n".join(fit_report(fit)))

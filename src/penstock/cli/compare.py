@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from penstock.cli.registry import GuardedCommand
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=GuardedCommand)
 def compare_command(
     directories: Annotated[
         list[str], typer.Argument(help="Two or more directories written by run --results.")

@@ -12,6 +12,16 @@ from penstock.spec.option_table import Option
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
+PANELS = {
+    "requests": "Workload",
+    "records": "Output",
+    "costs": "Costs and memory",
+    "engine": "Engine",
+    "routing": "Routing",
+    "llmservingsim": "LLMServingSim compatibility",
+}
+"""The help's section for each group of the option table."""
+
 
 def flag_name(option: str) -> str:
     """How the command line writes an option."""
@@ -47,20 +57,32 @@ def with_options(options: Sequence[Option]) -> Callable[[CommandT], CommandT]:
 
 
 def _annotation(option: Option) -> Any:
+    panel = PANELS[option.about.group]
+    flags = (option.flag, *option.about.flags)
     if option.kind == "switch":
         name = option.flag.removeprefix("--")
         return Annotated[
-            bool | None, typer.Option(f"--{name}/--no-{name}", help=option.help, show_default=False)
+            bool | None,
+            typer.Option(
+                f"--{name}/--no-{name}", help=option.help, show_default=False, rich_help_panel=panel
+            ),
         ]
     if option.kind in ("integer", "number"):
-        parser = _integer if option.kind == "integer" else _number
+        parser = integer_or_text if option.kind == "integer" else _number
         return Annotated[
-            Any, typer.Option(option.flag, parser=parser, metavar=option.metavar, help=option.help)
+            Any,
+            typer.Option(
+                *flags, parser=parser, metavar=option.metavar, help=option.help, rich_help_panel=panel
+            ),
         ]
-    return Annotated[str | None, typer.Option(option.flag, metavar=option.metavar, help=option.help)]
+    return Annotated[
+        str | None,
+        typer.Option(*flags, metavar=option.metavar, help=option.help, rich_help_panel=panel),
+    ]
 
 
-def _integer(text: str) -> int | str:
+def integer_or_text(text: str) -> int | str:
+    """The number, or what stands there instead of one, so that it is reported with the other mistakes."""
     try:
         return int(text)
     except ValueError:

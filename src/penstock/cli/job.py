@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from penstock.accounting.timeline import Timeline
 from penstock.api import Run, Scenario, load_scenario
 from penstock.cli.described import flag_name
 from penstock.cli.run import Translation
+from penstock.cli.without_files import Deployment, chat_requests, in_flags
 from penstock.errors import Problem, UserError, nearest
 from penstock.rendering.atomic import unwritable
 from penstock.rendering.heartbeat import HeartbeatLog
@@ -23,9 +24,68 @@ from penstock.rendering.perfetto import DEFAULT_EVENT_LIMIT, PerfettoTrace, pars
 from penstock.rendering.request_csv import write_request_csv
 from penstock.rendering.result import SimulationResult
 from penstock.rendering.summary import render_deployment, render_summary
-from penstock.units import NS_PER_S
+from penstock.units import NS_PER_S, seconds
+from penstock.workload.workload import Workload
 
 LOG_LEVELS = ("WARNING", "INFO", "DEBUG")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What is run: files, or what the options describe in their place. None = not given; ``cluster`` is the argument,
+    ``cluster_config`` the option that means the same."""
+
+    cluster: str | None = None
+    cluster_config: str | None = None
+    dataset: str | None = None
+    deployment: Deployment = field(default_factory=Deployment)
+
+    @property
+    def files(self) -> list[str | None]:
+        """The paths given."""
+        return [self.cluster, self.cluster_config, self.dataset]
+
+    def resolve(self, options: Mapping[str, Any], problems: list[Problem]) -> ResolvedInputs:
+        """Which cluster and workload are meant; what is missing or said twice goes to ``problems``."""
+        cluster: str | Mapping[str, Any] | None = self.cluster_config or self.cluster or None
+        name = ""
+        for where, value in (("CLUSTER", self.cluster), ("--cluster-config", self.cluster_config)):
+            if value == "":
+                problems.append(Problem(where, "must not be empty"))
+        given = self.deployment.given()
+        if self.cluster is not None and self.cluster_config is not None:
+            problems.append(
+                Problem("--cluster-config", f"is given twice: {self.cluster} stands there already")
+            )
+        if self.cluster is None and self.cluster_config is None:
+            if given:
+                described = self.deployment.check(problems)
+                cluster, name = described or (None, "")
+            else:
+                problems.append(
+                    Problem("CLUSTER", "is required: a cluster config, or --model and --hardware")
+                )
+        else:
+            problems += [Problem(flag, "goes with no cluster config: that one says it") for flag in given]
+        if self.dataset is not None:
+            if not self.dataset:
+                problems.append(Problem("--dataset", "must not be empty"))
+            return ResolvedInputs(cluster, name, self.dataset or None, options)
+        drawn = chat_requests(options, problems)
+        if drawn is None:
+            return ResolvedInputs(cluster, name, None, options)
+        # The requests are drawn at the rate already, and as many as asked for.
+        return ResolvedInputs(cluster, name, drawn, {**options, "request_rate": None, "num_reqs": None})
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedInputs:
+    """A cluster config or its path, what to call a described one, a workload or its path, and the options left."""
+
+    cluster: str | Mapping[str, Any] | None
+    cluster_name: str
+    dataset: str | Workload | None
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +148,7 @@ class _Diagnostics:
 
 
 def run_job(
-    cluster_config: str | None,
-    dataset: str | None,
+    inputs: Inputs,
     options: Mapping[str, Any],
     outputs: Outputs,
     log_level: str,
@@ -104,20 +163,17 @@ def run_job(
     """
     kept = {"keep_token_times": outputs.csv is not None and outputs.itl}
     translation = translation or Translation(options=options)
-    problems = list(translation.problems) + [
-        Problem(name, "is required" if value is None else "must not be empty")
-        for name, value in (("--cluster-config", cluster_config), ("--dataset", dataset))
-        if not value
-    ]
-    cluster_config, dataset = cluster_config or None, dataset or None
-    problems += outputs.problems([cluster_config, dataset])
+    problems = list(translation.problems)
+    resolved = inputs.resolve(translation.options, problems)
+    translation = replace(translation, options=resolved.options)
+    problems += outputs.problems(inputs.files)
     if log_level not in LOG_LEVELS:
         hint = nearest(log_level, LOG_LEVELS)
         problems.append(
             Problem("--log-level", f"must be one of {', '.join(LOG_LEVELS)}, not '{log_level}'{hint}")
         )
     display = LiveDisplay()
-    run = _prepare(cluster_config, dataset, {**options, **kept}, translation, outputs, display, problems)
+    run = _prepare(resolved, {**options, **kept}, translation, outputs, display, problems)
     display.stage_times = run.stage_times
     diagnostics = _Diagnostics(log_level)
     _announce(run.scenario, diagnostics)
@@ -130,13 +186,14 @@ def run_job(
         result = _serve(run, display)
         if trace is not None:
             trace.finish(result.record)
-    for path in _write(result, outputs, timeline):
-        diagnostics.say("INFO", f"wrote {path}")
+            _check_window(outputs, result)
+    written = _write(result, outputs, timeline)
+    if written:
+        print(f"\nwrote {', '.join(written)}", flush=True)
 
 
 def _prepare(
-    cluster_config: str | None,
-    dataset: str | None,
+    inputs: ResolvedInputs,
     given: Mapping[str, Any],
     translation: Translation,
     outputs: Outputs,
@@ -146,7 +203,9 @@ def _prepare(
     """Load and build; whatever is wrong is raised together with the problems known already."""
     options = {**translation.options, "keep_token_times": given["keep_token_times"]}
     try:
-        scenario = load_scenario(cluster_config, dataset, options, flag_name)
+        scenario = load_scenario(inputs.cluster, inputs.dataset, options, flag_name)
+        if inputs.cluster_name:
+            scenario = replace(scenario, cluster=replace(scenario.cluster, source=inputs.cluster_name))
         notices = (*translation.notices, *scenario.cluster.notices)
         run = Run(
             replace(scenario, cluster=replace(scenario.cluster, notices=notices), given=given),
@@ -154,7 +213,8 @@ def _prepare(
             progress=display.update,
         )
     except UserError as error:
-        raise UserError([*problems, *error.problems]) from None
+        found = map(in_flags, error.problems) if inputs.cluster_name else error.problems
+        raise UserError(dict.fromkeys([*problems, *found])) from None
     if problems:
         raise UserError(problems)
     return run
@@ -227,6 +287,15 @@ def _traced(run: Run, outputs: Outputs) -> Generator[PerfettoTrace | None]:
     if trace.truncated:
         limit = f"{DEFAULT_EVENT_LIMIT:,} events, then it ends"
         print(f"notice: {outputs.trace} holds {limit}: --trace-window chooses a part", file=sys.stderr)
+
+
+def _check_window(outputs: Outputs, result: SimulationResult) -> None:
+    """Say so where the part of the timeline that was asked for lies behind the run."""
+    begin, _ = parse_window(outputs.trace_window) if outputs.trace_window else (None, None)
+    end_ns = result.record.end_ns
+    if begin is not None and begin > end_ns:
+        text = f"the run ends at {seconds(end_ns):.3f} s, before --trace-window {outputs.trace_window} begins"
+        print(f"notice: {outputs.trace} is empty: {text}", file=sys.stderr)
 
 
 def _write(result: SimulationResult, outputs: Outputs, timeline: Timeline | None) -> list[str]:

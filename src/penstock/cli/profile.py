@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from penstock.cli.registry import GuardedCommand
+
 app = typer.Typer(help="Fit, import or measure kernel profiles.", no_args_is_help=True)
 
 _Bundle = Annotated[Path, typer.Argument(help="A bundle: <root>/<hardware>/<model>/<variant>.")]
 
 
-@app.command("fit")
+@app.command("fit", cls=GuardedCommand)
 def fit_command(
     bundle: _Bundle,
     *,
@@ -40,7 +42,7 @@ def fit_command(
     typer.echo(f"wrote {output}", err=True)
 
 
-@app.command("import")
+@app.command("import", cls=GuardedCommand)
 def import_command(
     source: Annotated[
         Path, typer.Argument(help="LLMServingSim's old layout (with tp<N>/layers.csv), or Vidur's mlp.csv.")
@@ -58,7 +60,7 @@ def import_command(
     typer.echo(note)
 
 
-@app.command("calibrate")
+@app.command("calibrate", cls=GuardedCommand)
 def calibrate_command(
     llmservingsim: Annotated[Path, typer.Argument(help="LLMServingSim's data: perf/ and perf_v0/.")],
     *,
@@ -77,7 +79,7 @@ def calibrate_command(
     typer.echo(transfer_report(lines))
 
 
-@app.command("network")
+@app.command("network", cls=GuardedCommand)
 def network_command(
     directory: Annotated[
         Path, typer.Argument(help="Vidur's network measurements: <machine>/send_recv.csv, ...")
@@ -98,7 +100,7 @@ def network_command(
     typer.echo("\n".join(lines))
 
 
-@app.command("run")
+@app.command("run", cls=GuardedCommand)
 def run_command(
     model: Annotated[str, typer.Argument(help="Model name, or a Hugging Face config.json.")],
     *,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -13,6 +15,10 @@ from penstock.cli.guard import exit_codes
 from penstock.errors import nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("penstock.cli.demo:app", "Simulate a packaged example and write its report."),
+    "init": ("penstock.cli.init:app", "Write an example cluster, workload and search, to change."),
+    "models": ("penstock.cli.models:app", "List the models that are known by name."),
+    "hardware": ("penstock.cli.hardware:app", "List the hardware that is known, and what its costs rest on."),
     "run": ("penstock.cli.run:app", "Serve a workload on a cluster and report what happened."),
     "workload": ("penstock.cli.workload:app", "Generate, inspect and convert workload files."),
     "validate": ("penstock.cli.validate:app", "Compare with recordings and measured runs."),
@@ -25,6 +31,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explore": ("penstock.cli.explore:app", "Search deployments for the best ones."),
 }
 """Name -> (module:typer app, one line of help). Where the module is not installed the command is not offered."""
+
+SECTIONS: Mapping[str, Sequence[str]] = {
+    "To begin": ("demo", "init", "models", "hardware"),
+    "To see a run": ("run", "compare", "advise", "workload"),
+    "To choose a deployment": ("capacity", "size", "explore"),
+    "To trust the numbers": ("validate", "calibrate", "profile"),
+}
+"""How the help arranges the commands; what stands in none comes last."""
+
+DEFAULT_PANEL = "Options"
+_EXTRAS = re.compile(r"\s*\[((?:[^\[\]]|\[[^\[\]]*\])*)\]$")
 
 
 class LazyGroup(typer.core.TyperGroup):
@@ -43,9 +60,15 @@ class LazyGroup(typer.core.TyperGroup):
         return None
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Write the list of commands."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in available()])
+        """Write the list of commands, by what they are for."""
+        there = available()
+        arranged = {name for names in SECTIONS.values() for name in names}
+        rest = [name for name in there if name not in arranged]
+        for title, names in (*SECTIONS.items(), ("Further", rest)):
+            rows = [(name, COMMANDS[name][1]) for name in names if name in there]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the command with errors turned into exit codes."""
@@ -54,12 +77,41 @@ class LazyGroup(typer.core.TyperGroup):
 
 
 class GuardedCommand(typer.core.TyperCommand):
-    """A command that can also stand alone, with its own errors turned into exit codes."""
+    """A command that can also stand alone, with its own errors turned into exit codes. Its help has a section for each
+    panel of its options, and says every default as ``[value].``"""
 
     def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the command."""
         with exit_codes():
             return super().invoke(ctx)
+
+    def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Write the arguments, then the options by panel."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], DEFAULT_PANEL: []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            is_argument = parameter.param_type_name == "argument"
+            panel = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None)
+            if not isinstance(panel, str):
+                panel = DEFAULT_PANEL
+            sections.setdefault(panel, []).append((record[0], in_one_style(record[1])))
+        if list(sections.values())[2:]:
+            sections[DEFAULT_PANEL] = sections.pop(DEFAULT_PANEL)
+        for title, rows in sections.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+def in_one_style(text: str) -> str:
+    """Typer's ``Text.  [default: 5; 1<=x<=9]`` as ``Text [5; 1<=x<=9].``, as the option table writes it."""
+    match = _EXTRAS.search(text)
+    if match is None:
+        return text
+    extras = "; ".join(part.removeprefix("default: ") for part in match[1].split("; "))
+    return f"{text[: match.start()].rstrip().rstrip('.')} [{extras}]."
 
 
 def available() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock.cli.described import with_options
+from penstock.cli.described import integer_or_text, with_options
 from penstock.cli.registry import GuardedCommand
 from penstock.errors import Problem
 from penstock.spec.option_table import Option, run_options
@@ -27,8 +27,16 @@ class Translation:
 Translate = Callable[[Mapping[str, Any]], Translation]
 
 
-def _path(name: str, text: str) -> Any:
-    return typer.Option(name, metavar="PATH", help=text)
+OUTPUT = "Output"
+DEPLOYMENT = "Deployment, where there is no cluster config"
+
+
+def _path(name: str, text: str, panel: str = OUTPUT) -> Any:
+    return typer.Option(name, metavar="PATH", help=text, rich_help_panel=panel)
+
+
+def _count(*names: str, text: str) -> Any:
+    return typer.Option(*names, metavar="N", help=text, rich_help_panel=DEPLOYMENT, parser=integer_or_text)
 
 
 Text = str | None
@@ -46,11 +54,41 @@ def run_app(foreign: Sequence[Option] = (), translate: Translate | None = None) 
     @app.command(cls=GuardedCommand)
     @with_options((*run_options(), *foreign))
     def run(  # pyright: ignore[reportUnusedFunction]
+        cluster: Annotated[Text, typer.Argument(help="Cluster config (JSON).", show_default=False)] = None,
         *,
-        cluster_config: Annotated[Text, _path("--cluster-config", "Cluster config (JSON); required.")] = None,
-        dataset: Annotated[Text, _path("--dataset", "Workload (JSONL, CSV); required.")] = None,
+        cluster_config: Annotated[
+            Text, _path("--cluster-config", "The same, as LLMServingSim writes it.", "Workload")
+        ] = None,
+        dataset: Annotated[
+            Text, _path("--dataset", "Workload (JSONL, CSV) [chat requests, at --rate].", "Workload")
+        ] = None,
+        model: Annotated[
+            Text,
+            typer.Option(
+                metavar="NAME|PATH",
+                help="A model of penstock models, or the path of a config.json.",
+                rich_help_panel=DEPLOYMENT,
+            ),
+        ] = None,
+        hardware: Annotated[
+            Text,
+            typer.Option(metavar="LABEL", help="Hardware of penstock hardware.", rich_help_panel=DEPLOYMENT),
+        ] = None,
+        tp: Annotated[
+            Any,
+            _count("--tp", "--tp-size", "--tensor-parallel-size", text="GPUs that share each layer [1]."),
+        ] = None,
+        pp: Annotated[
+            Any, _count("--pp", "--pp-size", "--pipeline-parallel-size", text="Pipeline stages [1].")
+        ] = None,
+        replicas: Annotated[Any, _count("--replicas", text="Instances behind the router [1].")] = None,
+        gpus_per_node: Annotated[
+            Any, _count("--gpus-per-node", text="How the GPUs stand in nodes [8].")
+        ] = None,
         output: Annotated[Text, _path("--output", "Write the per-request CSV here.")] = None,
-        no_itl: Annotated[bool, typer.Option("--no-itl", help="Leave the CSV's ITL column empty.")] = False,
+        no_itl: Annotated[
+            bool, typer.Option("--no-itl", help="Leave the CSV's ITL column empty.", rich_help_panel=OUTPUT)
+        ] = False,
         results: Annotated[
             Text, _path("--results", "Write Parquet tables and summary.json into this directory.")
         ] = None,
@@ -59,18 +97,43 @@ def run_app(foreign: Sequence[Option] = (), translate: Translate | None = None) 
         ] = None,
         trace_window: Annotated[
             Text,
-            typer.Option("--trace-window", metavar="FROM:TO", help="Part of the timeline: 10s:12s."),
+            typer.Option(
+                "--trace-window",
+                metavar="FROM:TO",
+                help="Part of the timeline: 10s:12s.",
+                rich_help_panel=OUTPUT,
+            ),
         ] = None,
         report: Annotated[Text, _path("--report", "Write an HTML report here.")] = None,
         log_level: Annotated[
             Text,
-            typer.Option("--log-level", metavar="WARNING|INFO|DEBUG", help="Diagnostics [WARNING]."),
+            typer.Option(
+                "--log-level",
+                metavar="WARNING|INFO|DEBUG",
+                help="Diagnostics [WARNING].",
+                rich_help_panel=OUTPUT,
+            ),
         ] = None,
         **options: Any,
     ) -> None:
-        """Serve a workload on a cluster and report what every request and every pipeline stage experienced."""
-        from penstock.cli.job import Outputs, run_job
+        """Serve a workload on a cluster and report what every request and every pipeline stage experienced.
 
+        Without files: penstock run --model meta-llama/Llama-3.1-8B --hardware H100 --tp 2 --pp 2 --rate 8
+        """
+        from penstock.cli.job import Inputs, Outputs, run_job
+        from penstock.cli.without_files import Deployment
+
+        deployment = Deployment(
+            model=model,
+            hardware=hardware,
+            tp=tp,
+            pp=pp,
+            replicas=replicas,
+            gpus_per_node=gpus_per_node,
+        )
+        inputs = Inputs(
+            cluster=cluster, cluster_config=cluster_config, dataset=dataset, deployment=deployment
+        )
         outputs = Outputs(
             csv=output,
             itl=not no_itl,
@@ -80,7 +143,7 @@ def run_app(foreign: Sequence[Option] = (), translate: Translate | None = None) 
             report=report,
         )
         translation = None if translate is None else translate(options)
-        run_job(cluster_config, dataset, options, outputs, log_level or "WARNING", translation)
+        run_job(inputs, options, outputs, log_level or "WARNING", translation)
 
     return app
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
+from penstock.cli.progress import progress_line
 from penstock.errors import Problem, UserError, nearest
 from penstock.explore.evaluate import PointJob
 from penstock.explore.pool import Executor, InProcess, LocalPool
@@ -62,12 +62,7 @@ def run_size(options: SizeOptions) -> None:
     def make_executor(evaluate: Callable[[PointJob], PointResult]) -> Executor[PointJob, PointResult]:
         return InProcess(evaluate) if options.workers == 1 else LocalPool(evaluate, options.workers)
 
-    shows = sys.stderr.isatty()
-
-    def tell(text: str) -> None:
-        if shows:
-            print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
-
+    tell = progress_line()
     answers, evaluator = size(question, make_executor, tell)
     tell("")
     written = write_choices(answers, evaluator, options.output)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from penstock.cli.registry import GuardedCommand
 from penstock.cli.validate_bench import bench_command
 from penstock.cli.validate_measured import measured_command
 
@@ -20,7 +21,7 @@ app = typer.Typer(
 )
 
 
-@app.command("schedule")
+@app.command("schedule", cls=GuardedCommand)
 def schedule_command(
     path: Annotated[
         Path,
@@ -70,7 +71,7 @@ def schedule_command(
     raise typer.Exit(report(results, typer.echo))
 
 
-@app.command("pipeline")
+@app.command("pipeline", cls=GuardedCommand)
 def pipeline_command(
     directory: Annotated[Path, typer.Argument(help="A measured run: requests, client, iterations, summary.")],
 ) -> None:
@@ -80,5 +81,5 @@ def pipeline_command(
     typer.echo(validate_pipeline(directory))
 
 
-app.command("measured")(measured_command)
-app.command("bench")(bench_command)
+app.command("measured", cls=GuardedCommand)(measured_command)
+app.command("bench", cls=GuardedCommand)(bench_command)

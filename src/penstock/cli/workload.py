@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penstock.cli.registry import GuardedCommand
+
 if TYPE_CHECKING:
     from penstock.workload.generate import Preset
     from penstock.workload.lengths import Lengths
@@ -28,7 +30,7 @@ _LENGTHS = (
 )
 
 
-@app.command("generate")
+@app.command("generate", cls=GuardedCommand)
 def generate_command(
     *,
     num_requests: Annotated[int, typer.Option("--num-requests", "-n", help="A session counts as one.")],
@@ -94,7 +96,7 @@ def generate_command(
     _write(generate(recipe), output, token_ids=True)
 
 
-@app.command("mix")
+@app.command("mix", cls=GuardedCommand)
 def mix_command(
     *,
     part: Annotated[list[str], typer.Option(help="FILE:SHARE[:PRIORITY], several times.")],
@@ -130,7 +132,7 @@ def mix_command(
     _write(mixed([_part(text) for text in part], times.arrival_ns.tolist(), seed), output, token_ids=True)
 
 
-@app.command("info")
+@app.command("info", cls=GuardedCommand)
 def info_command(
     dataset: Annotated[Path, typer.Argument(help="A workload file of any known format.")],
     num_reqs: Annotated[int, typer.Option(help="Only the first so many; 0 is all.")] = 0,
@@ -143,7 +145,7 @@ def info_command(
     typer.echo(json.dumps(facts, indent=2) if as_json else table(facts))
 
 
-@app.command("convert")
+@app.command("convert", cls=GuardedCommand)
 def convert_command(
     dataset: Annotated[Path, typer.Argument(help="A workload file of any known format.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file; default stdout.")] = None,

@@ -74,6 +74,15 @@ def find_fit(labels: Sequence[str], model: str, variants: Sequence[str]) -> tupl
     return None
 
 
+def packaged_fits() -> tuple[tuple[str, str, str], ...]:
+    """(hardware, model, variant) of every packaged fit."""
+    found: list[tuple[str, str, str]] = []
+    for path in sorted(PACKAGED_FITS.glob("*.json")):
+        hardware, *model, variant = path.stem.split("--")
+        found.append((hardware, "/".join(model), variant))
+    return tuple(found)
+
+
 def fit_name(hardware: str, model: str, variant: str) -> str:
     """The file name of a fit."""
     return f"{hardware}--{model.replace('/', '--')}--{variant}.json"

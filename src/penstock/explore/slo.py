@@ -18,7 +18,7 @@ from penstock.units import NS_PER_MS, NS_PER_S, NS_PER_US
 METRICS = ("ttft", "tpot", "itl", "latency", "queuing")
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
 _UNITS_NS = {"ns": 1, "us": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S, "min": 60 * NS_PER_S}
-_BOUND = re.compile(r"\s*([a-z]+)_([a-z0-9]+)\s*<=?\s*([0-9.eE+]+)\s*([a-z]+)\s*", re.IGNORECASE)
+_BOUND = re.compile(r"\s*([a-z]+)[_\s]+([a-z0-9]+)\s*<=?\s*([0-9.eE+]+)\s*([a-z]+)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Slo:
 
 
 def parse_slo(text: str, where: str = "--slo") -> Slo:
-    """Read ``metric_statistic<limit,...``, limits with a unit (ns, us, ms, s, min).
+    """Read ``metric_statistic<limit,...``, limits with a unit (ns, us, ms, s, min); ``ttft p99 < 2 s`` is the same.
 
     Raises:
         UserError: every part that is not a bound.

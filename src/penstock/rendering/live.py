@@ -23,6 +23,8 @@ REDRAW_S = 0.2
 FIRST_LINE_S = 5.0
 LINE_EVERY_S = 10.0
 _BAR = 24
+WIDTH = 79
+"""Columns of a line: one less than the narrowest terminals have."""
 _STAGES_SHOWN = 16
 
 
@@ -88,16 +90,16 @@ class LiveDisplay:
             self._live = None
 
     def line(self, progress: RunProgress, wall_s: float) -> str:
-        """All in words."""
+        """All in words, in one line of a terminal of 80 columns."""
         share = progress.finished / max(progress.total, 1)
         simulated_s = seconds(progress.simulated_ns - (self._begin_ns or 0))
         parts = [
-            f"{share:.0%}: {progress.finished:,} of {progress.total:,} requests",
-            f"{simulated_s:,.1f} s simulated in {wall_s:,.1f} s ({simulated_s / max(wall_s, 1e-9):,.0f} x real time)",
+            f"{share:.0%} of {progress.total:,} requests",
+            f"{simulated_s:,.0f} s simulated in {wall_s:,.0f} s ({simulated_s / max(wall_s, 1e-9):,.0f}x)",
         ]
         if 0 < share < 1:
-            parts.append(f"about {wall_s / share - wall_s:,.0f} s left")
-        return ", ".join(parts)
+            parts.append(f"{wall_s / share - wall_s:,.0f} s left")
+        return ", ".join(parts)[:WIDTH]
 
     def stage_lines(self) -> list[str]:
         """A bar per stage: # is busy, - a bubble, blank idle; with the largest cause."""

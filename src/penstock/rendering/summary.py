@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ from penstock.units import GIB, NS_PER_MS, NS_PER_S, NS_PER_US, seconds
 
 REJECTIONS_SHOWN = 20
 _INSTANCES_SHOWN = 4
+STATEMENT_WIDTH = 100
+"""Columns of a statement on what a result rests on; the same everywhere, so that equal runs print equal text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +270,6 @@ def render_deployment(deployment: Deployment) -> str:
             _instance_title(deployment.instance, deployment.model, deployment.tp_size, deployment.pp_size),
             _table(rows, left=(1,)),
             f"{capacity}; memory is in GiB per NPU",
-            *(f"  {line}" for line in _basis(deployment)),
         ]
     )
 
@@ -413,12 +415,24 @@ def _causes(stages: Sequence[StageSummary]) -> list[str]:
 def _remarks(summary: RunSummary) -> str:
     """What the costs rest on, what was refused and what the user should know."""
     basis = list(dict.fromkeys(line for instance in summary.instances for line in instance.basis))
-    lines = [f"rests on: {line}" for line in basis]
+    lines = ["rests on", *(_wrapped(line, "  ") for line in basis)]
     for instance in summary.instances:
-        lines += [f"note: instance {instance.instance}: {note}" for note in instance.notes]
+        lines += [_wrapped(f"note: instance {instance.instance}: {note}", "") for note in instance.notes]
     lines += [f"rejected: request {one.request}: {one.reason}" for one in summary.rejections]
     unseen = summary.requests.rejected - len(summary.rejections)
     return "\n".join([*lines, *([f"rejected: {unseen:,} more"] if unseen else [])])
+
+
+def _wrapped(text: str, indent: str) -> str:
+    """One statement, its further lines set in."""
+    return textwrap.fill(
+        text,
+        STATEMENT_WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _instance_title(instance: int | None, model: str, tp_size: int, pp_size: int) -> str:

@@ -65,6 +65,8 @@ class SimulateOptions(TypedDict, total=False):
     """With async scheduling over stages: vLLM's second model runner, one step more in flight [on]."""
     scheduling_policy: Literal["fcfs", "priority"] | None
     """The order in which requests wait and lose their blocks: by arrival or by their own priority [fcfs]."""
+    policy: str | None
+    """How a step is filled: vllm, decode-cap, all-cap, gllm, sglang, sglang-dynamic or a class of yours [vllm]."""
     engine_idle_sleep_ns: int | None
     """The engine's sleep after an empty schedule [1000000]."""
     exact_only: bool | None

@@ -162,7 +162,7 @@ class InstanceRules:
             v2_model_runner=asynchronous and pp_size > 1 and v2_model_runner,
             engine_idle_sleep_ns=self._chosen("engine_idle_sleep_ns", _DEFAULTS.engine_idle_sleep_ns),
             scheduling_policy=self._chosen("scheduling_policy", _DEFAULTS.scheduling_policy),
-            policy=self._raw.policy or self._preset_options.get("policy", _DEFAULTS.policy),
+            policy=self._chosen("policy", _DEFAULTS.policy),
         )
 
     def _chosen(self, name: str, default: Any) -> Any:

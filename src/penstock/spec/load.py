@@ -75,6 +75,17 @@ def load_cluster(
     return spec if calibration is None else calibrated(spec, calibration)
 
 
+def _other_kind(data: Mapping[str, Any]) -> str:
+    """What a file is that has no member of a cluster config."""
+    required = ", ".join(REQUIRED[RawCluster])
+    text = f"is not a cluster config: it has none of {required}"
+    if "hidden_size" in data or "architectures" in data:
+        return f"{text}. It looks like a model's config.json: name it as model_name, or as --model"
+    if "input_toks" in data or "sub_requests" in data:
+        return f"{text}. It looks like a workload: give it as --dataset"
+    return text
+
+
 class _ClusterReader:
     """One pass over one config. Mistakes go to ``problems``; after one nothing read is used."""
 
@@ -100,6 +111,9 @@ class _ClusterReader:
 
     def read(self, data: Any) -> ClusterSpec | None:
         """The cluster, complete only if nothing was added to the problems."""
+        if isinstance(data, Mapping) and data and data.keys().isdisjoint(RawCluster.model_fields):
+            self._blame(self._place, _other_kind(data))
+            return None
         checked = self._check(RawCluster, data, self._place)
         if checked is None:
             return None

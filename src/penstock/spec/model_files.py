@@ -20,6 +20,12 @@ _OUTER_MEMBERS = ("tie_word_embeddings", "torch_dtype", "dtype", "quantization_c
 """What a multi-modal config may say outside its ``text_config``."""
 
 
+HOW_TO_GET = (
+    "the path of its config.json works too: hf download ORG/NAME config.json --local-dir DIR, then name DIR"
+)
+"""How to use a model that has no name here."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelLibrary:
     """Where ``model_name`` is looked up: ``<directory>/<name>.json``, the first directory that has it."""
@@ -81,7 +87,7 @@ def load_model(
     if path is None:
         searched = ", ".join(str(directory) for directory in library.directories) or "no directory of models"
         hint = nearest(name, library.names())
-        message = f"unknown model '{name}'{hint} (no such file, and none in {searched})"
+        message = f"unknown model '{name}'{hint} (no such file, and none in {searched}); {HOW_TO_GET}"
         problems.append(Problem(str(place), message))
         return None
     data = read_json(path, problems)

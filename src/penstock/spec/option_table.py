@@ -49,13 +49,15 @@ def _request_rate(value: Any) -> float | None:
 @dataclass(frozen=True, slots=True)
 class About:
     """What an option means. ``default`` is said where the dataclasses of ``options.py`` do not hold it, or not in a
-    user's words; ``metavar`` where the type does not say it. ``on`` names where it can be given besides checks."""
+    user's words; ``metavar`` where the type does not say it. ``on`` names where it can be given besides checks;
+    ``flags`` are other names of it on the command line."""
 
     group: str
     text: str
     default: str | None = None
     metavar: str | None = None
     on: Literal["everywhere", "command line", "python"] = "everywhere"
+    flags: tuple[str, ...] = ()
 
 
 class RawEngine(Raw):
@@ -103,6 +105,14 @@ class RawEngine(Raw):
             "The order in which requests wait and lose their blocks: by arrival or by their own priority",
         ),
     ] = None
+    policy: Annotated[
+        Name | None,
+        About(
+            "engine",
+            "How a step is filled: vllm, decode-cap, all-cap, gllm, sglang, sglang-dynamic or a class of yours",
+            metavar="NAME|module:Class",
+        ),
+    ] = None
     engine_idle_sleep_ns: Annotated[
         Nanoseconds | None, About("engine", "The engine's sleep after an empty schedule")
     ] = None
@@ -129,6 +139,7 @@ class RawRun(Raw):
             "Send the requests at random, so many a second on average (Poisson), by the seed; inf = all at once",
             "as in the dataset",
             "R",
+            flags=("--rate",),
         ),
     ] = None
     max_concurrency: Annotated[

@@ -170,7 +170,6 @@ class RawInstance(RawEngine):
     watermark: Annotated[float, Field(ge=0, lt=1)] | None = None
     max_model_len: Count | None = None
     engine_overhead: RawOverhead | None = None
-    policy: Name | None = None
     enable_local_offloading: bool | None = None
     enable_attn_offloading: bool | None = None
     enable_sub_batch_interleaving: bool | None = None

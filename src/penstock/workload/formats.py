@@ -43,7 +43,7 @@ def load_workload(path: str | Path, num_requests: int = 0) -> Workload:
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError([Problem(name, f"cannot be read: {reason}")]) from error
-    mistakes.raise_if_any()
+    mistakes.raise_if_any(read=len(columns.arrival_ns))
     if not len(columns.arrival_ns):
         raise UserError([Problem(name, "has no requests")])
     return Workload(columns, name)

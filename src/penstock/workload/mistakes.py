@@ -9,6 +9,9 @@ from penstock.errors import Problem, UserError, nearest
 SHOWN = 20
 """Mistakes reported in full; a file with a wrong column has one per line."""
 
+HOPELESS = 10
+"""So many mistakes and not one request: a file of another kind."""
+
 
 class Mistakes:
     """Collects what is wrong with a file and raises it as one error."""
@@ -51,9 +54,13 @@ class Mistakes:
             if key not in record and key not in meant:
                 self.add(line, f"missing key '{place}{key}'")
 
-    def raise_if_any(self) -> None:
-        """Raise UserError with all mistakes, if there are some."""
+    def raise_if_any(self, read: int) -> None:
+        """Raise UserError with all mistakes, if there are some; with the first alone where none of many lines could be
+        ``read``: then the file is of another kind, or has one mistake in every line."""
         if not self._problems:
             return
+        if not read and self.count() >= HOPELESS:
+            rest = f"no line of it is a request, and {self.count() - 1} more mistakes are like the first"
+            raise UserError([self._problems[0], Problem(self._file, rest)])
         more = [Problem(self._file, f"... and {self._more} more")] if self._more else []
         raise UserError([*self._problems, *more])

@@ -181,6 +181,12 @@ class Workload:
         lengths = self._session_ends - self._session_starts
         self._calls_before_session = np.cumsum(lengths) - lengths
 
+    def renamed(self, source: str) -> Workload:
+        """The same requests under another ``source``."""
+        same = copy.copy(self)
+        same.source = source
+        return same
+
     @classmethod
     def from_columns(
         cls, arrival_ns: Sequence[int], input_tokens: Sequence[int], output_tokens: Sequence[int], source: str
