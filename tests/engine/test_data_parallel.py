@@ -12,8 +12,14 @@ import pytest
 import penstock
 from penstock.accounting.stage_spans import StageCause
 from penstock.api import Run
+from penstock.engine.build import BuiltInstance
+from penstock.engine.simulation import Simulation
 from penstock.errors import UserError
+from penstock.scheduler.make import make_scheduler
+from penstock.scheduler.protocol import EngineScheduler
+from penstock.scheduler.vllm import VllmScheduler
 from penstock.spec.load import load_cluster
+from penstock.workload.workload import Workload
 
 LLMSERVINGSIM = (
     "single_node_moe_dp_ep_instance",
@@ -157,3 +163,40 @@ def test_what_a_group_cannot_be_is_said(config: dict[str, Any], where: str, mess
         load_cluster(config)
     told = [f"{problem.where} {problem.message}" for problem in caught.value.problems]
     assert any(where in line and message in line for line in told), told
+
+
+def own_schedulers(cadence: int) -> tuple[int, int]:
+    """How many schedulers of its own a run made, and how many of its requests they served."""
+    made: list[VllmScheduler] = []
+
+    def own(built: BuiltInstance) -> EngineScheduler:
+        blocks = built.deployment.memory.num_gpu_blocks
+        made.append(make_scheduler(built.spec.scheduler, built.spec.pp_size, blocks))
+        return Foreign(made[-1])
+
+    config = load_cluster(cluster(data_parallel_size=2, prefill_schedule_interval=cadence))
+    load = Workload.from_columns([0, 1000], [100, 200], [5, 5], "test")
+    record = Simulation(config, load, scheduler_for=own).run()
+    assert len(record.requests) == 2
+    return len(made), sum(one.cohort_turns for one in made)
+
+
+class Foreign:
+    """vLLM's scheduler as far as the engine's protocol goes."""
+
+    def __init__(self, inner: VllmScheduler) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def test_ranks_run_with_a_scheduler_of_ones_own():
+    made, turns = own_schedulers(cadence=1)
+    assert made == 2
+    assert turns > 0
+
+
+def test_a_cadence_needs_a_scheduler_that_holds_prefills_back():
+    with pytest.raises(UserError, match="prefill_schedule_interval: needs vLLM's scheduler: Foreign"):
+        own_schedulers(cadence=4)

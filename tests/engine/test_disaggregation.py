@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 
 from kv_clusters import cluster, instance
+from penstock.engine.build import BuiltInstance
 from penstock.engine.simulation import Simulation
+from penstock.errors import UserError
 from penstock.recording.records import LEG_COLUMNS, REQUEST_COLUMNS, Role, RunRecord
+from penstock.scheduler.kv_connector import NO_MATCH, Match, TransferReport
+from penstock.scheduler.make import make_scheduler
+from penstock.scheduler.protocol import EngineScheduler
+from penstock.scheduler.request_state import RequestState
+from penstock.scheduler.step import Step
 from penstock.spec.load import load_cluster
 from penstock.workload.workload import Call, Columns, Workload
 
@@ -87,3 +94,75 @@ def repeated() -> Workload:
         ids = array("i", [1000 * (number % 4) + place for place in range(320)])
         columns.add(number * 400_000_000, Call(320, 4, input_ids=ids))
     return Workload(columns, "test")
+
+
+@pytest.mark.parametrize("at_us", range(0, 80_000, 4_000))
+def test_a_client_may_leave_wherever_its_request_is(at_us: int):
+    config = cluster(
+        instance(pd_type="prefill"),
+        instance(pd_type="decode"),
+        kv_transfer={"proxy_ns": 9_000_000, "kv_lease_duration": 1},
+    )
+    simulation = Simulation(load_cluster(config), workload(3))
+    simulation.advance(at_us * 1000 + 1)
+    left = simulation.abort(0)
+    record = simulation.run()
+    assert left
+    assert [one.request for one in record.abortions] == [0]
+    assert sorted(record.requests.values()[:, 0].tolist()) == [1, 2]
+    for replica in simulation.instances:
+        status = replica.scheduler.status()
+        assert status.free_blocks == status.usable_blocks
+        assert not replica.outstanding_tokens
+    assert not simulation.abort(0)
+
+
+class Unloadable:
+    """Says that a prompt's KV can be loaded, and that it could not be."""
+
+    writes_blocks = True
+    must_deliver = False
+
+    def __init__(self) -> None:
+        self.loads: list[RequestState] = []
+        self.given_up: list[RequestState] = []
+
+    def added(self, state: RequestState) -> None: ...
+
+    def matched_tokens(self, state: RequestState, computed: int) -> Match | None:
+        return Match(state.request.input_tokens, loads=True) if state.request.index == 0 else NO_MATCH
+
+    def allocated(self, state: RequestState, hit_blocks: int, external_tokens: int) -> None:
+        if external_tokens:
+            self.loads.append(state)
+
+    def scheduled(self, step: Step, now: int) -> None: ...
+
+    def reported(self, now: int) -> TransferReport | None:
+        report = TransferReport(unloadable=self.loads, released=self.given_up)
+        self.loads, self.given_up = [], self.loads
+        return report
+
+    def finished(self, state: RequestState, now: int) -> bool:
+        return state.request.index == 0
+
+    def has_work(self) -> bool:
+        return False
+
+
+def test_a_request_whose_kv_cannot_be_loaded_has_failed_and_not_finished():
+    simulation = Simulation(
+        load_cluster(cluster(instance())), workload(2), connector_for=lambda built: Unloadable()
+    )
+    record = simulation.run()
+    assert record.requests.values()[:, 0].tolist() == [1]
+    assert [(one.request, one.failed) for one in record.abortions] == [(0, True)]
+
+
+def test_a_scheduler_of_ones_own_is_refused_where_kv_goes_the_clusters_way():
+    def own(built: BuiltInstance) -> EngineScheduler:
+        return make_scheduler(built.spec.scheduler, 1, 100)
+
+    config = load_cluster(cluster(instance(pd_type="prefill"), instance(pd_type="decode")))
+    with pytest.raises(UserError, match="takes no connector or scheduler of another"):
+        Simulation(config, workload(2), scheduler_for=own)

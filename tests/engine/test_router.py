@@ -201,7 +201,8 @@ def test_every_router_serves_every_request(name: str) -> None:
 
 def test_views_are_the_instances_present_state_at_every_arrival() -> None:
     simulation = Simulation(load_cluster(small_cluster(3)), workload(80), RunOptions(router="RR"))
-    inner, seen = simulation._router, 0
+    dispatch, seen = simulation._dispatch, 0
+    inner = dispatch.router
 
     class Checking:
         def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
@@ -213,7 +214,7 @@ def test_views_are_the_instances_present_state_at_every_arrival() -> None:
             seen += 1
             return inner.route(request, instances)
 
-    simulation._router = Checking()
+    dispatch.router = Checking()
     simulation.run()
     assert seen == 80
     assert all(instance.outstanding_tokens == 0 for instance in simulation.instances)

@@ -11,11 +11,14 @@ from penstock.engine.kernel import Agenda
 from penstock.engine.lockstep import LockstepGroup
 from penstock.engine.lockstep_replica import LockstepReplica
 from penstock.engine.replica import Replica
+from penstock.errors import Problem, UserError
 from penstock.recording.records import TurnSink
 from penstock.recording.turn_log import TurnLog
 from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.make import make_scheduler
+from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import RequestState
+from penstock.scheduler.vllm import VllmScheduler
 from penstock.spec.options import RunOptions
 
 
@@ -68,26 +71,33 @@ class LockstepGroups:
         sinks: Sequence[TurnSink],
         on_end: Callable[[Replica, RequestState, int], None] | None,
         connector: KVConnector | None = None,
+        scheduler: EngineScheduler | None = None,
     ) -> LockstepReplica:
-        """One rank of its group; they must be made in order.
+        """One rank of its group, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given; they must be
+        made in order.
 
         Raises:
-            UserError: its policy cannot be made.
+            UserError: its policy cannot be made, or a scheduler of another kind cannot do what the group asks.
         """
         spec = built.spec
-        assert spec.dp_group is not None
-        group, deployment = self._groups[spec.dp_group]
-        replica = LockstepReplica(
-            spec.index,
-            spec.dp_rank,
-            make_scheduler(
+        if scheduler is None:
+            scheduler = make_scheduler(
                 spec.scheduler,
                 spec.pp_size,
                 built.deployment.memory.num_gpu_blocks,
                 connector=connector,
                 keep_token_times=options.keep_token_times,
                 exact_only=options.exact_only,
-            ),
+            )
+        elif spec.data_parallel.prefill_schedule_interval > 1 and not isinstance(scheduler, VllmScheduler):
+            message = f"needs vLLM's scheduler: {type(scheduler).__name__} does not hold prefills back"
+            raise UserError([Problem(f"{spec.where}.prefill_schedule_interval", message)])
+        assert spec.dp_group is not None
+        group, deployment = self._groups[spec.dp_group]
+        replica = LockstepReplica(
+            spec.index,
+            spec.dp_rank,
+            scheduler,
             group,
             spec.scheduler,
             spec.data_parallel,

@@ -16,6 +16,7 @@ from penstock.engine.lockstep import FinishSync, LockstepGroup, RankPipeline
 from penstock.engine.replica import Replica, Watcher
 from penstock.recording.records import Cause
 from penstock.recording.turn_log import TurnLog
+from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import UNKNOWN_NS, Step
 from penstock.scheduler.vllm import VllmScheduler
@@ -40,7 +41,7 @@ class LockstepReplica(Replica):
         self,
         index: int,
         rank: int,
-        scheduler: VllmScheduler,
+        scheduler: EngineScheduler,
         group: LockstepGroup,
         options: SchedulerOptions,
         parallel: DataParallelOptions,
@@ -63,7 +64,7 @@ class LockstepReplica(Replica):
         self.dummies = 0
         self.throttles = False
         self.rank_watcher: RankWatcher | None = None
-        self._vllm = scheduler
+        self._cadenced = scheduler if isinstance(scheduler, VllmScheduler) else None
         self._tell = tell
         self._tell_ended = tell_ended
         self._mail: deque[tuple[RequestState | None, int, int | str | None]] = deque()
@@ -156,7 +157,8 @@ class LockstepReplica(Replica):
             if scheduler.has_work():
                 if cadence > 1:
                     self.throttles = self.step_counter % cadence != 0
-                    self._vllm.throttles_prefills = self.throttles
+                    if self._cadenced is not None:
+                        self._cadenced.throttles_prefills = self.throttles
                 executed = self._turn(self.now_ns, first_arrival)
                 self.now_ns += overhead.schedule_ns
                 blocks = len(queue) >= depth or not (executed or scheduler.has_work())

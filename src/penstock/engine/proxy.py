@@ -15,8 +15,9 @@ from penstock.scheduler.request_state import RequestState
 from penstock.workload.request import Request
 
 Choose = Callable[[Request], int]
-Deliver = Callable[[int, Request, int], None]
-"""An instance, the request as it gets it, and when."""
+Deliver = Callable[[int, Request, int], int]
+"""Given an instance, the request as it gets it, and when; returns the instance that gets it, which is another rank
+where ranks are chosen by their front-ends."""
 
 
 class Proxy:
@@ -51,17 +52,19 @@ class Proxy:
         self._answers: list[tuple[int, int, Request]] = []
         self._number = 0
 
-    def arrive(self, request: Request) -> None:
-        """A request comes, whose prompt another instance is to compute than the one that generates its answer."""
-        index = self._choose_prefill(request)
+    def arrive(self, request: Request) -> int:
+        """A request comes, whose prompt another instance is to compute than the one that generates its answer.
+        Returns who computes it."""
+        prompt = replace(request, output_tokens=1)
+        index = self._deliver(self._choose_prefill(request), prompt, request.arrival_ns)
+        self._connectors[index].keep_for_reader(request.index)
         self.prefilled_at[request.index] = index
         self._requests[request.index] = request
-        self._connectors[index].keep_for_reader(request.index)
-        self._deliver(index, replace(request, output_tokens=1), request.arrival_ns)
+        return index
 
-    def arrive_directly(self, request: Request) -> None:
-        """A request comes that one decode instance serves whole."""
-        self._send(request, request.arrival_ns)
+    def arrive_directly(self, request: Request) -> int:
+        """A request comes that one decode instance serves whole. Returns which."""
+        return self._send(request, request.arrival_ns)
 
     def answered(self, state: RequestState, now: int) -> None:
         """A prompt is computed."""
@@ -72,6 +75,22 @@ class Proxy:
             self.next_ns = at_ns
             self._wake(at_ns)
 
+    def ended(self, state: RequestState) -> None:
+        """A request has ended, at either side."""
+        self._requests.pop(state.request.index, None)
+
+    def give_up(self, request_index: int) -> tuple[Request, int] | None:
+        """The client of a request leaves while it is here, between two instances: no decode instance hears of it, and
+        the blocks of its prompt go when their lease ends. Returns it, and where its prompt was computed; None if it
+        is not here."""
+        for place, (_, _, request) in enumerate(self._answers):
+            if request.index == request_index:
+                del self._answers[place]
+                heapq.heapify(self._answers)
+                self.next_ns = self._answers[0][0] if self._answers else None
+                return request, self.prefilled_at[request_index]
+        return None
+
     def run_until(self, limit_ns: int) -> None:
         """See :class:`~penstock.engine.kernel.Actor`. One instant at a time: what it sends may be acted on."""
         answers = self._answers
@@ -81,11 +100,11 @@ class Proxy:
             self._send(request, at_ns)
         self.next_ns = answers[0][0] if answers else None
 
-    def _send(self, request: Request, now: int) -> None:
-        index = self._choose_decode(request)
+    def _send(self, request: Request, now: int) -> int:
+        index = self._deliver(self._choose_decode(request), request, now)
         self.decoded_at[request.index] = index
         self.sent_ns[request.index] = now
         source = self.prefilled_at.get(request.index)
         if source is not None:
             self._connectors[index].expect(request.index, source)
-        self._deliver(index, request, now)
+        return index

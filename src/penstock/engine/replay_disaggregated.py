@@ -207,7 +207,7 @@ class _Replay:
             self.agenda.run_next(NEVER_NS, alone=False)
         return self._close()
 
-    def _deliver(self, place: int, request: Request, now: int) -> None:
+    def _deliver(self, place: int, request: Request, now: int) -> int:
         replica = self.replicas[place]
         state = RequestState(request, replica.options.max_model_len, now)
         self.states[place][request.index] = state
@@ -215,6 +215,7 @@ class _Replay:
         replica.deliver(state)
         if replica.next_ns is not None:
             self.agenda.wake(replica, replica.next_ns)
+        return place
 
     def _ended(self, replica: Replica, state: RequestState, at_ns: int) -> None:
         if state.outcome is Outcome.FINISHED:

@@ -191,7 +191,8 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Abortion:
-    """A request whose client left before its end, at ``at_ns``; ``generated_tokens`` had come by then."""
+    """A request that ended without its answer, at ``at_ns``: its client left, or it ``failed``. ``generated_tokens``
+    had come by then."""
 
     request: int
     instance: int
@@ -199,6 +200,7 @@ class Abortion:
     at_ns: int
     input_tokens: int
     generated_tokens: int
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,8 +175,9 @@ class SimulationResult:
     def requests(self) -> pl.DataFrame:
         """A row per request that has ended, in file order.
 
-        ``request`` (index in the workload), ``instance``, ``model``, ``status`` (finished | rejected | aborted),
-        ``reason`` (why it did not finish), ``input_tokens``, ``output_tokens`` (generated; asked for, if rejected),
+        ``request`` (index in the workload), ``instance``, ``model``, ``status`` (finished | rejected | aborted |
+        failed), ``reason`` (why it did not finish), ``input_tokens``, ``output_tokens`` (generated; asked for, if
+        rejected),
         ``arrival_ns``, ``first_scheduled_ns``, ``first_token_ns``, ``finish_ns``, ``latency_ns``,
         ``queuing_ns``, ``ttft_ns``, ``tpot_ns``, ``preemptions``, ``cached_tokens``. What a rejected request
         never had is null.
@@ -344,7 +345,7 @@ class SimulationResult:
 
 
 def _requests_frame(record: RunRecord) -> pl.DataFrame:
-    """Finished, rejected and aborted requests, by index."""
+    """Finished, rejected, aborted and failed requests, by index."""
     import polars as pl
 
     table = RequestTable.of(record)
@@ -368,12 +369,19 @@ def _requests_frame(record: RunRecord) -> pl.DataFrame:
     ).with_columns(status=pl.lit("rejected"))
     aborted = pl.DataFrame(
         [
-            (one.request, one.instance, one.input_tokens, one.generated_tokens, one.arrival_ns)
+            (
+                one.request,
+                one.instance,
+                one.input_tokens,
+                one.generated_tokens,
+                one.arrival_ns,
+                *(("failed", "its KV could not be loaded") if one.failed else ("aborted", "its client left")),
+            )
             for one in record.abortions
         ],
-        schema=dict.fromkeys(names, pl.Int64),
+        schema=dict.fromkeys(names, pl.Int64) | {"status": pl.String, "reason": pl.String},
         orient="row",
-    ).with_columns(status=pl.lit("aborted"), reason=pl.lit("its client left", dtype=pl.String))
+    )
     order = ["request", "instance", "model", "status", "reason", *names[2:], *finished.columns[5:-2]]
     return (
         pl.concat([finished, rejected, aborted], how="diagonal")

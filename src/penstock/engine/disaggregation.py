@@ -1,0 +1,118 @@
+"""A cluster whose instances serve parts of requests: what each gets for that, and who sends requests where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from penstock.engine.admission import reason_to_reject
+from penstock.engine.build import BuiltInstance
+from penstock.engine.kernel import Agenda, Phase
+from penstock.engine.kv_paths import ClusterPaths
+from penstock.engine.proxy import Deliver, Proxy
+from penstock.engine.replica import Replica
+from penstock.engine.router import Router, make_router
+from penstock.engine.sides import Side
+from penstock.kv_transfer.pull import PullConnector, PullOptions
+from penstock.kv_transfer.pull_workers import PullWorkers, PullWorld
+from penstock.network.links import Network
+from penstock.recording.records import Transfer
+from penstock.spec.cluster import ClusterSpec
+from penstock.spec.options import RunOptions
+from penstock.workload.request import Request
+
+
+class Disaggregation:
+    """Give each instance its connector and workers with :meth:`connect`, then let it :meth:`start`. ``proxy`` is who
+    takes requests in from then on."""
+
+    proxy: Proxy
+
+    def __init__(
+        self,
+        cluster: ClusterSpec,
+        built: Sequence[BuiltInstance],
+        network: Network,
+        on_transfer: Callable[[Transfer], None],
+    ) -> None:
+        transfer = cluster.kv_transfer
+        self._transfer = transfer
+        self._built = built
+        self._instances: Sequence[Replica] = ()
+        self._sides: dict[str, Side] = {}
+        self._connectors: dict[int, PullConnector] = {}
+        self._world = PullWorld(
+            network,
+            ClusterPaths(cluster, built, network),
+            notify_ns=transfer.notify_ns,
+            handshake_ns=transfer.handshake_ns,
+            on_transfer=on_transfer,
+        )
+
+    def connect(
+        self, built: BuiltInstance, concerns: Callable[[int], None]
+    ) -> tuple[PullConnector, PullWorkers]:
+        """An instance's connector, and its workers, which tell ``concerns`` when something may concern it."""
+        spec = built.spec
+        connector = PullConnector(
+            PullOptions(
+                "kv_producer" if spec.pd_type == "prefill" else "kv_consumer",
+                lease_s=self._transfer.lease_s,
+                looks_at_end=self._transfer.looks_at_end,
+            )
+        )
+        self._connectors[spec.index] = connector
+        return connector, PullWorkers(spec.index, spec.pp_size, connector, self._world, concerns)
+
+    def start(
+        self,
+        instances: Sequence[Replica],
+        agenda: Agenda,
+        router: Router,
+        options: RunOptions,
+        deliver: Deliver,
+    ) -> None:
+        """All instances are there: put the proxy before them, with a router for each side.
+
+        Raises:
+            UserError: there is no such router.
+        """
+        self._instances = instances
+        named = self._transfer.decode_router
+        where = "kv_transfer.decode_router" if named else "--router"
+        decode_router = make_router(named or options.router, options.seed, where)
+        prefill = self._side("prefill", router, "--router")
+        decode = self._side("decode", decode_router, where)
+        self._sides = {"prefill": prefill, "decode": decode}
+        self.proxy = Proxy(
+            choose_prefill=prefill.choose,
+            choose_decode=decode.choose,
+            deliver=deliver,
+            connectors=self._connectors,
+            delay_ns=self._transfer.proxy_ns,
+            wake=lambda at_ns: agenda.wake(self.proxy, at_ns),
+        )
+        agenda.add(self.proxy, Phase.CONTROL, 1 << 16)
+
+    def _side(self, role: str, router: Router, where: str) -> Side:
+        ours = [one for one in self._instances if self._built[one.index].spec.pd_type == role]
+        return Side(ours, router, where)
+
+    def computes_prompts(self, replica: Replica) -> bool:
+        """Whether an instance hands its requests on."""
+        return self._built[replica.index].spec.pd_type == "prefill"
+
+    def refresh(self, replica: Replica) -> None:
+        """Let the routers of both sides see how a replica stands."""
+        for side in self._sides.values():
+            side.refresh(replica)
+
+    def reason_to_reject(self, request: Request) -> tuple[int, str] | None:
+        """The first instance that could never run the request's part, and why: any may be asked to."""
+        for replica in self._instances:
+            role = self._built[replica.index].spec.pd_type
+            part = replace(request, output_tokens=1) if role == "prefill" else request
+            reason = reason_to_reject(part, replica.options, replica.scheduler.status().usable_blocks)
+            if reason is not None:
+                return replica.index, f"{role} instance {replica.index}: {reason}"
+        return None

@@ -1,0 +1,97 @@
+"""How requests get to instances, and what routers see of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from penstock.engine.build import BuiltInstance
+from penstock.engine.data_parallel import DataParallelDeployment
+from penstock.engine.fleet import watch
+from penstock.engine.kernel import Agenda, Phase
+from penstock.engine.lockstep_build import LockstepGroups
+from penstock.engine.replica import Replica
+from penstock.engine.router import Router
+from penstock.errors import Problem, UserError
+from penstock.scheduler.request_state import RequestState
+from penstock.workload.request import Request
+
+
+class Dispatch:
+    """``router`` chooses among ``instances``, unless ``groups`` say that front-ends do. ``routes`` says whether
+    anybody looks at how instances stand; ``when_shown`` are told of each that may have changed."""
+
+    def __init__(
+        self,
+        built: Sequence[BuiltInstance],
+        instances: Sequence[Replica],
+        groups: LockstepGroups,
+        agenda: Agenda,
+        router: Router,
+    ) -> None:
+        self.routes = len(instances) > 1 and not groups.take_all(len(instances))
+        self.when_shown: list[Callable[[Replica], None]] = []
+        self._built = built
+        self._instances = instances
+        self._groups = groups
+        self._agenda = agenda
+        self.router = router
+        self._fleet, self._columns = watch(instances)
+
+    def choose(self, request: Request) -> int:
+        """The instance that serves a request.
+
+        Raises:
+            UserError: the router named one that is not there.
+        """
+        index = self.router.route(request, self._fleet)[0] if self.routes else 0
+        if not 0 <= index < len(self._instances):
+            raise UserError([Problem("--router", f"returned instance {index} of {len(self._instances)}")])
+        return index
+
+    def deliver(self, index: int, request: Request, now: int, at_ns: int) -> int:
+        """Send a request to an instance, where it comes at ``at_ns``; returns the instance that gets it: another rank
+        of the same group where its front-end chooses. Ranks get it once messages are delivered."""
+        replica = self._instances[index]
+        state = RequestState(request, replica.options.max_model_len, at_ns)
+        group = self._groups.deployment_of(index)
+        if group is not None:
+            return self._send_to_group(group, state, index, now)
+        replica.deliver(state)
+        if self.routes:
+            self.show(replica)
+        self.rewake(replica)
+        return index
+
+    def _send_to_group(self, group: DataParallelDeployment, state: RequestState, index: int, now: int) -> int:
+        """To the rank that the router chose or, where a front-end does the balancing, to the one that it chooses."""
+        is_external = group.options.load_balancing == "external"
+        rank = self._built[index].spec.dp_rank if is_external else None
+        rank = group.route(now, state, group.choose_front_end(rank), rank)
+        return group.ranks[rank].index
+
+    def deliver_messages(self, now: int) -> None:
+        """What arrives at one instant arrives before what happens then. Not to be called by an actor."""
+        if not self._groups:
+            return
+        while self._agenda.next_ns() <= now and self._agenda.next_is(Phase.MESSAGE):
+            self._agenda.run_next(now + 1, alone=False)
+
+    def show(self, replica: Replica) -> None:
+        """Let routers see how a replica stands."""
+        status = replica.scheduler.status()
+        waiting = status.waiting + len(replica.inbox)
+        self._columns.set(replica.index, status.running, waiting, replica.outstanding_tokens)
+        for show in self.when_shown:
+            show(replica)
+
+    def show_group_of(self, index: int) -> None:
+        """The same of all ranks of an instance's group, if it has one."""
+        group = self._groups.deployment_of(index)
+        if group is not None and self.routes:
+            for replica in group.ranks:
+                self.show(replica)
+
+    def rewake(self, replica: Replica) -> None:
+        """A replica that had nothing to do may have now."""
+        if replica.next_ns is not None:
+            self._agenda.wake(replica, replica.next_ns)
