@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("penstock.cli.models:app", "List the models that are known by name."),
     "hardware": ("penstock.cli.hardware:app", "List the hardware that is known, and what its costs rest on."),
     "run": ("penstock.cli.run:app", "Serve a workload on a cluster and report what happened."),
+    "serve": ("penstock.cli.serve:app", "Answer vLLM's API in the time of a simulated cluster."),
     "workload": ("penstock.cli.workload:app", "Generate, inspect and convert workload files."),
     "validate": ("penstock.cli.validate:app", "Compare with recordings and measured runs."),
     "profile": ("penstock.cli.profile:app", "Fit, import or measure kernel profiles."),
@@ -36,6 +37,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
     "To begin": ("demo", "init", "models", "hardware"),
     "To see a run": ("run", "compare", "advise", "workload"),
     "To choose a deployment": ("capacity", "size", "explore"),
+    "To develop against a deployment": ("serve",),
     "To trust the numbers": ("validate", "calibrate", "profile"),
 }
 """How the help arranges the commands; what stands in none comes last."""

@@ -1,0 +1,103 @@
+"""The simulation in real time, with a clock that the test turns."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from typing import Any
+
+import numpy as np
+
+from penstock.engine.simulation import Simulation
+from penstock.server.clock import SimulatedClock
+from penstock.server.live import LiveCluster, Wanted
+from penstock.server.mailbox import Mailbox
+from penstock.spec.load import load_cluster
+from penstock.workload.workload import Workload
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    instance: dict[str, Any] = {
+        "model_name": "meta-llama/Llama-3.1-8B",
+        "hardware": "H100",
+        "npu_mem": {"mem_size": 80, "mem_bw": 3350, "mem_latency": 0},
+        "tp_size": 1,
+        "pp_size": 2,
+        **changes,
+    }
+    node = {"num_instances": 1, "instances": [instance]}
+    return {"num_nodes": 1, "link_bw": 100, "link_latency": 1000, "nodes": [node]}
+
+
+class Clock(SimulatedClock):
+    """Stands still until it is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_ns = 0
+
+    def now_ns(self) -> int:
+        return self.at_ns
+
+
+def wanted(prompt: int, answer: int, first_id: int = 0) -> Wanted:
+    ids = range(first_id, first_id + prompt)
+    return Wanted(input_ids=array("i", ids), output_ids=array("i", [1] * answer))
+
+
+def test_the_same_arrivals_have_the_same_token_times_as_a_run() -> None:
+    cluster = load_cluster(config())
+    arrivals = [(i * 3_000_000 + 17, 50 + 97 * i % 700, 3 + 11 * i % 60) for i in range(30)]
+
+    async def serve() -> list[list[int]]:
+        clock = Clock()
+        live = LiveCluster(Simulation(cluster), clock)
+        mailboxes: list[Mailbox] = []
+        for step in range(1000):
+            while len(mailboxes) < len(arrivals) and arrivals[len(mailboxes)][0] <= step * 1_700_000:
+                arrival_ns, prompt, answer = arrivals[len(mailboxes)]
+                clock.at_ns = arrival_ns
+                mailboxes.append(Mailbox())
+                live.submit([wanted(prompt, answer, 1000 * len(mailboxes))], mailboxes[-1])
+            clock.at_ns = step * 1_700_000
+            live.tick()
+        assert live.num_open == 0
+        return [[due_ns for _, due_ns in await mailbox.take()] for mailbox in mailboxes]
+
+    served = asyncio.run(serve())
+    workload = Workload.from_columns(*zip(*arrivals, strict=True), "test")
+    log = Simulation(cluster, workload).run().requests
+    order = np.argsort(log.values()[:, 0])
+    assert served == [log.token_times_ns(int(row)).tolist() for row in order]
+
+
+def test_a_client_that_leaves_gives_its_blocks_back() -> None:
+    async def serve() -> None:
+        clock = Clock()
+        simulation = Simulation(load_cluster(config(enable_prefix_caching=False)))
+        live = LiveCluster(simulation, clock)
+        (replica,) = simulation.instances
+        free = replica.scheduler.status().free_blocks
+        numbers = live.submit([wanted(1000, 1000), wanted(500, 9)], Mailbox())
+        clock.at_ns = 200_000_000
+        live.tick()
+        assert replica.scheduler.status().free_blocks < free
+        live.abort(numbers)
+        clock.at_ns = 400_000_000
+        live.tick()
+        assert live.num_open == 0
+        assert replica.scheduler.status().free_blocks == free
+
+    asyncio.run(serve())
+
+
+def test_a_request_that_can_never_run_is_told_so() -> None:
+    async def serve() -> None:
+        live = LiveCluster(Simulation(load_cluster(config(num_gpu_blocks=10))), Clock())
+        mailbox = Mailbox()
+        live.submit([wanted(1000, 10)], mailbox)
+        assert await mailbox.take() == []
+        assert mailbox.failure is not None
+        assert "KV blocks" in mailbox.failure
+
+    asyncio.run(serve())
