@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tests.cost.build import TINY, write_bundle
 from penstock.cost.fitted import PACKAGED_FITS, fit_degrees, read_fit, tables_from_fit
 from penstock.cost.sources import CostQuestion, kernel_tables
 from penstock.errors import UserError
-from penstock.spec.layers import LayerGroup, LayerKind, MoeMlp, uniform_layers
+from penstock.spec.layers import GroupedAttention, LayerGroup, LayerKind, MoeMlp, uniform_layers
 from penstock.spec.model import ModelSpec
 
 LLAMA = ModelSpec(
@@ -64,6 +65,38 @@ def test_the_packaged_fit_stands_in_without_a_profile() -> None:
         "compute: packaged fit RTXPRO6000--meta-llama--Llama-3.1-8B--bf16.json, tp 2"
     )
     assert tables.tp_size == 2
+
+
+def test_a_packaged_fit_is_found_by_architecture_whatever_the_model_is_called() -> None:
+    tuned = replace(LLAMA, name="you/your-fine-tune", layers=LLAMA.layers * 2)
+    own, found = kernel_tables(ask("RTXPRO6000", LLAMA), None), kernel_tables(ask("RTXPRO6000", tuned), None)
+    assert (found.attention.us == own.attention.us).all()
+    assert "layers like those of" not in own.basis[0]
+    said = "layers like those of meta-llama/Llama-3.1-8B: hidden 4096, 32 heads (8 KV) x 128, MLP 14336, vocabulary"
+    assert said in found.basis[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocab_size": 128264},
+        {"layers": uniform_layers(32, num_heads=32, num_kv_heads=8, head_dim=128, intermediate_size=14592)},
+        {"layers": uniform_layers(32, num_heads=32, num_kv_heads=4, head_dim=128, intermediate_size=14336)},
+    ],
+)
+def test_a_packaged_fit_does_not_hold_for_other_dimensions(change: dict[str, Any]) -> None:
+    assert "an estimate" in kernel_tables(ask("RTXPRO6000", replace(LLAMA, **change)), None).basis[0]
+
+
+def test_the_dense_part_of_a_mixture_takes_the_fit_of_one() -> None:
+    attention = GroupedAttention(num_heads=32, num_kv_heads=4, head_dim=128, has_qk_norm=True)
+    moe = LayerKind(attention, MoeMlp(num_experts=64, experts_per_token=4, intermediate_size=512))
+    model = replace(
+        LLAMA, name="you/mixture", hidden_size=2048, vocab_size=151936, layers=(LayerGroup(moe, 8),)
+    )
+    tables = kernel_tables(ask("RTXPRO6000", model), None)
+    assert "layers like those of Qwen/Qwen3-30B-A3B-Instruct-2507" in tables.basis[0]
+    assert "gate_up_proj" not in tables.dense
 
 
 def test_unprofiled_hardware_is_estimated_with_its_error() -> None:

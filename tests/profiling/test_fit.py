@@ -11,6 +11,7 @@ from penstock.cost.fitted import attention_from_fit, read_fit, tables_from_fit
 from penstock.cost.tables import Curve
 from penstock.errors import UserError
 from penstock.profiling.attention_fit import fit_attention, nonnegative_least_squares, predict, regimes
+from penstock.profiling.calibration_run import named_model
 from penstock.profiling.fit import fit_bundle, fit_report, write_fit
 from penstock.profiling.segments import fit_segments
 
@@ -79,11 +80,11 @@ def test_attention_is_met_closely_and_evaluated_alike() -> None:
 
 def test_a_bundle_is_fitted_written_and_read_back(tmp_path: Path) -> None:
     directory = write_bundle(tmp_path)
-    result = fit_bundle(directory, hardware="H100", model=TINY.name, variant="bf16", source="a test")
+    result = fit_bundle(directory, hardware="H100", model=TINY, variant="bf16", source="a test")
     path = tmp_path / "fit.json"
     write_fit(result, path)
     again = tmp_path / "again.json"
-    write_fit(fit_bundle(directory, hardware="H100", model=TINY.name, variant="bf16", source="a test"), again)
+    write_fit(fit_bundle(directory, hardware="H100", model=TINY, variant="bf16", source="a test"), again)
     assert path.read_bytes() == again.read_bytes()
     fit = read_fit(path)
     assert json.loads(path.read_text(encoding="utf-8"))["source"] == "a test"
@@ -94,14 +95,16 @@ def test_a_bundle_is_fitted_written_and_read_back(tmp_path: Path) -> None:
 
 def test_no_bundle_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no profile bundle"):
-        fit_bundle(tmp_path, hardware="H100", model="x", variant="bf16", source="")
+        fit_bundle(tmp_path, hardware="H100", model=TINY, variant="bf16", source="")
 
 
 def test_the_packaged_fit_is_within_its_bounds_of_the_measurement(shared_dir: Path) -> None:
     from penstock.cost.fitted import PACKAGED_FITS
 
     root = shared_dir / "data" / "llmservingsim" / "perf" / "RTX4090" / "meta-llama" / "Llama-3.1-8B" / "bf16"
-    result = fit_bundle(root, hardware="RTX4090", model="meta-llama/Llama-3.1-8B", variant="bf16", source="")
+    result = fit_bundle(
+        root, hardware="RTX4090", model=named_model("meta-llama/Llama-3.1-8B"), variant="bf16", source=""
+    )
     for line in result.errors:
         assert line.p50 < 0.03, line
         assert line.p90 < 0.08, line

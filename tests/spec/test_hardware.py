@@ -5,7 +5,7 @@ import pytest
 from penstock.spec.catalogue import CATALOGUE
 from penstock.spec.hardware import find_hardware, hardware_key, hardware_labels
 
-DTYPES = ("float32", "float16", "bfloat16", "fp8", "int8")
+DTYPES = ("float32", "float16", "bfloat16", "fp8", "fp8_block", "int8", "nvfp4", "fp4")
 
 
 def test_every_entry_is_complete_and_plausible() -> None:
@@ -15,7 +15,7 @@ def test_every_entry_is_complete_and_plausible() -> None:
         assert 2e11 < hardware.memory_bytes_per_s < 1e13
         assert 1e10 < hardware.link.bytes_per_s < 1e12
         for dtype in DTYPES:
-            assert 5e12 < hardware.peak_flops_per_s(dtype) < 1e16
+            assert 5e12 < hardware.peak_flops_per_s(dtype) < 2e16
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,14 @@ def test_every_entry_is_complete_and_plausible() -> None:
         "MI300X",
         "TPUv5e",
         "TPUv6e",
+        "B300",
+        "GB200",
+        "GB300",
+        "MI325X",
+        "MI355X",
+        "Gaudi3",
+        "TPUv7",
+        "RTX5090",
     ],
 )
 def test_the_usual_hardware_is_there(label: str) -> None:
@@ -54,6 +62,9 @@ def test_the_usual_hardware_is_there(label: str) -> None:
         ("RTX A6000", "A6000"),
         ("TPU v5e", "TPUv5e"),
         ("AMD Instinct MI300X", "MI300X"),
+        ("Intel Gaudi 3", "Gaudi3"),
+        ("Ironwood", "TPUv7"),
+        ("NVIDIA GB200 NVL72", "GB200"),
     ],
 )
 def test_aliases(written: str, label: str) -> None:

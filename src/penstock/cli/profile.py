@@ -23,9 +23,12 @@ def fit_command(
         str | None, typer.Option(help="Where the measurements come from, for the record.")
     ] = None,
     hardware: Annotated[str | None, typer.Option(help="Label; default from the path or meta.yaml.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model; default from the path or meta.yaml.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model, by name or config.json; default from the path or meta.yaml.")
+    ] = None,
 ) -> None:
     """Fit a compact model to a measured bundle and print its errors by kernel."""
+    from penstock.profiling.calibration_run import named_model
     from penstock.profiling.fit import fit_bundle, fit_report, write_fit
     from penstock.profiling.meta import bundle_identity
 
@@ -33,7 +36,7 @@ def fit_command(
     result = fit_bundle(
         bundle,
         hardware=identity.hardware,
-        model=identity.model,
+        model=named_model(identity.model),
         variant=identity.variant,
         source=source or f"the profile {bundle}",
     )

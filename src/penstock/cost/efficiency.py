@@ -49,6 +49,15 @@ class Efficiency:
             total = total + np.interp(terms[name], knots, values)
         return np.exp(total)
 
+    def mixed_factor(self, terms: Terms) -> FloatArray:
+        """Time of chunks and decodes in one kernel over the sum of their times apart, at most 1.
+
+        The chips whose mixed steps were measured run FlashAttention 2, which lets a decode beside a chunk take a
+        chunk's tile, so that a mixed step may take longer than its parts. An engine can always run the parts one
+        after the other, so an estimate for another chip does not follow them there.
+        """
+        return np.minimum(self.factor("mixed", terms), 1.0)
+
 
 @cache
 def packaged_efficiency() -> Efficiency:

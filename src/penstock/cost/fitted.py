@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from penstock.cost.architecture import Architecture
 from penstock.cost.bundle import add_unmeasured_mixes
 from penstock.cost.tables import AttentionGrid, Curve, FloatArray, KernelTables, SkewTable
 from penstock.errors import Problem, UserError
@@ -65,12 +68,27 @@ def axis_scale(name: str, sizes: FloatArray) -> FloatArray:
     return np.log2(np.maximum(sizes + AXIS_SHIFT[name], 1.0))
 
 
-def find_fit(labels: Sequence[str], model: str, variants: Sequence[str]) -> tuple[Path, str] | None:
-    """The packaged fit of one of the hardware ``labels`` and a model, and which of ``variants`` it is of."""
+@dataclass(frozen=True, slots=True)
+class FoundFit:
+    """A packaged fit: its file, the variant of dtypes it is of, and what it was measured of."""
+
+    path: Path
+    variant: str
+    data: Mapping[str, Any]
+    architecture: Architecture
+
+
+def find_fit(
+    labels: Sequence[str], wanted: Architecture, variants: Sequence[str], *, without_mlp: bool
+) -> FoundFit | None:
+    """The packaged fit of one of the hardware ``labels`` whose layers have the dimensions of ``wanted``, whatever the
+    model was called; the first of ``variants`` that there is. ``without_mlp``: for all of a layer but its MLP."""
     for label, variant in product(labels, variants):
-        path = PACKAGED_FITS / fit_name(label, model, variant)
-        if path.is_file():
-            return path, variant
+        for path in sorted(PACKAGED_FITS.glob(fit_name(label, "*", variant))):
+            data = _packaged(path)
+            architecture = Architecture.from_json(data["architecture"])
+            if architecture.answers(wanted, without_mlp=without_mlp):
+                return FoundFit(path, variant, data, architecture)
     return None
 
 
@@ -81,6 +99,11 @@ def packaged_fits() -> tuple[tuple[str, str, str], ...]:
         hardware, *model, variant = path.stem.split("--")
         found.append((hardware, "/".join(model), variant))
     return tuple(found)
+
+
+@cache
+def _packaged(path: Path) -> Mapping[str, Any]:
+    return read_fit(path)
 
 
 def fit_name(hardware: str, model: str, variant: str) -> str:

@@ -136,7 +136,7 @@ def attention_grid_us(
         _CONTEXTS[None, None, None, :],
         chunks[1:, None, None, None],
     )
-    us[1:, 1:] = (prefill + decode) * efficiency.factor("mixed", terms)
+    us[1:, 1:] = (prefill + decode) * efficiency.mixed_factor(terms)
     return AttentionGrid(chunks, _DECODES, _HISTORIES, _CONTEXTS, us)
 
 

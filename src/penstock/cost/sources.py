@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from penstock.cost.architecture import Architecture
 from penstock.cost.bundle import BundleAddress, read_bundle, tp_degrees
-from penstock.cost.fitted import find_fit, fit_degrees, read_fit, tables_from_fit
+from penstock.cost.fitted import find_fit, fit_degrees, tables_from_fit
 from penstock.cost.roofline import roofline_tables
 from penstock.cost.tables import KernelTables
 from penstock.cost.tp_scaling import scale_to_tp
@@ -140,20 +141,24 @@ def _measured(question: CostQuestion, profile_root: Path | None) -> Iterator[Ker
 
 
 def _packaged(question: CostQuestion) -> Iterator[KernelTables]:
+    model, kind = question.model, question.kind
+    wanted = Architecture.of(model, kind)
+    if wanted is None:
+        return
     known = find_hardware(question.hardware)
     labels = (question.hardware,) if known is None else (question.hardware, known.label)
-    found = find_fit(labels, question.model.name, question.variants())
+    found = find_fit(labels, wanted, question.variants(), without_mlp=model.moe is not None)
     if found is None:
         return
-    path, variant = found
-    fit = read_fit(path)
+    fit = found.data
     tp_size = _nearest_degree(fit_degrees(fit), question.tp_size)
     p50, p90, _ = fit["error"][f"tp{tp_size} attention"]
+    same = f"; layers like those of {fit['model']}: {found.architecture.describe()}"
     origin = (
-        f"packaged fit {path.name}, tp {tp_size}, of {fit['source']}; attention within {p50:.1%} at the median and "
-        f"{p90:.1%} at the 90th percentile of the measured points"
+        f"packaged fit {found.path.name}, tp {tp_size}, of {fit['source']}; attention within {p50:.1%} at the median "
+        f"and {p90:.1%} at the 90th percentile of the measured points{'' if fit['model'] == model.name else same}"
     )
-    yield _adapted(tables_from_fit(fit, tp_size), question, variant, origin)
+    yield _adapted(tables_from_fit(fit, tp_size), question, found.variant, origin)
 
 
 def _adapted(tables: KernelTables, question: CostQuestion, variant: str, origin: str) -> KernelTables:

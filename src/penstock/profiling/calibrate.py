@@ -131,7 +131,7 @@ def _transfer(kind: str, name: str, own: Sequence[Sample], efficiency: Efficienc
     lines: list[TransferLine] = []
     for family in _KNOTS:
         ratios = [
-            sample.roof * efficiency.factor(family, sample.terms) / sample.us
+            sample.roof * _factor(efficiency, family, sample.terms) / sample.us
             for sample in own
             if sample.family == family
         ]
@@ -141,6 +141,11 @@ def _transfer(kind: str, name: str, own: Sequence[Sample], efficiency: Efficienc
             bias = float(np.exp(np.log(ratio).mean()) - 1)
             lines.append(TransferLine(kind, name, family, len(ratio), float(p50), float(p90), bias))
     return lines
+
+
+def _factor(efficiency: Efficiency, family: str, terms: Terms) -> FloatArray:
+    """As the roofline takes it, bounded for mixed steps."""
+    return efficiency.mixed_factor(terms) if family == "mixed" else efficiency.factor(family, terms)
 
 
 def _as_sample(mix: MixedSample, efficiency: Efficiency) -> Sample:

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from penstock.cost.architecture import Architecture
 from penstock.cost.bundle import BundleAddress, read_attention_rows, read_bundle, tp_degrees
 from penstock.cost.fitted import FIT_FORMAT
 from penstock.cost.tables import Curve, FloatArray, KernelTables, SkewTable
 from penstock.errors import Problem, UserError
 from penstock.profiling.attention_fit import fit_attention, predict, regimes
 from penstock.profiling.segments import fit_segments
+from penstock.spec.layers import MoeMlp
+from penstock.spec.model import ModelSpec
 
 _TOLERANCE = 0.04
 _PIECES = {"lm_head": 8, "sampler": 6}
@@ -50,20 +53,24 @@ class FitResult:
     coefficients: int
 
 
-def fit_bundle(directory: Path, *, hardware: str, model: str, variant: str, source: str) -> FitResult:
+def fit_bundle(directory: Path, *, hardware: str, model: ModelSpec, variant: str, source: str) -> FitResult:
     """Fit every tp degree of the bundle in ``directory``.
 
     Raises:
-        UserError: no bundle there, or a broken one.
+        UserError: no bundle there, a broken one, or a model whose attention a fit cannot hold.
     """
     degrees = tp_degrees(directory)
     if not degrees:
         raise UserError([Problem(str(directory), "no profile bundle: needs tp<N>/dense.csv")])
+    mixtures = (kind for kind in model.kinds if isinstance(kind.mlp, MoeMlp))
+    architecture = Architecture.of(model, next(mixtures, model.kinds[0]))
+    if architecture is None:
+        raise UserError([Problem(str(directory), f"{model.name}: a fit holds grouped-query attention only")])
     parts: dict[str, Any] = {}
     errors: list[ErrorLine] = []
     for degree in degrees:
         address = BundleAddress(directory, degree)
-        tables = read_bundle(address, hardware=hardware, model=model)
+        tables = read_bundle(address, hardware=hardware, model=model.name)
         rows = read_attention_rows(address.tables / "attention.csv")
         parts[str(degree)], own = fit_tables(tables, rows)
         errors += own
@@ -72,7 +79,8 @@ def fit_bundle(directory: Path, *, hardware: str, model: str, variant: str, sour
     data = {
         "format": FIT_FORMAT,
         "hardware": hardware,
-        "model": model,
+        "model": model.name,
+        "architecture": architecture.as_json(),
         "variant": variant,
         "source": source,
         "error": {

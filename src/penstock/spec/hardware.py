@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-LinkKind = Literal["nvlink", "pcie", "infinity-fabric", "ici"]
+LinkKind = Literal["nvlink", "pcie", "infinity-fabric", "ici", "ethernet"]
 
 _STAND_IN_DTYPE = {
     "nvfp4": "fp4",
@@ -45,8 +45,8 @@ class HardwareSpec:
     aliases: tuple[str, ...] = ()
 
     def peak_flops_per_s(self, dtype: str) -> float:
-        """Dense peak for ``float32 | float16 | bfloat16 | fp8 | int8``; a dtype without units of its own
-        runs at the rate of the one it is widened to."""
+        """Dense peak for ``float32 | float16 | bfloat16 | fp8 | fp8_block | int8 | nvfp4 | fp4``; a dtype
+        without units of its own runs at the rate of the one it is widened to."""
         wanted = dtype
         while wanted not in self.flops_per_s:
             wanted = _STAND_IN_DTYPE[wanted]
@@ -56,7 +56,7 @@ class HardwareSpec:
 def hardware_key(label: str) -> str:
     """How labels are compared: letters and digits only, upper case, makers and families left out."""
     key = re.sub(r"[^A-Z0-9]", "", label.upper())
-    return re.sub(r"^(NVIDIA|GEFORCE|AMD|INSTINCT|GOOGLE|CLOUD)+", "", key)
+    return re.sub(r"^(NVIDIA|GEFORCE|AMD|INSTINCT|GOOGLE|CLOUD|INTEL)+", "", key)
 
 
 @cache
