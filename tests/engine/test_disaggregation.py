@@ -9,6 +9,7 @@ import pytest
 
 from kv_clusters import cluster, instance
 from penstock.engine.build import BuiltInstance
+from penstock.engine.fleet import Fleet
 from penstock.engine.simulation import Simulation
 from penstock.errors import UserError
 from penstock.recording.records import LEG_COLUMNS, REQUEST_COLUMNS, Role, RunRecord
@@ -18,6 +19,7 @@ from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import Step
 from penstock.spec.load import load_cluster
+from penstock.workload.request import Request
 from penstock.workload.workload import Call, Columns, Workload
 
 
@@ -166,3 +168,126 @@ def test_a_scheduler_of_ones_own_is_refused_where_kv_goes_the_clusters_way():
     config = load_cluster(cluster(instance(pd_type="prefill"), instance(pd_type="decode")))
     with pytest.raises(UserError, match="takes no connector or scheduler of another"):
         Simulation(config, workload(2), scheduler_for=own)
+
+
+def roles(record: RunRecord) -> dict[int, list[int]]:
+    """Of each request, what its instances were for it."""
+    found: dict[int, list[int]] = {}
+    for row in record.requests.legs().tolist():
+        found.setdefault(row[0], []).append(row[LEG_COLUMNS.index("role")])
+    return found
+
+
+APART, ALONE = [Role.PREFILL, Role.DECODE], [Role.WHOLE]
+
+
+def test_short_prompts_stay_at_their_decode_instance():
+    columns = Columns()
+    for number, prompt in enumerate([100, 1000, 101, 100]):
+        columns.add(number * 900_000_000, Call(prompt, 5))
+    record = run(
+        instance(pd_type="prefill"),
+        instance(pd_type="decode"),
+        load=Workload(columns, "test"),
+        kv_transfer={"max_local_prefill_length": 100},
+    )
+    assert roles(record) == {0: ALONE, 1: APART, 2: APART, 3: ALONE}
+
+
+def test_a_prompt_that_the_decode_instance_has_cached_stays_there():
+    columns = Columns()
+    for number in range(2):
+        columns.add(number * 2_000_000_000, Call(640, 5, input_ids=array("i", range(640))))
+    record = run(
+        instance(pd_type="prefill"),
+        instance(pd_type="decode", enable_prefix_caching=True),
+        load=Workload(columns, "test"),
+        kv_transfer={"policy": "conditional", "max_local_prefill_length": 100},
+    )
+    assert roles(record) == {0: APART, 1: ALONE}
+
+
+def test_prompts_stay_while_too_many_wait_for_a_prefill_instance():
+    columns = Columns()
+    for _ in range(4):
+        columns.add(0, Call(1000, 5))
+    record = run(
+        instance(pd_type="prefill"),
+        instance(pd_type="decode"),
+        load=Workload(columns, "test"),
+        kv_transfer={"max_local_prefill_length": 100, "max_prefill_queue_size": 2},
+    )
+    assert roles(record) == {0: APART, 1: APART, 2: ALONE, 3: ALONE}
+
+
+class EverySecond:
+    """A policy of the user's."""
+
+    def disaggregates(self, request: Request, prefill: Fleet, decode: Fleet, hit_tokens: int) -> bool:
+        assert (len(prefill), len(decode)) == (1, 1)
+        return request.index % 2 == 1
+
+
+def test_a_policy_of_ones_own():
+    sides = instance(pd_type="prefill"), instance(pd_type="decode")
+    record = run(*sides, load=workload(4), kv_transfer={"policy": f"{__name__}:EverySecond"})
+    assert roles(record) == {0: ALONE, 1: APART, 2: ALONE, 3: APART}
+
+
+@pytest.mark.parametrize(
+    ("transfer", "message"),
+    [
+        ({"policy": "conditonal"}, "no policy 'conditonal' (always, conditional or module:Class)"),
+        ({"policy": f"{__name__}:Nobody"}, "has no attribute 'Nobody'"),
+        ({"policy": f"{__name__}:Unloadable"}, "has no method disaggregates"),
+    ],
+)
+def test_a_policy_that_is_none(transfer: dict[str, Any], message: str):
+    with pytest.raises(UserError) as error:
+        run(instance(pd_type="prefill"), instance(pd_type="decode"), kv_transfer=transfer)
+    assert message in str(error.value)
+
+
+MOE = {"model_name": "Qwen/Qwen3-30B-A3B-Instruct-2507", "num_gpu_blocks": 400}
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode"),
+    [
+        ({"tp_size": 2}, {"data_parallel_size": 2}),
+        ({"data_parallel_size": 2}, {"tp_size": 2}),
+        ({"data_parallel_size": 2}, {"data_parallel_size": 4}),
+        ({"data_parallel_size": 2, "pp_size": 2}, {"data_parallel_size": 2, "pp_size": 2}),
+        ({"data_parallel_size": 2, "async_scheduling": True}, {"data_parallel_size": 2, "pp_size": 2}),
+        ({"data_parallel_size": 2, "data_parallel_lb": "external"}, {"data_parallel_size": 2}),
+    ],
+)
+def test_mixtures_of_experts_on_either_side(prefill: dict[str, Any], decode: dict[str, Any]):
+    config = cluster(instance(pd_type="prefill", **MOE | prefill), instance(pd_type="decode", **MOE | decode))
+    simulation = Simulation(load_cluster(config), workload(16))
+    record = simulation.run()
+    assert roles(record) == dict.fromkeys(range(16), APART)
+    there: dict[int, int] = {}
+    size: dict[int, int] = {}
+    for one in record.transfers:
+        there[one.request] = max(there.get(one.request, 0), one.end_ns)
+        size[one.request] = size.get(one.request, 0) + one.size_bytes
+    answers = [
+        one for one in simulation.instances if simulation.cluster.instances[one.index].pd_type == "decode"
+    ]
+    reader = record.deployments[answers[0].index]
+    needed = -(-300 // 16) * sum(one.kv_bytes_per_block for one in reader.memory.stages) * reader.tp_size
+    assert set(size.values()) == {needed}
+    for row in record.requests.values().tolist():
+        assert row[REQUEST_COLUMNS.index("first_token_ns")] > there[row[0]]
+        assert row[REQUEST_COLUMNS.index("output_tokens")] == 20
+    for replica in simulation.instances:
+        status = replica.scheduler.status()
+        assert status.free_blocks == status.usable_blocks
+        assert not replica.outstanding_tokens
+
+
+def test_ranks_that_look_by_turns_need_turns():
+    side = {"data_parallel_size": 2, "engine_idle_sleep_ns": 0, **MOE}
+    with pytest.raises(UserError, match="must be above 0 for ranks in lock-step with pd_type"):
+        load_cluster(cluster(instance(pd_type="prefill", **side), instance(pd_type="decode", **MOE)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.build import BuiltInstance
+from penstock.engine.disaggregation_policy import make_disaggregation_policy
 from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.kv_paths import ClusterPaths
 from penstock.engine.proxy import Deliver, Proxy
@@ -37,6 +38,9 @@ class Disaggregation:
     ) -> None:
         transfer = cluster.kv_transfer
         self._transfer = transfer
+        self._policy = make_disaggregation_policy(transfer)
+        # Who goes on with a request, where the policy had to know that when it arrived.
+        self._chosen_at: dict[int, int] = {}
         self._built = built
         self._instances: Sequence[Replica] = ()
         self._sides: dict[str, Side] = {}
@@ -86,7 +90,8 @@ class Disaggregation:
         self._sides = {"prefill": prefill, "decode": decode}
         self.proxy = Proxy(
             choose_prefill=prefill.choose,
-            choose_decode=decode.choose,
+            choose_decode=self._choose_decode,
+            serves_whole=self._serves_whole,
             deliver=deliver,
             connectors=self._connectors,
             delay_ns=self._transfer.proxy_ns,
@@ -97,6 +102,21 @@ class Disaggregation:
     def _side(self, role: str, router: Router, where: str) -> Side:
         ours = [one for one in self._instances if self._built[one.index].spec.pd_type == role]
         return Side(ours, router, where)
+
+    def _serves_whole(self, request: Request) -> int | None:
+        if self._policy is None:
+            return None
+        prefill, decode = self._sides["prefill"], self._sides["decode"]
+        index = decode.choose(request)
+        hit_tokens = decode.hit_tokens(index, request)
+        if not self._policy.disaggregates(request, prefill.fleet, decode.fleet, hit_tokens):
+            return index
+        self._chosen_at[request.index] = index
+        return None
+
+    def _choose_decode(self, request: Request) -> int:
+        chosen = self._chosen_at.pop(request.index, None)
+        return self._sides["decode"].choose(request) if chosen is None else chosen
 
     def computes_prompts(self, replica: Replica) -> bool:
         """Whether an instance hands its requests on."""

@@ -15,6 +15,7 @@ from typing import Protocol
 from penstock.cost.group_cost import GroupCost
 from penstock.cost.step_cost import HopCost
 from penstock.engine.executor import Arrived
+from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.scheduler.step import UNKNOWN_NS, Step
 
 Tail = Callable[[int], int]
@@ -211,6 +212,7 @@ class RankPipeline:
         self._group = group
         self._link_free_ns = [0] * (pp_size - 1)
         self._arrived: Arrived = _nobody
+        self._workers: StepWorkers | None = None
         self._open: deque[tuple[int, Step, int]] = deque()
         self._latest_done_ns = 0
 
@@ -238,7 +240,17 @@ class RankPipeline:
             step.done_ns = UNKNOWN_NS
             self._open.append((-1, step, now))
         else:
-            step.done_ns = max(now, self._latest_done_ns)
+            self._let_pass(step, now)
+
+    def _let_pass(self, step: Step, now: int) -> None:
+        step.done_ns = max(now, self._latest_done_ns)
+        if self._workers is not None:
+            step.done_ns = max(step.done_ns, self._workers.passed(step, now, self.stage_free_ns))
+
+    def serve(self, workers: StepWorkers) -> None:
+        """Tell ``workers`` of the rank's steps as their turns come, empty ones too; dummy batches do not concern
+        them."""
+        self._workers = workers
 
     def when_arrived(self, arrived: Arrived) -> None:
         """See :class:`~penstock.engine.executor.Executor`."""
@@ -265,11 +277,14 @@ class RankPipeline:
         """The times of forward ``index``, this rank's oldest open one, are known."""
         _, step, _ = self._open.popleft()
         self._latest_done_ns = step.done_ns
+        if self._workers is not None and step is not self.dummy:
+            for stage in range(self.pp_size):
+                self._workers.started(step, stage, self.times[3 * stage + 1], self.times[3 * stage + 2])
         if tell:
             self._arrived(step, self.times)
         while self._open and self._open[0][0] < 0:
             _, empty, now = self._open.popleft()
-            empty.done_ns = max(now, self._latest_done_ns)
+            self._let_pass(empty, now)
             self._arrived(empty, [now] * (3 * self.pp_size))
 
 

@@ -12,6 +12,7 @@ from penstock.engine.lockstep import LockstepGroup
 from penstock.engine.lockstep_replica import LockstepReplica
 from penstock.engine.replica import Replica
 from penstock.errors import Problem, UserError
+from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.recording.records import TurnSink
 from penstock.recording.turn_log import TurnLog
 from penstock.scheduler.kv_connector import KVConnector
@@ -72,6 +73,7 @@ class LockstepGroups:
         on_end: Callable[[Replica, RequestState, int], None] | None,
         connector: KVConnector | None = None,
         scheduler: EngineScheduler | None = None,
+        workers: StepWorkers | None = None,
     ) -> LockstepReplica:
         """One rank of its group, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given; they must be
         made in order.
@@ -107,6 +109,7 @@ class LockstepGroups:
             tell_ended=partial(deployment.tell_ended, spec.dp_rank),
             overhead=spec.overhead,
             on_end=on_end,
+            workers=workers,
         )
         deployment.complete([*deployment.ranks, replica])
         return replica

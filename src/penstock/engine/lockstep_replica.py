@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from penstock.engine.kernel import Agenda
 from penstock.engine.lockstep import FinishSync, LockstepGroup, RankPipeline
 from penstock.engine.replica import Replica, Watcher
+from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.recording.records import Cause
 from penstock.recording.turn_log import TurnLog
 from penstock.scheduler.protocol import EngineScheduler
@@ -53,6 +54,7 @@ class LockstepReplica(Replica):
         overhead: EngineOverhead | None = None,
         on_end: Callable[[Replica, RequestState, int], None] | None = None,
         watcher: Watcher | None = None,
+        workers: StepWorkers | None = None,
     ) -> None:
         self.rank = rank
         self.group = group
@@ -83,7 +85,10 @@ class LockstepReplica(Replica):
             agenda=agenda,
             on_end=on_end,
             watcher=watcher,
+            workers=workers,
         )
+        if workers is not None:
+            self.pipeline.serve(workers)
         group.when_synced(rank, self._go_on_at)
         group.requests_of.append(self._has_request)
         next(self._loop)  # to where it awaits its first message
@@ -312,6 +317,9 @@ class LockstepReplica(Replica):
             times,
         )
         return dummy
+
+    def _pass_empty(self, step: Step, now: int) -> None:
+        self.pipeline.pass_empty(step, now)  # which tells the workers when it is the step's turn
 
     def _arrived(self, step: Step, times: Sequence[int]) -> None:
         done_ns = step.done_ns

@@ -24,8 +24,9 @@ class Proxy:
     """An :class:`~penstock.engine.kernel.Actor`. ``delay_ns`` passes from an answer to the request that it makes.
 
     ``choose_prefill`` and ``choose_decode`` name an instance each time they are asked; ``connectors`` are those of
-    all instances. ``prefilled_at`` and ``sent_ns`` say of each request so far where its prompt was computed and when
-    it was sent to its decode instance.
+    all instances. ``serves_whole`` names the decode instance that serves an arriving request alone, or None where its
+    prompt goes to another; without it every prompt does. ``prefilled_at`` and ``sent_ns`` say of each request so far
+    where its prompt was computed and when it was sent to its decode instance.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Proxy:
         *,
         choose_prefill: Choose,
         choose_decode: Choose,
+        serves_whole: Callable[[Request], int | None] = lambda request: None,
         deliver: Deliver,
         connectors: Mapping[int, PullConnector],
         delay_ns: int,
@@ -44,6 +46,7 @@ class Proxy:
         self.sent_ns: dict[int, int] = {}
         self._choose_prefill = choose_prefill
         self._choose_decode = choose_decode
+        self._serves_whole = serves_whole
         self._deliver = deliver
         self._connectors = connectors
         self._delay_ns = delay_ns
@@ -53,8 +56,10 @@ class Proxy:
         self._number = 0
 
     def arrive(self, request: Request) -> int:
-        """A request comes, whose prompt another instance is to compute than the one that generates its answer.
-        Returns who computes it."""
+        """A request comes. Returns who computes its prompt."""
+        alone = self._serves_whole(request)
+        if alone is not None:
+            return self._send_to(alone, request, request.arrival_ns)
         prompt = replace(request, output_tokens=1)
         index = self._deliver(self._choose_prefill(request), prompt, request.arrival_ns)
         self._connectors[index].keep_for_reader(request.index)
@@ -101,7 +106,10 @@ class Proxy:
         self.next_ns = answers[0][0] if answers else None
 
     def _send(self, request: Request, now: int) -> int:
-        index = self._deliver(self._choose_decode(request), request, now)
+        return self._send_to(self._choose_decode(request), request, now)
+
+    def _send_to(self, index: int, request: Request, now: int) -> int:
+        index = self._deliver(index, request, now)
         self.decoded_at[request.index] = index
         self.sent_ns[request.index] = now
         source = self.prefilled_at.get(request.index)

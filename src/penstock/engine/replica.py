@@ -311,9 +311,7 @@ class Replica:
             self._fruitless_turns = 0
             self._idle_turns = 0
         else:
-            executor.pass_empty(step, now)
-            if self.workers is not None:
-                step.done_ns = max(step.done_ns, self.workers.passed(step, now, executor.stage_free_ns))
+            self._pass_empty(step, now)
             times = [now] * (3 * executor.pp_size)
             waits = status.running or status.waiting
             if waits and not (self.scheduler.status().transferring or self._has_tokens_in_flight()):
@@ -344,6 +342,11 @@ class Replica:
         if self.watcher is not None:
             self.watcher.scheduled(step, now)
         return tokens > 0
+
+    def _pass_empty(self, step: Step, now: int) -> None:
+        self.executor.pass_empty(step, now)
+        if self.workers is not None:
+            step.done_ns = max(step.done_ns, self.workers.passed(step, now, self.executor.stage_free_ns))
 
     def _has_tokens_in_flight(self) -> bool:
         return any(step.tokens for step in self._queue)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from penstock.engine.fleet import watch
+from penstock.engine.fleet import Fleet, watch
 from penstock.engine.replica import Replica
 from penstock.engine.router import Router
 from penstock.errors import Problem, UserError
+from penstock.scheduler.request_state import RequestState
+from penstock.scheduler.vllm import VllmScheduler
 from penstock.workload.request import Request
 
 
@@ -33,6 +35,21 @@ class Side:
         if not 0 <= place < len(self.instances):
             raise UserError([Problem(self._where, f"returned instance {place} of {len(self.instances)}")])
         return self.instances[place].index
+
+    @property
+    def fleet(self) -> Fleet:
+        """Its instances as routers see them."""
+        return self._fleet
+
+    def hit_tokens(self, index: int, request: Request) -> int:
+        """How much of the prompt is in an instance's prefix cache now; 0 where its scheduler is not vLLM's."""
+        replica = self.instances[self._place[index]]
+        scheduler = replica.scheduler
+        if not isinstance(scheduler, VllmScheduler):
+            return 0
+        state = RequestState(request, replica.options.max_model_len)
+        found = scheduler.kv.find_prefix(state)
+        return 0 if found is None else scheduler.kv.count_found(state, found)[0] * scheduler.kv.block_size
 
     def refresh(self, replica: Replica) -> None:
         """A replica has acted or got a request; nothing happens if it is not of this side."""

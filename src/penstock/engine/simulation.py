@@ -129,6 +129,7 @@ class Simulation:
                 on_end=self._ended,
                 connector=connector,
                 scheduler=scheduler,
+                workers=workers,
             )
         else:
             replica = make_replica(

@@ -100,7 +100,10 @@ class KvTransferSpec:
     """Between prefill and decode instances. ``proxy_ns`` passes from a computed prompt to its request at a decode
     instance, ``notify_ns`` from the end of a read until the prefill side knows, ``handshake_ns`` before a stage's first
     read from an instance. ``lease_s``: how long a prompt's blocks are kept for its reader. ``looks_at_end``: workers
-    look for finished reads after a step's forward. ``decode_router`` picks decode instances; None: as prefill."""
+    look for finished reads after a step's forward. ``decode_router`` picks decode instances; None: as prefill.
+    ``policy`` decides which prompts go to prefill instances: always | conditional | ``module:Class``, the second by the
+    two members after it (:class:`~penstock.engine.disaggregation_policy.Conditional`).
+    """
 
     proxy_ns: int = 0
     notify_ns: int = 0
@@ -108,6 +111,9 @@ class KvTransferSpec:
     lease_s: int = 30
     looks_at_end: bool = False
     decode_router: str | None = None
+    policy: str = "always"
+    max_local_prefill_length: int = 0
+    max_prefill_queue_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

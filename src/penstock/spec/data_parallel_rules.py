@@ -71,8 +71,13 @@ def data_parallel_problems(instances: Sequence[InstanceSpec], *, shared_links: b
             )
         if instance.blocking_sends:
             problems.append(Problem(f"{where}.blocking_sends", "is not simulated for ranks in lock-step"))
-        if instance.pd_type is not None:
-            problems.append(Problem(f"{where}.pd_type", "is not simulated for ranks in lock-step"))
+        if instance.pd_type is not None and not instance.scheduler.engine_idle_sleep_ns:
+            problems.append(
+                Problem(
+                    f"{where}.engine_idle_sleep_ns",
+                    "must be above 0 for ranks in lock-step with pd_type: they look for KV by turns",
+                )
+            )
         if instance.tier is not None:
             problems.append(Problem(where, "a tier in host memory is not simulated for ranks in lock-step"))
         if shared_links and instance.pp_size > 1:

@@ -22,6 +22,9 @@ def kv_transfer_spec(raw: RawKvTransfer | None) -> KvTransferSpec:
         lease_s=raw.kv_lease_duration,
         looks_at_end=raw.worker_poll == "end",
         decode_router=raw.decode_router,
+        policy=raw.policy or ("always" if raw.max_local_prefill_length is None else "conditional"),
+        max_local_prefill_length=raw.max_local_prefill_length or 0,
+        max_prefill_queue_size=raw.max_prefill_queue_size,
     )
 
 
@@ -50,7 +53,24 @@ def check_roles(
                     f"there are {other} instances and no {role} instance: nobody goes on with them",
                 )
             ]
-    return _check_likeness(instances)
+    return [*_check_policy(transfer, place.key("kv_transfer")), *_check_likeness(instances)]
+
+
+def _check_policy(transfer: RawKvTransfer | None, place: Place) -> list[Problem]:
+    """Whether the members that one policy reads are there for it, and for no other."""
+    if transfer is None:
+        return []
+    if transfer.policy == "conditional" and transfer.max_local_prefill_length is None:
+        message = "needs max_local_prefill_length: up to so many tokens a decode instance computes itself"
+        return [Problem(str(place.key("policy")), message)]
+    is_conditional = transfer.policy == "conditional" or (
+        transfer.policy is None and transfer.max_local_prefill_length is not None
+    )
+    return [
+        Problem(str(place.key(name)), "needs policy 'conditional', which alone looks at it")
+        for name in ("max_local_prefill_length", "max_prefill_queue_size")
+        if getattr(transfer, name) is not None and not is_conditional
+    ]
 
 
 def _check_likeness(instances: Sequence[InstanceSpec]) -> list[Problem]:

@@ -25,6 +25,7 @@ _ALIKE = {
     "kv_cache_dtype": "kv_cache_dtype",
     "layer_partition": "pp_layer_partition",
     "stage_hardware": "stage_hardware",
+    "pd_type": "pd_type",
 }
 """What all ranks of a group share, and how a config calls it; their expert options beside."""
 

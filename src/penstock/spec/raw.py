@@ -104,6 +104,9 @@ class RawKvTransfer(Raw):
     kv_lease_duration: Annotated[int, Field(ge=1, le=1_000_000)] = 30
     worker_poll: Literal["start", "end"] = "start"
     decode_router: Name | None = None
+    policy: Name | None = None
+    max_local_prefill_length: Counter | None = None
+    max_prefill_queue_size: Count | None = None
 
 
 class RawKvOffloading(Raw):
