@@ -87,7 +87,8 @@ def make_replica(
         )
     else:
         executor = LocalPipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends, back_ns=back_ns)
-        if vllm is not None and can_stretch(cost, spec.scheduler.max_in_flight) and vllm.lockstep:
+        stretches = can_stretch(cost, spec.scheduler.max_in_flight)
+        if vllm is not None and stretches and vllm.decides_on_results:
             accelerator = DecodeStretches(vllm, executor, spec.overhead)
     if workers is not None:
         executor.when_started(workers.started)

@@ -75,10 +75,13 @@ class Cohort:
 
         ``caches``: its blocks are cached. ``with_token``: the last of ``times`` is when its latest token came.
         """
-        offset = state.num_tokens - self.turn
+        state.segment_start = len(self.times) - with_token
+        self.count_in(state, state.num_tokens - self.turn, caches=caches)
+
+    def count_in(self, state: RequestState, offset: int, *, caches: bool) -> None:
+        """Add a request with ``offset`` to all that the cohort knows of its members."""
         state.cohort = self
         state.offset = offset
-        state.segment_start = len(self.times) - with_token
         self.size += 1
         self.members[state] = None
         self.offset_sum += offset
@@ -97,6 +100,27 @@ class Cohort:
         if state.order > self.last_order:
             self.last_order = state.order
 
+    def count_out(self, state: RequestState) -> None:
+        """Take a member's next token out of the account; in ``finish_at`` and ``block_fills`` it stays."""
+        offset = state.offset
+        del self.members[state]
+        self.size -= 1
+        self.offset_sum -= offset
+        offsets = self.offsets
+        del offsets[bisect_left(offsets, offset)]
+        self.block_needs[(1 - offset) % self.block_size] -= 1
+
+    def decodes_of(self, step: Step) -> list[tuple[RequestState, int, int]]:
+        """(request, 1, computed before) of the members in a step that has been scheduled and is not back."""
+        computed = self.turn - 1
+        return [(state, 1, state.offset + computed) for state in self.members]
+
+    def filling(self) -> list[tuple[RequestState, int]]:
+        """Members for which the step about to be scheduled computes the last token of a block, with their tokens up
+        to there, where blocks are cached."""
+        turn = self.turn
+        return [(state, state.offset + turn) for state in self.block_fills.get(turn % self.block_size, ())]
+
     def turns_alike(self) -> int:
         """For how many turns nobody finishes."""
         if self.next_finish <= self.turn:
@@ -112,12 +136,7 @@ class Cohort:
     def drop(self, state: RequestState) -> None:
         """Let a member go that is in no bucket of ``finish_at`` any more."""
         offset = state.offset
-        del self.members[state]
-        self.size -= 1
-        self.offset_sum -= offset
-        offsets = self.offsets
-        del offsets[bisect_left(offsets, offset)]
-        self.block_needs[(1 - offset) % self.block_size] -= 1
+        self.count_out(state)
         if self.block_fills:
             self.block_fills.get(-offset % self.block_size, {}).pop(state, None)
         if not self.size:

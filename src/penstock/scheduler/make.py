@@ -7,7 +7,8 @@ from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.policies.limits import Policy
 from penstock.scheduler.policies.make import PrefillTime, make_policy
 from penstock.scheduler.vllm import VllmScheduler
-from penstock.scheduler.vllm_async import VllmAsyncScheduler
+from penstock.scheduler.vllm_async import VllmAsyncScheduler, calls_between_tokens
+from penstock.scheduler.vllm_async_each import VllmAsyncEachScheduler
 from penstock.spec.options import SchedulerOptions
 
 
@@ -45,7 +46,12 @@ def make_scheduler(
     """
     policy = _policy(options, pp_size, prefill_ns)
     if options.async_scheduling:
-        return VllmAsyncScheduler(
+        in_step = options.max_in_flight <= 2 * calls_between_tokens(options, pp_size)
+        if in_step and connector is None and not exact_only:
+            return VllmAsyncScheduler(
+                options, num_gpu_blocks, pp_size, policy=policy, kv=kv, keep_token_times=keep_token_times
+            )
+        return VllmAsyncEachScheduler(
             options,
             num_gpu_blocks,
             pp_size,

@@ -20,19 +20,25 @@ class Step:
     (and whether as members of the cohort); the tokens of both come with the step's result.
 
     ``after`` is the step in flight whose tokens this one needs: it cannot begin before that has left the last
-    stage. ``number`` counts a scheduler's steps from 1, ``row`` is its row in the turn log. ``end_ns`` is when it
-    leaves the last stage, ``done_ns`` when the engine can have its result; UNKNOWN_NS until that is known. A step
-    that has come back is used again.
+    stage. Under async scheduling a step computes its cohort's turn number ``turn``, scheduled when the results up to
+    ``known_turn`` were back; ``joining`` are the members whose first turn in this cohort it is, and the tokens of
+    those ``apart`` come to each of them by itself, as they have left the cohort since. ``number`` counts a
+    scheduler's steps from 1, ``row`` is its row in the turn log. ``end_ns`` is when it leaves the last stage,
+    ``done_ns`` when the engine can have its result; UNKNOWN_NS until that is known. A step that has come back is used
+    again.
     """
 
     __slots__ = (
         "after",
+        "apart",
         "chunks",
         "cohort",
         "decode_context",
         "decodes",
         "done_ns",
         "end_ns",
+        "joining",
+        "known_turn",
         "max_context",
         "members",
         "min_context",
@@ -46,6 +52,7 @@ class Step:
         "sampled",
         "sampling",
         "tokens",
+        "turn",
     )
 
     def __init__(self) -> None:
@@ -56,6 +63,10 @@ class Step:
         self.preempted_in_flight: list[tuple[RequestState, bool]] = []
         self.preempted: list[RequestState] = []
         self.after: Step | None = None
+        self.turn = 0
+        self.known_turn = 0
+        self.joining: dict[RequestState, None] = {}
+        self.apart: list[RequestState] = []
         self.tokens = 0
         self.sampled = 0
         self.decodes = 0
@@ -140,8 +151,7 @@ class Step:
         """(request, new tokens, computed before) of everything in the step, in the order of admission."""
         members: list[tuple[RequestState, int, int]] = []
         if self.members and self.cohort is not None:
-            computed = self.cohort.turn - 1
-            members = [(state, 1, state.offset + computed) for state in self.cohort.members]
+            members = self.cohort.decodes_of(self)
         return sorted([*members, *self.chunks], key=_order_of_entry)
 
     @property

@@ -53,8 +53,8 @@ class VllmScheduler:
     ``exact_only`` decides every turn request by request.
     """
 
-    lockstep = True
-    """Whether decodes are kept in cohorts."""
+    decides_on_results = True
+    """Whether a decode is scheduled once its latest token is known, not before."""
 
     def __init__(
         self,
@@ -207,11 +207,8 @@ class VllmScheduler:
             self.out_of_budget = True
         if step.tokens:
             self._latest_with_tokens = step.number
-        if step.sampled and self.lockstep:
-            cohort = step.cohort
-            if cohort is None:
-                cohort = step.cohort = self._new_cohort()
-            cohort.step = step
+        if step.sampled:
+            self._send(step)
         status = self._status
         status.running = running = len(self.running)
         status.waiting = waiting = len(self.waiting)
@@ -229,6 +226,13 @@ class VllmScheduler:
         else:
             status.cause = _DEPENDENCY if running or waiting else _IDLE
         return step
+
+    def _send(self, step: Step) -> None:
+        """The step is decided: somebody will have a token from it."""
+        cohort = step.cohort
+        if cohort is None:
+            cohort = step.cohort = self._new_cohort()
+        cohort.step = step
 
     def _schedule_running(self, step: Step, budget: int, threshold: int) -> int:
         """The running requests in order; returns the budget left, or -1 if one had to preempt itself."""
@@ -252,8 +256,8 @@ class VllmScheduler:
             if need:
                 kv.take(need)
             if cohort.block_fills:
-                for state in sorted(cohort.block_fills.get(phase, ()), key=by_order):
-                    kv.register(state, state.offset + cohort.turn)
+                for state, tokens in sorted(cohort.filling(), key=order_of_entry):
+                    kv.register(state, tokens)
             step.add_members(cohort)
             budget -= cohort.size
             self.ready = None
@@ -300,7 +304,7 @@ class VllmScheduler:
                 budget = budget if self._is_blocked else -1
                 break
             kv.take(need)
-            kv.register(state, tokens)
+            self._register_decode(state)
             taken[state] = None
             budget -= 1
             if limits is not None:
@@ -326,7 +330,7 @@ class VllmScheduler:
         if left:
             other = self._new_cohort()
             for state in left if len(left) <= len(taken) else taken:
-                cohort.move(state, other)
+                self._move(state, cohort, other)
             if len(left) <= len(taken):
                 self.ready = other
             else:
@@ -338,6 +342,15 @@ class VllmScheduler:
             step.decode_context += context
             step.min_context = min(step.min_context, shortest)
             step.max_context = max(step.max_context, longest)
+
+    def _register_decode(self, state: RequestState) -> None:
+        """A member's next token is scheduled: its full blocks can be hit."""
+        cohort = state.cohort
+        assert cohort is not None
+        self.kv.register(state, state.offset + cohort.turn)
+
+    def _move(self, state: RequestState, cohort: Cohort, other: Cohort) -> None:
+        cohort.move(state, other)
 
     def _schedule_chunk(self, step: Step, state: RequestState, budget: int, threshold: int) -> int:
         """The next chunk of a running request; returns the budget left, or -1 if it had to preempt itself."""
@@ -908,6 +921,10 @@ class VllmScheduler:
             state.held_blocks = 0
             state.latest_step = None
         self.finished_unreported = True
+
+
+def order_of_entry(entry: tuple[RequestState, int]) -> int:
+    return entry[0].order
 
 
 def _load_order(state: RequestState) -> int:

@@ -1,27 +1,37 @@
 """Async scheduling: a request is scheduled again before its last token is known.
 
 vLLM's ``v1/core/sched/async_scheduler.py``. Each step that samples for a request leaves a placeholder for the
-token to come, and the next step may already build on it. Decodes are then in several steps at once, so there is no
-lock-step to use: every turn is decided request by request.
+token to come, and the next step may already build on it. The decodes of one step become eligible again at the same
+call of schedule(), so they are one :class:`~penstock.scheduler.async_cohort.AsyncCohort`: it advances when it is
+scheduled, and is settled when a result comes back.
 """
 
 from __future__ import annotations
 
-from array import array
+from collections import deque
 
+from penstock.scheduler.async_cohort import AsyncCohort
+from penstock.scheduler.cohort import Cohort
 from penstock.scheduler.kv_cache import KVCache
-from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.policies.limits import Policy
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import Step
-from penstock.scheduler.vllm import VllmScheduler, by_order
+from penstock.scheduler.vllm import VllmScheduler, by_order, order_of_entry
 from penstock.spec.options import SchedulerOptions
 
 
-class VllmAsyncScheduler(VllmScheduler):
-    """With the V2 model runner a decode is eligible again ``pp_size`` calls of schedule() after its last."""
+def calls_between_tokens(options: SchedulerOptions, pp_size: int) -> int:
+    """After how many calls of schedule() a decode is eligible again: with the V2 model runner as many as there are
+    stages, otherwise at the next."""
+    return pp_size if options.v2_model_runner else 1
 
-    lockstep = False
+
+class VllmAsyncScheduler(VllmScheduler):
+    """An :class:`~penstock.scheduler.protocol.EngineScheduler` without a KV connector, for at most twice as many
+    steps in flight as :func:`calls_between_tokens`: then at most one token of a request is in flight when the next
+    is scheduled, and which is its last is known."""
+
+    decides_on_results = False
 
     def __init__(
         self,
@@ -30,164 +40,126 @@ class VllmAsyncScheduler(VllmScheduler):
         pp_size: int,
         *,
         policy: Policy | None = None,
-        connector: KVConnector | None = None,
         kv: KVCache | None = None,
         keep_token_times: bool = True,
     ) -> None:
-        super().__init__(
-            options,
-            num_gpu_blocks,
-            policy=policy,
-            connector=connector,
-            kv=kv,
-            keep_token_times=keep_token_times,
-            exact_only=True,
-        )
-        self._eligible_after = pp_size if options.v2_model_runner else 0
-        self._calls = 0
+        super().__init__(options, num_gpu_blocks, policy=policy, kv=kv, keep_token_times=keep_token_times)
+        self._calls_between = calls_between_tokens(options, pp_size)
+        # Cohorts with the number of the call from which they are eligible again, in that order.
+        self._resting: deque[tuple[int, AsyncCohort]] = deque()
 
     def schedule(self, now: int) -> Step:
         """Decide the next step; it may be empty."""
-        self._calls += 1
-        self._decodes_taken.clear()
-        self.exact_turns += bool(self.running)
+        resting = self._resting
+        while resting and resting[0][0] <= self._scheduled:
+            cohort = resting.popleft()[1]
+            ready = self.ready
+            if not cohort.size:
+                continue
+            if ready is None or not ready.size:
+                self.ready = cohort
+            else:
+                small, large = (cohort, ready) if cohort.size < ready.size else (ready, cohort)
+                for state in list(small.members):
+                    self._move(state, small, large)
+                self.ready = large
         return super().schedule(now)
 
-    def _schedule_running(self, step: Step, budget: int, threshold: int) -> int:
-        limits = self._limits
-        for state in list(self.running):
-            if budget <= 0:
-                break
-            if state not in self.running:
-                continue  # preempted by one before it
-            if self._has_all_in_flight(state) or self._calls < state.eligible_at:
-                continue
-            if self._defers_prefills and state in self.partials:
-                continue
-            computed = state.num_computed
-            new = state.num_tokens + state.placeholders - computed
-            if threshold and new > threshold:
-                new = threshold
-            new = min(new, budget, self.options.max_model_len - 1 - computed)
-            decodes = limits is not None and state not in self.partials
-            if limits is not None:
-                if not decodes:
-                    new = min(new, limits.allowed_chunk(state, computed))
-                elif not limits.allows_decode(state):
-                    continue
-            if new <= 0:
-                continue
-            need = self.kv.blocks_for(computed + new) - state.held_blocks
-            if not self._make_room(step, state, need):
-                self._budget_back = 0
-                return budget if self._is_blocked else -1
-            was_partial = computed < state.num_tokens and not state.placeholders
-            self._grant(step, state, new, need)
-            if was_partial and state.placeholders and state in self.partials:
-                self.partials.remove(state)
-            if limits is not None:
-                if decodes:
-                    limits.spend_decode()
-                    self._decodes_taken[state] = None
-                else:
-                    limits.spend_chunk(new)
-            budget += self._budget_back - new
-            self._budget_back = 0
-        return budget
-
-    @staticmethod
-    def _has_all_in_flight(state: RequestState) -> bool:
-        """The tokens in flight are the last ones that were asked for."""
-        request = state.request
-        wanted = request.input_tokens + request.output_tokens
-        return state.placeholders > 0 and state.num_computed + 2 - state.placeholders >= wanted
-
-    def _grant(self, step: Step, state: RequestState, new: int, need: int) -> None:
-        computed = state.num_computed
-        self.kv.take(need)
-        state.held_blocks += need
-        state.num_computed = computed + new
-        previous = state.latest_step
-        is_dropped = self._returned < state.latest_number <= state.dropped_through
-        if is_dropped and previous is not None and state in previous.sampling:
-            step.wait_for(previous)  # its token does not count, but it is on its way all the same
-        if self.by_priority:
-            self._before[state] = previous, state.latest_number
-        state.latest_step = step
-        state.latest_number = step.number
-        state.hashed_tokens = min(computed + new, state.num_tokens)
-        self.kv.register(state, state.hashed_tokens)
-        step.add_chunk(state, new, computed)
-        if state.num_computed < state.num_tokens + state.placeholders:
-            return
-        if state.placeholders and previous is not None:
-            step.wait_for(previous)
-        state.placeholders += 1
-        state.eligible_at = self._calls + self._eligible_after
-        step.sampling.append(state)
-        step.sampled += 1
-
-    def _take_out(self, step: Step, victim: RequestState) -> None:
-        if victim not in self._before:
-            return
-        previous, number = self._before.pop(victim)
-        if victim in step.sampling:
-            victim.placeholders -= 1
-        tokens = step.take_out(victim)
-        victim.latest_step, victim.latest_number = previous, number
-        step.after = None
+    def _send(self, step: Step) -> None:
+        cohort = step.cohort
+        if cohort is None:
+            cohort = step.cohort = AsyncCohort(self.kv.block_size)
+        assert isinstance(cohort, AsyncCohort)
+        cohort.send(step)
         for state in step.sampling:
-            earlier = self._before[state][0]
-            if state.placeholders > 1 and earlier is not None:
-                step.wait_for(earlier)
-        if self._limits is not None:
-            if victim in self._decodes_taken:
-                self._limits.give_back_decode()
-            else:
-                self._limits.give_back_chunk(tokens)
-        self._budget_back += tokens
+            cohort.admit(state, caches=self.kv.notes_fills(state))
+        if cohort.size:
+            self._resting.append((step.number + self._calls_between - 1, cohort))
+
+    def _new_cohort(self) -> Cohort:
+        return AsyncCohort(self.kv.block_size)
+
+    def _register_decode(self, state: RequestState) -> None:
+        cohort = state.cohort
+        assert isinstance(cohort, AsyncCohort)
+        self.kv.register(state, cohort.known_tokens(state))
+
+    def _move(self, state: RequestState, cohort: Cohort, other: Cohort) -> None:
+        assert isinstance(cohort, AsyncCohort)
+        assert isinstance(other, AsyncCohort)
+        caches = cohort.detach(state, delivers=True)
+        other.take_over(state, caches=caches)
 
     def _preempt(self, victim: RequestState, step: Step) -> None:
         """As ever, but the tokens in flight are in steps that know the request still."""
         del self.running[victim]
-        if victim in self.partials:
+        cohort = victim.cohort
+        if cohort is not None:
+            assert isinstance(cohort, AsyncCohort)
+            is_taken = self._decodes_taken.pop(victim, victim) is None
+            cohort.detach(victim, delivers=True)
+            if is_taken:
+                victim.num_computed += 1
+                victim.hashed_tokens = victim.num_tokens
+        else:
+            victim.hashed_tokens = victim.num_computed
             self.partials.remove(victim)
         self._evict(victim, victim.num_computed, victim.hashed_tokens, step)
 
     def _withdraw(self, state: RequestState, computed: int) -> int:
-        if state in self.partials:
+        cohort = state.cohort
+        if cohort is None:
             self.partials.remove(state)
-        return computed
+            return computed
+        assert isinstance(cohort, AsyncCohort)
+        cohort.detach(state, delivers=False)
+        if self.ready is cohort and not cohort.size:
+            self.ready = None
+        return state.num_computed
 
     def _take_tokens(self, step: Step, now: int) -> list[RequestState]:
         self._spare_steps.append(step)
+        cohort = step.cohort
+        if cohort is None:
+            return []
+        assert isinstance(cohort, AsyncCohort)
+        turn = step.turn
+        cohort.steps.popleft()
+        cohort.returned = turn
+        step.after = None
+        joining = step.joining
+        regular = step.members - len(joining)
+        if regular:
+            self.token_gaps.append(now - cohort.last_ns)
+            self.token_gaps.append(regular)
+        cohort.last_ns = now
+        if self.keep_token_times:
+            cohort.times.append(now)
+        for state in (*step.sampling, *joining):
+            self._deliver(state, now, gap_is_logged=False)
+        joining.clear()
+        filled = cohort.filled(turn) if cohort.block_fills else []
         finished: list[RequestState] = []
-        for state in step.sampling:
-            if state.num_tokens == state.final_tokens or state.outcome is Outcome.ABORTED:
-                continue  # it has ended with an earlier step; what was scheduled beyond is dropped
-            if step.number <= state.dropped_through:
+        for state in step.apart:
+            if state.outcome is Outcome.ABORTED:
                 continue
             self._deliver(state, now, gap_is_logged=False)
             state.placeholders -= 1
-            if self.keep_token_times:
-                self._note_time(state, now)
-            is_running = state in self.running
-            if is_running:
-                state.hashed_tokens = max(state.hashed_tokens, state.num_computed - state.placeholders)
-                self.kv.register(state, state.hashed_tokens)
-            if state.num_tokens == state.final_tokens:
-                if not is_running:
-                    self._leave_waiting(state)
+            self._note_last_time(state, cohort)
+            if state in self.running:
+                filled.append((state, state.num_tokens - 1))
+                state.hashed_tokens = max(state.hashed_tokens, state.num_tokens - 1)
+            elif state.num_tokens == state.final_tokens:
+                self._leave_waiting(state)
                 finished.append(state)
+        step.apart.clear()
+        if filled:
+            filled.sort(key=order_of_entry)
+            for state, tokens in filled:
+                self.kv.register(state, tokens)
+        if turn in cohort.finish_at:
+            finished += cohort.ended(turn)
         if finished:
             finished.sort(key=by_order)
             self._finish(finished, now)
         return finished
-
-    @staticmethod
-    def _note_time(state: RequestState, now: int) -> None:
-        times = state.own_times
-        if times is None:
-            times = state.own_times = array("q")
-        times.append(now)
-        state.segments = [(times, 0, len(times))]
