@@ -10,30 +10,39 @@ from penstock.engine.build import BuiltInstance
 from penstock.engine.disaggregation_policy import make_disaggregation_policy
 from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.kv_paths import ClusterPaths
-from penstock.engine.proxy import Deliver, Proxy
+from penstock.engine.messages import Messages
+from penstock.engine.pairing_proxy import PairingProxy
+from penstock.engine.proxy import Deliver, Proxy, TakesIn
 from penstock.engine.replica import Replica
 from penstock.engine.router import Router, make_router
-from penstock.engine.sides import Side
+from penstock.engine.sides import Side, vllm_scheduler
 from penstock.kv_transfer.pull import PullConnector, PullOptions
 from penstock.kv_transfer.pull_workers import PullWorkers, PullWorld
+from penstock.kv_transfer.push import PushReceiver, PushSender, PushWorkers, PushWorld
+from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.network.links import Network
 from penstock.recording.records import Transfer
+from penstock.scheduler.kv_connector import KVConnector
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.options import RunOptions
 from penstock.workload.request import Request
+
+_PLACE = 1 << 16
+"""Among the actors of a phase: behind those of all data-parallel groups."""
 
 
 class Disaggregation:
     """Give each instance its connector and workers with :meth:`connect`, then let it :meth:`start`. ``proxy`` is who
     takes requests in from then on."""
 
-    proxy: Proxy
+    proxy: TakesIn
 
     def __init__(
         self,
         cluster: ClusterSpec,
         built: Sequence[BuiltInstance],
         network: Network,
+        agenda: Agenda,
         on_transfer: Callable[[Transfer], None],
     ) -> None:
         transfer = cluster.kv_transfer
@@ -44,20 +53,33 @@ class Disaggregation:
         self._built = built
         self._instances: Sequence[Replica] = ()
         self._sides: dict[str, Side] = {}
-        self._connectors: dict[int, PullConnector] = {}
+        self._pulls: dict[int, PullConnector] = {}
+        paths = ClusterPaths(cluster, built, network)
+        self._messages = Messages(agenda)
+        agenda.add(self._messages, Phase.MESSAGE, _PLACE)
         self._world = PullWorld(
             network,
-            ClusterPaths(cluster, built, network),
+            paths,
             notify_ns=transfer.notify_ns,
             handshake_ns=transfer.handshake_ns,
             on_transfer=on_transfer,
         )
+        self._pushes = PushWorld(
+            network, paths, self._messages.send, notify_ns=transfer.notify_ns, on_transfer=on_transfer
+        )
 
     def connect(
         self, built: BuiltInstance, concerns: Callable[[int], None]
-    ) -> tuple[PullConnector, PullWorkers]:
+    ) -> tuple[KVConnector, StepWorkers]:
         """An instance's connector, and its workers, which tell ``concerns`` when something may concern it."""
         spec = built.spec
+        if self._transfer.kind == "push":
+            if spec.pd_type == "prefill":
+                return PushSender(
+                    spec.index, spec.scheduler.block_size, self._pushes, concerns
+                ), PushWorkers()
+            reserved = self._transfer.num_reserved_decode_tokens
+            return PushReceiver(spec.index, self._pushes, concerns, reserved_tokens=reserved), PushWorkers()
         connector = PullConnector(
             PullOptions(
                 "kv_producer" if spec.pd_type == "prefill" else "kv_consumer",
@@ -65,7 +87,7 @@ class Disaggregation:
                 looks_at_end=self._transfer.looks_at_end,
             )
         )
-        self._connectors[spec.index] = connector
+        self._pulls[spec.index] = connector
         return connector, PullWorkers(spec.index, spec.pp_size, connector, self._world, concerns)
 
     def start(
@@ -88,16 +110,28 @@ class Disaggregation:
         prefill = self._side("prefill", router, "--router")
         decode = self._side("decode", decode_router, where)
         self._sides = {"prefill": prefill, "decode": decode}
-        self.proxy = Proxy(
+        for receiver in self._pushes.receivers.values():
+            receiver.scheduler = vllm_scheduler(instances[receiver.place])
+        if self._transfer.kind == "push":
+            self.proxy = PairingProxy(
+                choose_prefill=prefill.choose,
+                choose_decode=self._choose_decode,
+                serves_whole=self._serves_whole,
+                deliver=deliver,
+                senders=self._pushes.senders,
+                receivers=self._pushes.receivers,
+            )
+            return
+        self.proxy = proxy = Proxy(
             choose_prefill=prefill.choose,
             choose_decode=self._choose_decode,
             serves_whole=self._serves_whole,
             deliver=deliver,
-            connectors=self._connectors,
+            connectors=self._pulls,
             delay_ns=self._transfer.proxy_ns,
-            wake=lambda at_ns: agenda.wake(self.proxy, at_ns),
+            wake=lambda at_ns: agenda.wake(proxy, at_ns),
         )
-        agenda.add(self.proxy, Phase.CONTROL, 1 << 16)
+        agenda.add(proxy, Phase.CONTROL, _PLACE)
 
     def _side(self, role: str, router: Router, where: str) -> Side:
         ours = [one for one in self._instances if self._built[one.index].spec.pd_type == role]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from penstock.kv_transfer.pull import PullConnector
-from penstock.scheduler.request_state import RequestState
+from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.workload.request import Request
 
 Choose = Callable[[Request], int]
@@ -20,8 +21,30 @@ Deliver = Callable[[int, Request, int], int]
 where ranks are chosen by their front-ends."""
 
 
+class TakesIn(Protocol):
+    """Who sends the two parts of requests to their instances."""
+
+    def arrive(self, request: Request) -> int:
+        """A request comes. Returns who computes its prompt."""
+        ...
+
+    def takes_over(self, state: RequestState, at_ns: int) -> bool:
+        """A request has ended on the prefill side. Whether another instance goes on with it, or has it anyway."""
+        ...
+
+    def ended(self, state: RequestState) -> None:
+        """A request has ended for good."""
+        ...
+
+    def give_up(self, request_index: int) -> tuple[Request, int] | None:
+        """The client of a request leaves while no instance has it: returns it, and where its prompt was computed;
+        None if it is not here."""
+        ...
+
+
 class Proxy:
-    """An :class:`~penstock.engine.kernel.Actor`. ``delay_ns`` passes from an answer to the request that it makes.
+    """A :class:`TakesIn`, and an :class:`~penstock.engine.kernel.Actor`. ``delay_ns`` passes from an answer to the
+    request that it makes.
 
     ``choose_prefill`` and ``choose_decode`` name an instance each time they are asked; ``connectors`` are those of
     all instances. ``serves_whole`` names the decode instance that serves an arriving request alone, or None where its
@@ -70,6 +93,13 @@ class Proxy:
     def arrive_directly(self, request: Request) -> int:
         """A request comes that one decode instance serves whole. Returns which."""
         return self._send(request, request.arrival_ns)
+
+    def takes_over(self, state: RequestState, at_ns: int) -> bool:
+        """See :class:`TakesIn`."""
+        if state.outcome is not Outcome.FINISHED:
+            return False
+        self.answered(state, at_ns)
+        return True
 
     def answered(self, state: RequestState, now: int) -> None:
         """A prompt is computed."""

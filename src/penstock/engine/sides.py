@@ -13,6 +13,12 @@ from penstock.scheduler.vllm import VllmScheduler
 from penstock.workload.request import Request
 
 
+def vllm_scheduler(replica: Replica) -> VllmScheduler | None:
+    """An instance's scheduler, if it is vLLM's."""
+    scheduler = replica.scheduler
+    return scheduler if isinstance(scheduler, VllmScheduler) else None
+
+
 class Side:
     """``instances`` of one role, in the order of the cluster. ``where`` names the option that chose ``router``."""
 
@@ -44,8 +50,8 @@ class Side:
     def hit_tokens(self, index: int, request: Request) -> int:
         """How much of the prompt is in an instance's prefix cache now; 0 where its scheduler is not vLLM's."""
         replica = self.instances[self._place[index]]
-        scheduler = replica.scheduler
-        if not isinstance(scheduler, VllmScheduler):
+        scheduler = vllm_scheduler(replica)
+        if scheduler is None:
             return 0
         state = RequestState(request, replica.options.max_model_len)
         found = scheduler.kv.find_prefix(state)

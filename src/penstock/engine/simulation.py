@@ -83,7 +83,9 @@ class Simulation:
         self._groups = LockstepGroups(self._agenda, self._built)
         self._disaggregation: Disaggregation | None = None
         if any(one.spec.pd_type is not None for one in self._built):
-            self._disaggregation = Disaggregation(cluster, self._built, self._network, self._outcomes.moved)
+            self._disaggregation = Disaggregation(
+                cluster, self._built, self._network, self._agenda, self._outcomes.moved
+            )
         self._sinks = (*sinks, ProgressSink(self._report)) if progress else tuple(sinks)
         self.instances = [
             self._make_replica(
@@ -174,12 +176,15 @@ class Simulation:
         """The client of a request leaves. The engine takes note when it reads its messages next; a token that is
         computed already may still come. Between prefill and decode it ends at once: nobody goes on with it. False if
         no such request is being served."""
+        found = False
         for replica in self.instances:
             state = replica.find(request_index)
             if state is not None:
                 replica.abort(state, self.now_ns)
                 self._dispatch.rewake(replica)
-                return True
+                found = True
+        if found:
+            return True
         given_up = None if self._disaggregation is None else self._disaggregation.proxy.give_up(request_index)
         if given_up is None:
             return False
@@ -299,9 +304,9 @@ class Simulation:
 
     def _ended(self, replica: Replica, state: RequestState, at_ns: int) -> None:
         apart = self._disaggregation
-        if apart is not None and state.outcome is Outcome.FINISHED and apart.computes_prompts(replica):
-            self._outcomes.computed(replica, state, at_ns)
-            apart.proxy.answered(state, at_ns)
+        if apart is not None and apart.computes_prompts(replica) and apart.proxy.takes_over(state, at_ns):
+            if state.outcome is Outcome.FINISHED:
+                self._outcomes.computed(replica, state, at_ns)
             return
         if apart is not None:
             apart.proxy.ended(state)

@@ -16,10 +16,12 @@ from penstock.scheduler.step import Step
 @dataclass(frozen=True, slots=True)
 class Match:
     """``tokens`` more of a request can be had, beyond what the GPU's prefix cache holds. ``loads``: they arrive
-    later, and the request waits for them with its blocks; otherwise they are there with the step that runs it."""
+    later, and the request waits for them with its blocks; otherwise they are there with the step that runs it. A load
+    begins only if ``reserved_blocks`` stay free beside it."""
 
     tokens: int
     loads: bool = False
+    reserved_blocks: int = 0
 
 
 NO_MATCH = Match(0)
@@ -31,11 +33,13 @@ class TransferReport:
 
     ``loaded``: the load is over, on every stage; in ``discarded`` are those of them of which some part failed, so
     that all is computed here. ``unloadable``: a load failed, and the request ends with an error for it.
+    ``first_tokens``: those of ``loaded`` whose next token was computed elsewhere and came with their KV.
     ``released``: ended requests whose blocks nobody needs any more, in the order in which they are freed.
     """
 
     loaded: list[RequestState] = field(default_factory=list)
     discarded: set[RequestState] = field(default_factory=set)
+    first_tokens: set[RequestState] = field(default_factory=set)
     unloadable: list[RequestState] = field(default_factory=list)
     released: list[RequestState] = field(default_factory=list)
 

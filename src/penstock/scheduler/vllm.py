@@ -22,7 +22,7 @@ from operator import attrgetter
 from penstock.recording.records import Cause
 from penstock.scheduler.cohort import Cohort
 from penstock.scheduler.kv_cache import CachedBlock, KVCache, OwnBlocks
-from penstock.scheduler.kv_connector import NO_MATCH, KVConnector, TransferReport
+from penstock.scheduler.kv_connector import NO_MATCH, KVConnector, Match, TransferReport
 from penstock.scheduler.policies.limits import Policy, StepLimits
 from penstock.scheduler.policies.view import PolicyView
 from penstock.scheduler.protocol import SchedulerStatus
@@ -446,7 +446,7 @@ class VllmScheduler:
             external = match
             computed += match.tokens
             if match.loads:
-                return self._load(state, found, hit_blocks, claim, match.tokens, now)
+                return self._load(state, found, hit_blocks, claim, match, now)
         if self._defers_prefills and computed < state.num_tokens - 1:
             self.out_of_budget = True
             return _STOP
@@ -532,18 +532,19 @@ class VllmScheduler:
         found: list[CachedBlock] | OwnBlocks | None,
         hit_blocks: int,
         claim: int,
-        external_tokens: int,
+        match: Match,
         now: int,
     ) -> int:
         """Give the first in line blocks for tokens that a connector loads, and set it aside until they are there;
         _STOP if they do not fit into what prefills and loads on their way leave."""
         kv = self.kv
+        external_tokens = match.tokens
         tokens = hit_blocks * kv.block_size + external_tokens
         blocks = kv.blocks_for(tokens) - hit_blocks
         whole = kv.blocks_for(state.num_tokens)
         if self.watermark_blocks and self.running:
             claim += self.watermark_blocks
-        if blocks + claim > kv.free - self._lacking_blocks() or (
+        if blocks + claim + match.reserved_blocks > kv.free - self._lacking_blocks() or (
             self.options.reserve_full_isl and whole - hit_blocks + claim > kv.free
         ):
             self.out_of_capacity = True
@@ -627,15 +628,38 @@ class VllmScheduler:
         for state in (*report.loaded, *report.released):
             if state.load is not None and state.load.reported_ns is None:
                 state.load.reported_ns = now
+        ended = list(report.unloadable)
         for state in report.loaded:
             if self.loading.pop(state, state) is None:
+                if state in report.first_tokens and self._take_first_token(state, now):
+                    ended.append(state)
+                    continue
                 self._unpromoted[state] = state in report.discarded
                 insort(self.loaded, state, key=_urgency_of_load if self.by_priority else _load_order)
         for state in report.released:
             computed, known = self._held.pop(state)
             state.released_ns = now
             self._free(state, computed, known)
-        return report.unloadable
+        return ended
+
+    def _take_first_token(self, state: RequestState, now: int) -> bool:
+        """The first token of an answer has come with the prompt's KV; returns whether it is the only one."""
+        blocks_for = self.kv.blocks_for
+        lacks_more = blocks_for(state.num_tokens + 1) - blocks_for(state.num_tokens)
+        self._deliver(state, now, gap_is_logged=False)
+        if self.keep_token_times:
+            self._note_time(state, now)
+        if state.num_tokens < state.final_tokens:
+            self._loads_lack += lacks_more
+            return False
+        self._loads_lack -= blocks_for(state.num_tokens - 1) - state.held_blocks
+        self._finish([state], now)
+        return True
+
+    @staticmethod
+    def _note_time(state: RequestState, now: int) -> None:
+        """A token of a request outside of cohorts, at a time that no cohort has."""
+        state.segments.append((array("q", [now]), 0, 1))
 
     def _free(self, state: RequestState, computed: int, known: int) -> None:
         """Free the blocks of a request that has ended, once no step in flight may write them

@@ -97,14 +97,18 @@ class TierSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvTransferSpec:
-    """Between prefill and decode instances. ``proxy_ns`` passes from a computed prompt to its request at a decode
-    instance, ``notify_ns`` from the end of a read until the prefill side knows, ``handshake_ns`` before a stage's first
-    read from an instance. ``lease_s``: how long a prompt's blocks are kept for its reader. ``looks_at_end``: workers
-    look for finished reads after a step's forward. ``decode_router`` picks decode instances; None: as prefill.
-    ``policy`` decides which prompts go to prefill instances: always | conditional | ``module:Class``, the second by the
-    two members after it (:class:`~penstock.engine.disaggregation_policy.Conditional`).
+    """Between prefill and decode instances, of ``kind`` pull | push. ``num_reserved_decode_tokens`` is of the latter:
+    :class:`~penstock.kv_transfer.push.PushReceiver`. ``proxy_ns`` passes from a computed prompt to its request at a
+    decode instance, ``notify_ns`` from the end of a read until the prefill side knows, or takes any message of the
+    other kind, ``handshake_ns`` passes before a stage's first read from an instance. ``lease_s``: how long a prompt's
+    blocks are kept for its reader. ``looks_at_end``: workers look for finished reads after a step's forward.
+    ``decode_router`` picks decode instances; None: as prefill. ``policy`` decides which prompts go to prefill
+    instances: always | conditional | ``module:Class``, the second by the two members after it
+    (:class:`~penstock.engine.disaggregation_policy.Conditional`).
     """
 
+    kind: str = "pull"
+    num_reserved_decode_tokens: int = 512
     proxy_ns: int = 0
     notify_ns: int = 0
     handshake_ns: int = 0

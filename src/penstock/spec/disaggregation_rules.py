@@ -10,22 +10,33 @@ from penstock.spec.json_file import Place
 from penstock.spec.raw import RawHostMemory, RawKvOffloading, RawKvTransfer
 from penstock.units import GIB
 
+_ONLY_PULL = ("proxy_ns", "handshake_ns", "kv_lease_duration", "worker_poll")
+_ONLY_PUSH = ("num_reserved_decode_tokens",)
+
 
 def kv_transfer_spec(raw: RawKvTransfer | None) -> KvTransferSpec:
     """``kv_transfer`` of a cluster."""
     if raw is None:
         return KvTransferSpec()
     return KvTransferSpec(
-        proxy_ns=raw.proxy_ns,
+        kind=raw.kind,
+        num_reserved_decode_tokens=_or(
+            raw.num_reserved_decode_tokens, KvTransferSpec().num_reserved_decode_tokens
+        ),
+        proxy_ns=raw.proxy_ns or 0,
         notify_ns=raw.notify_ns,
-        handshake_ns=raw.handshake_ns,
-        lease_s=raw.kv_lease_duration,
+        handshake_ns=raw.handshake_ns or 0,
+        lease_s=raw.kv_lease_duration or KvTransferSpec().lease_s,
         looks_at_end=raw.worker_poll == "end",
         decode_router=raw.decode_router,
         policy=raw.policy or ("always" if raw.max_local_prefill_length is None else "conditional"),
         max_local_prefill_length=raw.max_local_prefill_length or 0,
         max_prefill_queue_size=raw.max_prefill_queue_size,
     )
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
 
 
 def check_roles(
@@ -57,9 +68,18 @@ def check_roles(
 
 
 def _check_policy(transfer: RawKvTransfer | None, place: Place) -> list[Problem]:
-    """Whether the members that one policy reads are there for it, and for no other."""
+    """Whether the members that one policy or kind reads are there for it, and for no other."""
     if transfer is None:
         return []
+    foreign = _ONLY_PULL if transfer.kind == "push" else _ONLY_PUSH
+    other = "pull" if transfer.kind == "push" else "push"
+    strangers = [
+        Problem(str(place.key(name)), f"needs kind '{other}', which alone looks at it")
+        for name in foreign
+        if getattr(transfer, name) is not None
+    ]
+    if strangers:
+        return strangers
     if transfer.policy == "conditional" and transfer.max_local_prefill_length is None:
         message = "needs max_local_prefill_length: up to so many tokens a decode instance computes itself"
         return [Problem(str(place.key("policy")), message)]

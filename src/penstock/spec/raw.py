@@ -98,11 +98,13 @@ class RawCxlMemory(Raw):
 class RawKvTransfer(Raw):
     """``kv_transfer``: between prefill and decode instances."""
 
-    proxy_ns: Nanoseconds = 0
+    kind: Literal["pull", "push"] = "pull"
+    proxy_ns: Nanoseconds | None = None
     notify_ns: Nanoseconds = 0
-    handshake_ns: Nanoseconds = 0
-    kv_lease_duration: Annotated[int, Field(ge=1, le=1_000_000)] = 30
-    worker_poll: Literal["start", "end"] = "start"
+    handshake_ns: Nanoseconds | None = None
+    kv_lease_duration: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    worker_poll: Literal["start", "end"] | None = None
+    num_reserved_decode_tokens: Counter | None = None
     decode_router: Name | None = None
     policy: Name | None = None
     max_local_prefill_length: Counter | None = None

@@ -1,0 +1,336 @@
+"""SGLang's way of moving KV between instances: the prefill side pushes while it computes.
+
+``srt/disaggregation/decode.py`` and ``prefill.py``. Both sides get a request at once. The decode side gives it blocks
+for its whole prompt first (*prealloc queue*) and says so to the prefill side, which only then computes it (*bootstrap
+queue*) and pushes what each step has filled, in whole pages, when it takes the step's result; the rest goes with the
+first token, which is the request's first token. Each side looks at every turn what has arrived (*transfer queue*) and
+what has been sent (*inflight queue*).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from penstock.network.links import Link, Network
+from penstock.recording.records import Transfer
+from penstock.scheduler.kv_connector import NO_MATCH, Match, TransferReport
+from penstock.scheduler.request_state import Outcome, RequestState
+from penstock.scheduler.step import Step
+from penstock.scheduler.vllm import VllmScheduler
+
+
+@dataclass(frozen=True, slots=True)
+class PushWay:
+    """How pages get from a stage of one instance to ``reader``, a stage of another: ``size_bytes`` over ``links``,
+    which are taken for ``occupancy_ns``; it arrives ``arrival_ns`` after its start."""
+
+    reader: int
+    links: tuple[Link, ...]
+    size_bytes: int
+    occupancy_ns: int
+    arrival_ns: int
+
+
+class PushPaths(Protocol):
+    """The ways from one instance's KV to another's."""
+
+    def push_ways(self, source: int, target: int, blocks: int) -> Sequence[PushWay]:
+        """One for each pair of stages that share layers, for ``blocks`` of the target's blocks."""
+        ...
+
+
+@dataclass(slots=True)
+class PushWorld:
+    """What all instances that take part share. ``post(at_ns, deliver, ...)`` calls ``deliver(at_ns, ...)`` then;
+    ``notify_ns`` is how long a message between two sides takes. ``on_transfer`` is given every push once it is under
+    way."""
+
+    network: Network
+    paths: PushPaths
+    post: Callable[..., None]
+    notify_ns: int = 0
+    on_transfer: Callable[[Transfer], None] = lambda transfer: None
+    senders: dict[int, PushSender] = field(default_factory=dict[int, Any])
+    receivers: dict[int, PushReceiver] = field(default_factory=dict[int, Any])
+
+
+@dataclass(slots=True, eq=False)
+class _Push:
+    """A prompt on its way to ``target``, whose first ``sent_blocks`` blocks are sent or need not be. ``is_wanted``:
+    the other side has blocks for it. ``under_way`` counts pushes whose end is not known, ``end_ns`` is the latest of
+    the others; ``is_whole``: nothing more will be sent."""
+
+    state: RequestState
+    target: int
+    is_wanted: bool = False
+    sent_blocks: int = 0
+    under_way: int = 0
+    end_ns: int = 0
+    is_whole: bool = False
+
+
+class PushSender:
+    """A :class:`~penstock.scheduler.kv_connector.KVConnector` of a prefill instance, number ``place``. ``concerns`` is
+    told of times at which something happens that its engine may be waiting for."""
+
+    writes_blocks = False
+    must_deliver = False
+
+    def __init__(
+        self, place: int, block_size: int, world: PushWorld, concerns: Callable[[int], None]
+    ) -> None:
+        self.place = place
+        self._block_size = block_size
+        self._world = world
+        self._concerns = concerns
+        self._targets: dict[int, int] = {}
+        self._pushes: dict[int, _Push] = {}
+        self._unwanted = 0
+        # Those that the other side had blocks for before the engine here took the request in.
+        self._early: dict[int, tuple[int, int, int]] = {}
+        # What each step fills, oldest step first; the ends of whole prompts.
+        self._steps: deque[tuple[tuple[_Push, int], ...]] = deque()
+        self._ends: list[tuple[int, int]] = []
+        world.senders[place] = self
+
+    def keep_for_reader(self, request: int, target: int) -> None:
+        """The prompt of a request that is about to come is computed for ``target``."""
+        self._targets[request] = target
+
+    def added(self, state: RequestState) -> None:
+        """See :class:`~penstock.scheduler.kv_connector.KVConnector`."""
+        target = self._targets.pop(state.request.index, None)
+        if target is None:
+            return
+        self._pushes[state.request.index] = _Push(state, target)
+        self._unwanted += 1
+        early = self._early.pop(state.request.index, None)
+        if early is not None:
+            self.wanted(*early)
+
+    def wanted(self, at_ns: int, request: int, hit_blocks: int) -> None:
+        """The other side has blocks for a prompt, and the first ``hit_blocks`` of them already."""
+        push = self._pushes.get(request)
+        if push is None:
+            if request in self._targets:
+                self._early[request] = at_ns, request, hit_blocks
+        else:
+            push.is_wanted = True
+            push.sent_blocks = hit_blocks
+            self._unwanted -= 1
+            self._concerns(at_ns)
+
+    def matched_tokens(self, state: RequestState, computed: int) -> Match | None:
+        """Nothing; a prompt that is not wanted yet waits, and others may overtake it."""
+        push = self._pushes.get(state.request.index)
+        return NO_MATCH if push is None or push.is_wanted else None
+
+    def allocated(self, state: RequestState, hit_blocks: int, external_tokens: int) -> None:
+        """Nothing to note: what the cache held goes with the first pages."""
+
+    def scheduled(self, step: Step, now: int) -> None:
+        """Note the pages that the step fills."""
+        filled: list[tuple[_Push, int]] = []
+        for state, new, computed in step.chunks:
+            push = self._pushes.get(state.request.index)
+            if push is not None and computed + new < state.request.input_tokens:
+                filled.append((push, (computed + new) // self._block_size))
+        self._steps.append(tuple(filled))
+
+    def reported(self, now: int) -> TransferReport | None:
+        """The oldest step is back: push what it filled, and give up the blocks of prompts that are there."""
+        for push, blocks in self._steps.popleft():
+            if not push.is_whole:
+                self._send(push, blocks, now)
+        ends = self._ends
+        if not ends or ends[0][0] > now:
+            return None
+        report = TransferReport()
+        while ends and ends[0][0] <= now:
+            report.released.append(self._pushes.pop(heapq.heappop(ends)[1]).state)
+        return report
+
+    def finished(self, state: RequestState, now: int) -> bool:
+        """The prompt is computed: the rest of it goes with its first token. Its blocks stay until all is there."""
+        push = self._pushes.get(state.request.index)
+        if push is None:
+            return False
+        self._unwanted -= not push.is_wanted
+        push.is_whole = True
+        if state.outcome is Outcome.FINISHED:
+            self._send(push, -(-state.request.input_tokens // self._block_size), now)
+        push.end_ns = max(push.end_ns, now)
+        self._close(push)
+        return True
+
+    def has_work(self) -> bool:
+        """The engine looks at every turn whether a prompt is wanted."""
+        return self._unwanted > 0
+
+    def _send(self, push: _Push, blocks: int, now: int) -> None:
+        """Push the pages up to ``blocks`` that were not."""
+        world = self._world
+        more = blocks - push.sent_blocks
+        if more <= 0:
+            return
+        push.sent_blocks = blocks
+        ways = world.paths.push_ways(self.place, push.target, more)
+        push.under_way += len(ways)
+        for way in ways:
+            world.network.transfer(
+                way.links,
+                occupancy_ns=way.occupancy_ns,
+                arrival_ns=way.arrival_ns,
+                at_ns=now,
+                arrived=partial(self._sent, push, way, more, now),
+                rank=(self.place << 10) + way.reader,
+            )
+
+    def _sent(self, push: _Push, way: PushWay, blocks: int, post_ns: int, start_ns: int, end_ns: int) -> None:
+        """A push has got its links."""
+        push.under_way -= 1
+        push.end_ns = max(push.end_ns, end_ns)
+        request = push.state.request.index
+        self._world.on_transfer(
+            Transfer(
+                request,
+                self.place,
+                push.target,
+                way.reader,
+                blocks,
+                way.size_bytes,
+                post_ns,
+                start_ns,
+                end_ns,
+            )
+        )
+        self._close(push)
+
+    def _close(self, push: _Push) -> None:
+        """Once all ends are known, both sides can look for the last of them."""
+        if push.under_way or not push.is_whole:
+            return
+        request = push.state.request.index
+        heapq.heappush(self._ends, (push.end_ns, request))
+        self._concerns(push.end_ns)
+        self._world.receivers[push.target].comes(push.end_ns, request)
+
+
+class PushReceiver:
+    """A :class:`~penstock.scheduler.kv_connector.KVConnector` of a decode instance, number ``place``, whose
+    ``scheduler`` is to be given before it runs. ``reserved_tokens`` of KV stay free for each request that is there
+    when another is given blocks (``num_reserved_decode_tokens``), or as many as the one with the most still to
+    generate may need, if that is more."""
+
+    writes_blocks = True
+    must_deliver = False
+
+    def __init__(
+        self, place: int, world: PushWorld, concerns: Callable[[int], None], *, reserved_tokens: int = 512
+    ) -> None:
+        self.place = place
+        self.scheduler: VllmScheduler | None = None
+        self._world = world
+        self._concerns = concerns
+        self._reserved_tokens = reserved_tokens
+        self._sources: dict[int, int] = {}
+        self._loading: dict[int, RequestState] = {}
+        self._has_ended: set[int] = set()
+        self._news: list[tuple[int, int, int]] = []
+        self._ends: list[tuple[int, int]] = []
+        world.receivers[place] = self
+
+    def expect(self, request: int, source: int) -> None:
+        """Instance ``source`` computes the prompt of a request that is about to come."""
+        self._sources[request] = source
+
+    def added(self, state: RequestState) -> None:
+        """See :class:`~penstock.scheduler.kv_connector.KVConnector`."""
+
+    def matched_tokens(self, state: RequestState, computed: int) -> Match | None:
+        """The rest of the prompt, once, if enough stays free beside it."""
+        if state.request.index not in self._sources:
+            return NO_MATCH
+        rest = state.request.input_tokens - computed
+        return Match(rest, loads=True, reserved_blocks=self._reserved_blocks()) if rest > 0 else NO_MATCH
+
+    def _reserved_blocks(self) -> int:
+        scheduler = self.scheduler
+        if scheduler is None:
+            return 0
+        active = len(scheduler.running) + len(scheduler.loading) + len(scheduler.loaded)
+        longest = max((one.final_tokens - one.tokens_so_far for one in scheduler.running), default=0)
+        return scheduler.kv.blocks_for(max(self._reserved_tokens * active, longest))
+
+    def allocated(self, state: RequestState, hit_blocks: int, external_tokens: int) -> None:
+        """There are blocks for a prompt: the other side will hear of it."""
+        index = state.request.index
+        source = self._sources.pop(index, None)
+        if source is not None:
+            self._loading[index] = state
+            self._news.append((source, index, hit_blocks))
+
+    def scheduled(self, step: Step, now: int) -> None:
+        """Tell the prefill side what can be pushed."""
+        for source, index, hit_blocks in self._news:
+            self._world.post(
+                now + self._world.notify_ns, self._world.senders[source].wanted, index, hit_blocks
+            )
+        self._news.clear()
+
+    def comes(self, at_ns: int, request: int) -> None:
+        """The last of a prompt, and its first token, are here at ``at_ns``; or its sender has given it up by then."""
+        heapq.heappush(self._ends, (at_ns, request))
+        self._concerns(at_ns)
+
+    def reported(self, now: int) -> TransferReport | None:
+        """Look what is here."""
+        ends = self._ends
+        if not ends or ends[0][0] > now:
+            return None
+        report = TransferReport()
+        while ends and ends[0][0] <= now:
+            index = heapq.heappop(ends)[1]
+            state = self._loading.pop(index, None)
+            if state is None:
+                continue  # its client left before it had blocks
+            if index in self._has_ended:
+                self._has_ended.discard(index)
+                report.released.append(state)
+            else:
+                report.loaded.append(state)
+                report.first_tokens.add(state)
+        return report
+
+    def finished(self, state: RequestState, now: int) -> bool:
+        """Blocks that are being written are kept until that is over."""
+        index = state.request.index
+        self._sources.pop(index, None)
+        if index not in self._loading:
+            return False
+        self._has_ended.add(index)
+        return True
+
+    def has_work(self) -> bool:
+        """See :class:`~penstock.scheduler.kv_connector.KVConnector`."""
+        return False
+
+
+class PushWorkers:
+    """A :class:`~penstock.kv_transfer.step_workers.StepWorkers` of either side: pushes are the engine's own, so its
+    workers have nothing to do."""
+
+    def started(self, step: Step, stage: int, start_ns: int, end_ns: int) -> None:
+        """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
+
+    def passed(self, step: Step, now: int, stage_free_ns: list[int]) -> int:
+        """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
+        return now
+
+    def collect(self, now: int) -> None:
+        """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
