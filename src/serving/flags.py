@@ -32,10 +32,6 @@ class Flags(Raw):
     expert_routing_policy: Annotated[
         Literal["BALANCED", "RR", "RAND", "CUSTOM"] | None, _ignored("Routing is random in expectation")
     ] = None
-    enable_prefix_sharing: Annotated[bool | None, _ignored("Not simulated")] = None
-    prefix_storage: Annotated[Literal["CPU", "CXL", "None"] | None, _ignored("Not simulated", "CPU|CXL")] = (
-        None
-    )
     enable_local_offloading: Annotated[bool | None, _ignored("Not simulated")] = None
     enable_attn_offloading: Annotated[bool | None, _ignored("Not simulated")] = None
     enable_sub_batch_interleaving: Annotated[bool | None, _ignored("Not simulated")] = None
@@ -76,12 +72,6 @@ def _router(policy: str | None, router: str | None, problems: list[Problem]) -> 
 def _refusals(flags: Flags) -> dict[str, str]:
     """Those that cannot be honoured, each with the reason."""
     refused = {name: reason for name, reason in OFFLOADS.items() if getattr(flags, name)}
-    if flags.enable_prefix_sharing:
-        refused["enable_prefix_sharing"] = "a prefix cache shared by instances is not simulated"
-    if flags.prefix_storage in ("CPU", "CXL"):
-        refused["prefix_storage"] = (
-            f"a second-tier prefix cache in {flags.prefix_storage} memory is not simulated"
-        )
     if flags.skip_prefill:
         refused["skip_prefill"] = "runs without prefill are not simulated"
     if flags.expert_routing_policy == "CUSTOM":

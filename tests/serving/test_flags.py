@@ -51,14 +51,6 @@ def test_both_names_of_the_router(given: dict[str, Any], router: str | None) -> 
             "--request-routing-policy: must be 'LOAD', 'RR', 'RAND' or 'CUSTOM', not 'ROUND'; did you mean 'RAND'?",
         ),
         ({"network_backend": "ns3"}, "--network-backend: ns3 is not simulated: the network is 'analytical'"),
-        (
-            {"enable_prefix_sharing": True},
-            "--enable-prefix-sharing: a prefix cache shared by instances is not simulated",
-        ),
-        (
-            {"prefix_storage": "CPU"},
-            "--prefix-storage: a second-tier prefix cache in CPU memory is not simulated",
-        ),
         ({"skip_prefill": True}, "--skip-prefill: runs without prefill are not simulated"),
         (
             {"enable_attn_offloading": True},
@@ -71,12 +63,12 @@ def test_what_would_change_the_result_is_refused(given: dict[str, Any], message:
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    assert len(mistakes(skip_prefill=True, prefix_storage="CXL", network_backend="astra")) == 3
+    assert len(mistakes(skip_prefill=True, enable_attn_offloading=True, network_backend="astra")) == 3
 
 
 def test_what_changes_nothing_is_noted() -> None:
     given = {"expert_routing_policy": "RR", "run_id": "x", "enable_block_copy": True, "cleanup_inputs": False}
-    translation = translate(given | {"enable_prefix_sharing": False, "prefix_storage": "None"})
+    translation = translate(given)
     assert not translation.problems
     assert [notice.partition(":")[0] for notice in translation.notices] == [
         "--enable-block-copy",

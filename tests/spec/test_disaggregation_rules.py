@@ -43,6 +43,18 @@ def test_roles_and_what_they_share_are_read():
         (cluster(PREFILL, DECODE, kv_transfer={"max_prefill_queue_size": 1}), "needs policy 'conditional'"),
         (cluster(instance(), kv_transfer={}), "no prefill and decode instances"),
         (cluster(instance(kv_offloading={"cpu_gb": 0})), "a tier of size 0"),
+        (cluster(instance(kv_offloading={"shared": "cluster"})), "host memory is a node's"),
+        (cluster(instance(kv_offloading={"store_gb": 4})), "store_gb: needs a store: cxl or network"),
+        (cluster(instance(kv_offloading={"store": "network", "store_gb": 4})), "needs store_gb_per_s"),
+        (cluster(instance(kv_offloading={"store": "network", "store_gb_per_s": 4})), "needs store_gb"),
+        (cluster(instance(kv_offloading={"store": "cxl"})), "the cluster a cxl_mem with mem_bw"),
+        (
+            cluster(
+                instance(kv_offloading={"shared": "node"}),
+                instance(kv_offloading={"shared": "node"}, block_size=32),
+            ),
+            "block_size: differs from that of instance 0, with which it shares a tier of KV",
+        ),
     ],
 )
 def test_one_sentence_for_each_mistake(config: dict[str, Any], sentence: str):
@@ -53,6 +65,31 @@ def test_a_tier_needs_a_speed():
     config = cluster(instance(kv_offloading={"cpu_gb": 4}))
     del config["nodes"][0]["cpu_mem"]
     assert "needs d2h_gb_per_s" in only_problem(config)
+
+
+CXL = {"mem_size": 64, "mem_bw": 32, "mem_latency": 250, "num_devices": 2}
+
+
+@pytest.mark.parametrize("storage", ["CPU", "CXL"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_llmservingsim_s_prefix_flags_are_tiers(storage: str, *, shared: bool):
+    config = cluster(instance(), instance(), cxl_mem=CXL)
+    spec = load_cluster(config, {"prefix_storage": storage, "enable_prefix_sharing": shared})
+    for one in spec.instances:
+        assert one.tier is not None
+        assert (one.tier.blocks_per_chunk, one.tier.loads_first) == (16, True)
+        assert one.tier.store_bytes_per_s == (None if storage == "CPU" else 64 * 2**30)
+        assert one.tier.store_latency_ns == (0 if storage == "CPU" else 250)
+        everyone = "node" if storage == "CPU" else "cluster"
+        assert one.tier.shared == (everyone if shared else "instance")
+        size = {("CPU", False): 256, ("CPU", True): 512}.get((storage, shared), 128)
+        assert one.tier.size_bytes == size * 2**30
+    assert any("--prefix-storage is kv_offloading with load sync" in one for one in spec.notices)
+    assert any("cxl_mem" in one for one in spec.notices) is (storage == "CPU")
+
+
+def test_what_is_shared_must_be_there():
+    assert "needs prefix_storage CPU or CXL" in only_problem(cluster(instance()), enable_prefix_sharing=True)
 
 
 def test_every_instance_of_a_node_gets_its_part_of_host_memory():

@@ -106,6 +106,8 @@ def test_llmservingsim_is_the_default() -> None:
         "kv_cache_dtype",
         "v2_model_runner",
         "policy",
+        "prefix_storage",
+        "enable_prefix_sharing",
     }
 
 

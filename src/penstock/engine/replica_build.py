@@ -12,7 +12,7 @@ from penstock.engine.linked_pipeline import LinkedPipeline
 from penstock.engine.local_pipeline import LocalPipeline
 from penstock.engine.replica import Replica
 from penstock.engine.stretch import DecodeStretches, can_stretch
-from penstock.errors import Problem, UserError
+from penstock.engine.tiers import Tiers
 from penstock.kv_transfer.copy_workers import CopyWorkers
 from penstock.kv_transfer.offloading import OffloadingConnector
 from penstock.kv_transfer.step_workers import StepWorkers
@@ -24,10 +24,7 @@ from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import RequestState
-from penstock.spec.cluster import TierSpec
-from penstock.spec.kv_tier import TierOptions
 from penstock.spec.options import RunOptions
-from penstock.units import GIB
 
 
 def make_replica(
@@ -41,27 +38,36 @@ def make_replica(
     connector: KVConnector | None = None,
     scheduler: EngineScheduler | None = None,
     workers: StepWorkers | None = None,
+    tiers: Tiers | None = None,
 ) -> Replica:
-    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given.
+    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given. ``tiers`` are
+    those of the run, where several instances may share one.
 
     Raises:
-        UserError: its policy cannot be made.
+        UserError: its policy or its tier cannot be made.
     """
     spec = built.spec
     cost = built.cost
     vllm = None
     kv = None
     hold_back = None
+
+    def expect(at_ns: int) -> None:
+        replica.expect(at_ns)
+
     if spec.tier is not None and connector is None and scheduler is None:
-        tier = tier_options(built, spec.tier)
+        tiers = tiers or Tiers(network)
+        tier, pool, keys = tiers.of(built, spec.tier)
         kv = GuardedKVCache(
             built.deployment.memory.num_gpu_blocks,
             spec.scheduler.block_size,
             prefix_caching=spec.scheduler.enable_prefix_caching,
             notes_all_fills=not tier.offload_prompt_only,
+            keys=keys,
         )
-        connector = offloading = OffloadingConnector(tier, kv, spec.pp_size)
-        workers = copies = CopyWorkers(offloading, lambda at_ns: replica.expect(at_ns))
+        connector = offloading = OffloadingConnector(tier, kv, spec.pp_size, tier=pool)
+        store = tiers.store_of(built, spec.tier)
+        workers = copies = CopyWorkers(offloading, expect, store=store)
         hold_back = copies.hold_back
     if scheduler is None:
         scheduler = vllm = make_scheduler(
@@ -107,31 +113,3 @@ def make_replica(
         workers=workers,
     )
     return replica
-
-
-def tier_options(built: BuiltInstance, tier: TierSpec) -> TierOptions:
-    """What a tier comes to for an instance: how many chunks it holds, and what of each token an NPU copies.
-
-    Raises:
-        UserError: it does not hold a single chunk.
-    """
-    spec = built.spec
-    stages = built.deployment.memory.stages
-    per_npu = sum(stage.kv_bytes_per_block for stage in stages)
-    chunk_bytes = per_npu * spec.tp_size * tier.blocks_per_chunk
-    chunks = tier.size_bytes // chunk_bytes
-    if not chunks:
-        message = f"{tier.size_bytes / GIB:.3g} GiB hold no chunk of {chunk_bytes / GIB:.3g} GiB"
-        raise UserError([Problem(f"{spec.where}.kv_offloading", message)])
-    return TierOptions(
-        cpu_chunks=chunks,
-        kv_bytes_per_token=per_npu // spec.scheduler.block_size,
-        d2h_latency_ns=tier.d2h_latency_ns,
-        d2h_bytes_per_s=tier.d2h_bytes_per_s,
-        h2d_latency_ns=tier.h2d_latency_ns,
-        h2d_bytes_per_s=tier.h2d_bytes_per_s,
-        blocks_per_chunk=tier.blocks_per_chunk,
-        eviction_policy=tier.eviction_policy,
-        offload_prompt_only=tier.offload_prompt_only,
-        store_threshold=tier.store_threshold,
-    )

@@ -22,6 +22,7 @@ from penstock.engine.progress import Progress, ProgressSink, no_collection
 from penstock.engine.replica import Replica
 from penstock.engine.replica_build import make_replica
 from penstock.engine.router import make_router
+from penstock.engine.tiers import Tiers
 from penstock.engine.totals import instance_totals
 from penstock.errors import Problem, UserError
 from penstock.kv_transfer.step_workers import StepWorkers
@@ -80,6 +81,7 @@ class Simulation:
         self._agenda = Agenda()
         self._network = Network(self._wake_network)
         self._agenda.add(self._network, Phase.LINK, 0)
+        self._tiers = Tiers(self._network)
         self._groups = LockstepGroups(self._agenda, self._built)
         self._disaggregation: Disaggregation | None = None
         if any(one.spec.pd_type is not None for one in self._built):
@@ -144,6 +146,7 @@ class Simulation:
                 connector=connector,
                 scheduler=scheduler,
                 workers=workers,
+                tiers=self._tiers,
             )
         self._agenda.add(replica, Phase.ENGINE, spec.index)
         return replica

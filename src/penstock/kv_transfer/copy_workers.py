@@ -11,12 +11,49 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from penstock.kv_transfer.offloading import CopyJob, CopyOrders, OffloadingConnector
+from penstock.network.links import Link, Network
 from penstock.scheduler.step import Step
 from penstock.units import NS_PER_S
 
 _NOTHING = CopyOrders((), (), frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLink:
+    """The way from host memory to a store, over a ``link`` of ``network`` that all of its users share. An instance's
+    copies move the bytes of its ``ranks`` NPUs; ``place`` orders those asked for at one time."""
+
+    network: Network
+    link: Link
+    bytes_per_s: int
+    latency_ns: int
+    ranks: int
+    place: int
+
+    def send(self, size_bytes: int, at_ns: int, arrived: Callable[[int, int], None]) -> None:
+        """Move what an NPU of a stage copies, and its peers beside it."""
+        occupancy_ns = self.occupancy_ns(size_bytes)
+        self.network.transfer(
+            (self.link,),
+            occupancy_ns=occupancy_ns,
+            arrival_ns=self.latency_ns + occupancy_ns,
+            at_ns=at_ns,
+            arrived=arrived,
+            rank=self.place,
+        )
+
+    def fetch_now(self, size_bytes: int, at_ns: int) -> int:
+        """The same for a step that waits: it takes the link as it finds it; returns when it has arrived."""
+        start_ns = max(at_ns, self.link.free_ns)
+        self.link.free_ns = start_ns + self.occupancy_ns(size_bytes)
+        return self.link.free_ns + self.latency_ns
+
+    def occupancy_ns(self, size_bytes: int) -> int:
+        """How long the link is taken."""
+        return -(-size_bytes * self.ranks * NS_PER_S // self.bytes_per_s)
 
 
 @dataclass(slots=True)
@@ -34,7 +71,8 @@ class _Stage:
 
 class CopyWorkers:
     """A :class:`~penstock.kv_transfer.step_workers.StepWorkers`. ``concerns`` is told when copies end. ``stalls_ns``
-    is how long the latest step's forward was held back on each stage; ``busy_ns`` of copies, by direction (store or
+    is how long the latest step's forward was held back on each stage. With a ``store`` what is copied out goes on to
+    there, and what is copied back comes from there first. ``busy_ns`` of copies, by direction (store or
     not), over all stages."""
 
     def __init__(
@@ -43,8 +81,11 @@ class CopyWorkers:
         concerns: Callable[[int], None],
         *,
         looks_at_end: bool = False,
+        store: StoreLink | None = None,
     ) -> None:
         self.connector = connector
+        self._store = store
+        self._loads_first = connector.options.loads_first
         self.stalls_ns = [0] * connector.pp_size
         self.total_stall_ns = 0
         self.busy_ns = {True: 0, False: 0}
@@ -55,7 +96,7 @@ class CopyWorkers:
 
     def hold_back(self, step: Step, stage: int, ready_ns: int) -> int:
         """A stage could start a step at ``ready_ns``: submit what earlier steps left to be stored, and what must be
-        out first; returns when that is."""
+        out, or in, first; returns when that is."""
         if stage == 0:
             for entry in self.connector.latest:
                 for each in self._stages:
@@ -64,13 +105,16 @@ class CopyWorkers:
         worker = self._stages[stage]
         orders = self._orders(worker, step)
         self.stalls_ns[stage] = 0
-        if not worker.kept and not orders.flush:
+        loads = orders.loads if self._loads_first else ()
+        if not worker.kept and not orders.flush and not loads:
             return ready_ns
         flushed = [job for job in orders.stores if job in orders.flush]
         for job in (*worker.kept, *flushed):
             self._submit(worker, job, stage, ready_ns, 0)
         worker.kept = []
-        start_ns = max([ready_ns, *(worker.end_of.get(job, 0) for job in orders.flush)])
+        for job in loads:
+            self._submit(worker, job, stage, ready_ns, 0)
+        start_ns = max([ready_ns, *(worker.end_of.get(job, 0) for job in (*orders.flush, *loads))])
         self.stalls_ns[stage] = start_ns - ready_ns
         self.total_stall_ns += start_ns - ready_ns
         return start_ns
@@ -87,8 +131,9 @@ class CopyWorkers:
         if orders is not _NOTHING:
             worker.orders.popleft()
             worker.kept += [job for job in orders.stores if job not in orders.flush]
-            for job in orders.loads:
-                self._submit(worker, job, stage, start_ns, end_ns)
+            if not self._loads_first:
+                for job in orders.loads:
+                    self._submit(worker, job, stage, start_ns, end_ns)
         worker.moments.append(end_ns if self._looks_at_end else start_ns)
 
     def passed(self, step: Step, now: int, stage_free_ns: list[int]) -> int:
@@ -109,11 +154,55 @@ class CopyWorkers:
             if job.is_store
             else (options.h2d_latency_ns, options.h2d_bytes_per_s)
         )
-        start_ns = max(now, compute_end_ns, worker.free_ns[job.is_store])
-        end_ns = start_ns + latency_ns - -size * NS_PER_S // bytes_per_s
+        copy_ns = latency_ns - -size * NS_PER_S // bytes_per_s
+        store = self._store
+        if job.is_store or store is None:
+            end_ns = self._copy(worker, job, max(now, compute_end_ns), copy_ns)
+            worker.end_of[job] = end_ns
+            if store is None:
+                self._ends(worker, job, stage, now, end_ns - copy_ns, end_ns)
+            else:
+                stored = partial(self._stored, worker, job, stage, now, end_ns - copy_ns)
+                store.send(size, end_ns, stored)
+        elif self._loads_first:
+            end_ns = self._copy(worker, job, store.fetch_now(size, now), copy_ns)
+            worker.end_of[job] = end_ns
+            self._ends(worker, job, stage, now, end_ns - copy_ns, end_ns)
+        else:
+            fetched = partial(self._fetched, worker, job, stage, now, compute_end_ns, copy_ns)
+            store.send(size, now, fetched)
+
+    def _copy(self, worker: _Stage, job: CopyJob, ready_ns: int, copy_ns: int) -> int:
+        """Take the copy engine of the job's direction for ``copy_ns``; returns when it is through."""
+        end_ns = max(ready_ns, worker.free_ns[job.is_store]) + copy_ns
         worker.free_ns[job.is_store] = end_ns
+        self.busy_ns[job.is_store] += copy_ns
+        return end_ns
+
+    def _stored(
+        self, worker: _Stage, job: CopyJob, stage: int, now: int, start_ns: int, _: int, end_ns: int
+    ) -> None:
+        """What was copied out is in the store."""
+        self._ends(worker, job, stage, now, start_ns, end_ns)
+
+    def _fetched(
+        self,
+        worker: _Stage,
+        job: CopyJob,
+        stage: int,
+        now: int,
+        compute_end_ns: int,
+        copy_ns: int,
+        start_ns: int,
+        arrived_ns: int,
+    ) -> None:
+        """What is to be copied back has come from the store."""
+        end_ns = self._copy(worker, job, max(arrived_ns, compute_end_ns), copy_ns)
         worker.end_of[job] = end_ns
-        self.busy_ns[job.is_store] += end_ns - start_ns
+        self._ends(worker, job, stage, now, start_ns, end_ns)
+
+    def _ends(self, worker: _Stage, job: CopyJob, stage: int, now: int, start_ns: int, end_ns: int) -> None:
+        """The end of a copy is known."""
         self._number += 1
         heapq.heappush(worker.ends, (end_ns, self._number, job))
         job.stages.append((stage, now, start_ns, end_ns))

@@ -61,7 +61,8 @@ class _Offered:
 
 
 class OffloadingConnector:
-    """A :class:`~penstock.scheduler.kv_connector.KVConnector` of a scheduler whose pool is ``kv``. ``latest`` are
+    """A :class:`~penstock.scheduler.kv_connector.KVConnector` of a scheduler whose pool is ``kv``. ``tier`` is its own
+    unless given: others may share it, whose pools then name blocks alike. ``latest`` are
     steps with something to tell the workers, by number, that those have not taken; ``all_jobs`` all copies so far
     where ``keep_jobs``."""
 
@@ -69,12 +70,18 @@ class OffloadingConnector:
     must_deliver = False
 
     def __init__(
-        self, options: TierOptions, kv: GuardedKVCache, pp_size: int, *, keep_jobs: bool = False
+        self,
+        options: TierOptions,
+        kv: GuardedKVCache,
+        pp_size: int,
+        *,
+        tier: CPUTier | None = None,
+        keep_jobs: bool = False,
     ) -> None:
         self.options = options
         self.kv = kv
         self.pp_size = pp_size
-        self.tier = CPUTier(options)
+        self.tier = tier or CPUTier(options)
         self.latest: list[tuple[int, CopyOrders]] = []
         self.all_jobs: list[CopyJob] = []
         self.hit_tokens = 0
@@ -130,6 +137,9 @@ class OffloadingConnector:
             return NO_MATCH
         if self._being_loaded and not self._being_loaded.isdisjoint(hits):
             return None
+        if self.options.loads_first:
+            # LMCache takes one token less of a prompt that is all there: the step needs something to compute.
+            return Match(min(gain, state.num_tokens - 1 - computed))
         return Match(gain, loads=True)
 
     def _key(self, state: RequestState, chunk: int) -> int:
@@ -340,7 +350,10 @@ class OffloadingConnector:
                 self.tier.end_load(job.keys)
                 self._being_loaded.difference_update(job.keys)
                 ended = offered.has_ended or offered.state.outcome is not Outcome.FINISHED
-                (report.released if ended else report.loaded).append(offered.state)
+                if ended:
+                    report.released.append(offered.state)
+                elif not self.options.loads_first:
+                    report.loaded.append(offered.state)
             self._forget(job.request)
         self._done = []
         return report

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from penstock.scheduler.kv_cache import CachedBlock, KVCache, OwnBlocks
+from penstock.scheduler.kv_cache import BlockKeys, CachedBlock, KVCache, OwnBlocks
 from penstock.scheduler.request_state import RequestState
 
 
@@ -38,9 +38,15 @@ class GuardedKVCache(KVCache):
     requests without token ids the pool is told when a block fills up."""
 
     def __init__(
-        self, num_gpu_blocks: int, block_size: int, *, prefix_caching: bool, notes_all_fills: bool
+        self,
+        num_gpu_blocks: int,
+        block_size: int,
+        *,
+        prefix_caching: bool,
+        notes_all_fills: bool,
+        keys: BlockKeys | None = None,
     ) -> None:
-        super().__init__(num_gpu_blocks, block_size, prefix_caching=prefix_caching)
+        super().__init__(num_gpu_blocks, block_size, prefix_caching=prefix_caching, keys=keys)
         self.disturbed: list[Guard] = []
         self._notes_all_fills = notes_all_fills
         self._guards_of: dict[RequestState, Mapping[int, Guard]] = {}

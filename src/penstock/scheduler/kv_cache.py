@@ -39,14 +39,27 @@ class OwnBlocks:
         self.can_be_hit = can_be_hit
 
 
+class BlockKeys:
+    """Numbers for what blocks hold: equal content behind equal content, equal number. Pools that share a tier share
+    them."""
+
+    __slots__ = ("known", "next")
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, bytes], int] = {}
+        self.next = 1
+
+
 class KVCache:
-    """The pool of one instance: ``num_gpu_blocks`` less the null block.
+    """The pool of one instance: ``num_gpu_blocks`` less the null block. ``keys`` are its own unless given.
 
     ``free`` counts all free blocks. Prefix caching (``v1/core/kv_cache_manager.py``) can be switched off, and
     then no block has an identity.
     """
 
-    def __init__(self, num_gpu_blocks: int, block_size: int, *, prefix_caching: bool) -> None:
+    def __init__(
+        self, num_gpu_blocks: int, block_size: int, *, prefix_caching: bool, keys: BlockKeys | None = None
+    ) -> None:
         self.usable = num_gpu_blocks - 1
         self.block_size = block_size
         self.prefix_caching = prefix_caching
@@ -55,8 +68,7 @@ class KVCache:
         self._queue: OrderedDict[CachedBlock | OwnBlocks, None] = OrderedDict()
         self._queued: int = 0
         self._by_key: dict[int, dict[CachedBlock, None]] = {}
-        self._key_of: dict[tuple[int, bytes], int] = {}
-        self._next_key = 1
+        self._keys = keys or BlockKeys()
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that ``tokens`` tokens take."""
@@ -195,15 +207,16 @@ class KVCache:
     def key(self, state: RequestState, position: int) -> int:
         """A number for the content of block ``position`` and all before it; equal content, equal number."""
         keys = state.keys
+        names = self._keys
         while len(keys) <= position:
             content = self._content(state, len(keys))
             chained = (keys[-1] if keys else 0, content)
-            key = self._key_of.get(chained) if content else None
+            key = names.known.get(chained) if content else None
             if key is None:
-                key = self._next_key
-                self._next_key += 1
+                key = names.next
+                names.next += 1
                 if content:
-                    self._key_of[chained] = key
+                    names.known[chained] = key
             keys.append(key)
         return keys[position]
 

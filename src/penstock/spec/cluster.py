@@ -81,7 +81,9 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierSpec:
-    """A tier of KV in host memory: bytes, bytes per second and ns per direction, ``d2h`` to the CPU. The rest as in
+    """A tier of KV below the GPU: bytes, bytes per second and ns per direction, ``d2h`` from the GPU. It is ``shared``
+    by nobody (instance), by a node's instances, or by all of the cluster. With ``store_bytes_per_s`` it does not lie
+    in the node's memory, but behind a link that all of its users share. The rest as in
     :class:`~penstock.spec.kv_tier.TierOptions`."""
 
     size_bytes: int
@@ -93,6 +95,10 @@ class TierSpec:
     eviction_policy: str = "lru"
     offload_prompt_only: bool = True
     store_threshold: int = 0
+    shared: str = "instance"
+    loads_first: bool = False
+    store_bytes_per_s: int | None = None
+    store_latency_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

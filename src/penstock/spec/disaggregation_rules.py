@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.errors import Problem
-from penstock.spec.cluster import InstanceSpec, KvTransferSpec, TierSpec
+from penstock.spec.cluster import InstanceSpec, KvTransferSpec
 from penstock.spec.json_file import Place
-from penstock.spec.raw import RawHostMemory, RawKvOffloading, RawKvTransfer
-from penstock.units import GIB
+from penstock.spec.raw import RawKvTransfer
 
 _ONLY_PULL = ("proxy_ns", "handshake_ns", "kv_lease_duration", "worker_poll")
 _ONLY_PUSH = ("num_reserved_decode_tokens",)
@@ -127,49 +126,3 @@ def _check_likeness(instances: Sequence[InstanceSpec]) -> list[Problem]:
                 )
             )
     return problems
-
-
-def tier_spec(
-    raw: RawKvOffloading | None,
-    host: RawHostMemory | None,
-    sharers: int,
-    place: Place,
-    problems: list[Problem],
-) -> TierSpec | None:
-    """An instance's tier; None where it has none. ``sharers`` instances of the node divide its ``cpu_mem``."""
-    if raw is None:
-        return None
-    spot = place.key("kv_offloading")
-    size_gb = raw.cpu_gb
-    if size_gb is None and host is not None and host.mem_size is not None:
-        size_gb = host.mem_size / sharers
-    if size_gb is None:
-        problems.append(Problem(str(spot), "needs cpu_gb, or the node a cpu_mem with mem_size"))
-        return None
-    if not size_gb:
-        problems.append(
-            Problem(str(spot.key("cpu_gb")), "a tier of size 0 holds nothing: leave kv_offloading out")
-        )
-        return None
-    speed = host.mem_bw if host is not None else None
-    latency_ns = round(host.mem_latency) if host is not None else 0
-    speeds: dict[str, int] = {}
-    for way in ("d2h", "h2d"):
-        given = getattr(raw, f"{way}_gb_per_s") or speed
-        if not given:
-            problems.append(
-                Problem(str(spot), f"needs {way}_gb_per_s, or the node a cpu_mem with mem_bw above 0")
-            )
-            return None
-        speeds[way] = round(given * GIB)
-    return TierSpec(
-        size_bytes=round(size_gb * GIB),
-        d2h_bytes_per_s=speeds["d2h"],
-        h2d_bytes_per_s=speeds["h2d"],
-        d2h_latency_ns=latency_ns if raw.d2h_latency_ns is None else raw.d2h_latency_ns,
-        h2d_latency_ns=latency_ns if raw.h2d_latency_ns is None else raw.h2d_latency_ns,
-        blocks_per_chunk=raw.blocks_per_chunk,
-        eviction_policy=raw.eviction_policy,
-        offload_prompt_only=raw.offload_prompt_only,
-        store_threshold=raw.store_threshold,
-    )

@@ -69,6 +69,10 @@ class SimulateOptions(TypedDict, total=False):
     """How a step is filled: vllm, decode-cap, all-cap, gllm, sglang, sglang-dynamic or a class of yours [vllm]."""
     engine_idle_sleep_ns: int | None
     """The engine's sleep after an empty schedule [1000000]."""
+    prefix_storage: Literal["CPU", "CXL", "None"] | None
+    """Keep prefixes below the GPU, in host or CXL memory, at instances without kv_offloading [None]."""
+    enable_prefix_sharing: bool | None
+    """With --prefix-storage: one tier for a node's instances (CPU), for all (CXL) [off]."""
     exact_only: bool | None
     """Take every turn one by one, no short cut: the same result, more slowly [off]."""
 

@@ -10,15 +10,15 @@ from penstock.errors import Problem, nearest
 from penstock.spec.check import Checked
 from penstock.spec.cluster import InstanceSpec, TierSpec
 from penstock.spec.data_parallel_rules import data_parallel_options
-from penstock.spec.disaggregation_rules import tier_spec
 from penstock.spec.engines import Preset, engine_names, engine_preset
 from penstock.spec.expert_rules import expert_options, expert_problems
 from penstock.spec.json_file import Place
 from penstock.spec.model import ModelSpec
 from penstock.spec.option_table import RawFlags
 from penstock.spec.options import EngineOverhead, SchedulerOptions
-from penstock.spec.raw import RawHostMemory, RawInstance, RawMemory
+from penstock.spec.raw import RawCxlMemory, RawHostMemory, RawInstance, RawMemory
 from penstock.spec.refusals import check_placement, instance_notices, instance_refusals
+from penstock.spec.tier_rules import FLAG_NOTICE, asked_by_flags, tier_spec
 from penstock.units import GIB
 
 UNLIMITED_SEQS = 1 << 30
@@ -56,9 +56,14 @@ class InstanceRules:
         self.notices: list[str] = []
         self._tier: TierSpec | None = None
 
-    def check_tier(self, host: RawHostMemory | None, sharers: int) -> None:
-        """The tier of KV that the instance asks for, in the node's memory."""
-        self._tier = tier_spec(self._raw.kv_offloading, host, sharers, self._place, self.problems)
+    def check_tier(self, host: RawHostMemory | None, cxl: RawCxlMemory | None, sharers: int) -> None:
+        """The tier of KV that the instance asks for, or the options for all that do not."""
+        raw = self._raw.kv_offloading
+        if raw is None:
+            raw = asked_by_flags(self._flags, self._chosen("block_size", _DEFAULTS.block_size))
+            if raw is not None:
+                self.notices.append(FLAG_NOTICE)
+        self._tier = tier_spec(raw, host, cxl, sharers, self._place, self.problems)
 
     def check(self, num_nodes: int) -> None:
         """All rules whose members could be read."""

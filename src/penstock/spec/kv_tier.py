@@ -11,7 +11,9 @@ class TierOptions:
 
     The tier holds ``cpu_chunks`` chunks of ``blocks_per_chunk`` GPU blocks each; ``eviction_policy`` is lru | arc.
     With ``offload_prompt_only`` no outputs are stored; with ``store_threshold`` n >= 2 a chunk is stored when it is
-    offered the n-th time. Copies of each stage take ``d2h`` to the CPU and ``h2d`` back: latency + bytes / bandwidth.
+    offered the n-th time. With ``loads_first`` a step waits for what its requests load (LMCache's default), else
+    requests wait until it is loaded, and steps go on. Copies of each stage take ``d2h`` to the CPU and ``h2d`` back:
+    latency + bytes / bandwidth.
     """
 
     cpu_chunks: int
@@ -24,3 +26,4 @@ class TierOptions:
     eviction_policy: str = "lru"
     offload_prompt_only: bool = True
     store_threshold: int = 0
+    loads_first: bool = False

@@ -25,8 +25,9 @@ from penstock.spec.link_classes import link_class_names
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model
 from penstock.spec.option_table import RawFlags
-from penstock.spec.raw import REQUIRED, RawCluster, RawInstance, RawMemory, RawNode
+from penstock.spec.raw import REQUIRED, RawCluster, RawCxlMemory, RawInstance, RawMemory, RawNode
 from penstock.spec.refusals import cluster_notices, node_notices, node_remarks
+from penstock.spec.tier_rules import sharing_problems
 
 ClusterSource = str | os.PathLike[str] | Mapping[str, Any]
 RawT = TypeVar("RawT", bound=Raw)
@@ -61,6 +62,9 @@ def load_cluster(
         RawFlags, flags or {}, lambda loc: flag_name(str(loc[0])) if loc else "", problems
     )
     engine = checked_flags.value.engine
+    if checked_flags.value.enable_prefix_sharing and checked_flags.value.prefix_storage in (None, "None"):
+        message = f"needs {flag_name('prefix_storage')} CPU or CXL: that is what is shared"
+        problems.append(Problem(flag_name("enable_prefix_sharing"), message))
     if engine is not None and engine not in engine_names():
         problems.append(Problem(flag_name("engine"), unknown_engine(engine)))
     data = source if isinstance(source, Mapping) else read_json(Path(source), problems)
@@ -107,6 +111,7 @@ class _ClusterReader:
         self._notices: list[str] = []
         self._remarks: list[str] = []
         self._library = ModelLibrary.near(directory)
+        self._cxl: RawCxlMemory | None = None
         self._models: dict[str, ModelSpec | None] = {}
 
     def read(self, data: Any) -> ClusterSpec | None:
@@ -118,7 +123,7 @@ class _ClusterReader:
         if checked is None:
             return None
         raw = checked.value
-        self._notices += cluster_notices(raw, self._place)
+        self._cxl = raw.cxl_mem
         nodes = raw.nodes or []
         if checked.sound("nodes", "num_nodes") and raw.nodes is not None:
             self._match("num_nodes", raw.num_nodes, len(nodes), self._place)
@@ -133,6 +138,9 @@ class _ClusterReader:
             self._problems += group_problems(instances)
             self._problems += data_parallel_problems(instances, shared_links=bool(raw.shared_node_links))
             self._problems += check_roles(instances, raw.kv_transfer, self._place)
+            self._problems += sharing_problems(instances)
+        uses_cxl = any(one.tier is not None and one.tier.store_bytes_per_s is not None for one in instances)
+        self._notices += cluster_notices(raw, self._place, has_tier=uses_cxl)
         return ClusterSpec(
             source=self._place.file,
             link=self._link(checked),
@@ -188,7 +196,7 @@ class _ClusterReader:
             self._check_hardware(label, place.key("stage_hardware").item(stage))
         rules = InstanceRules(checked, memory, model, self._flags, place)
         rules.check(num_nodes)
-        rules.check_tier(raw_node.cpu_mem, len(raw_node.instances or ()))
+        rules.check_tier(raw_node.cpu_mem, self._cxl, len(raw_node.instances or ()))
         self._problems += rules.problems
         self._notices += rules.notices
         return None if self._problems else rules.spec(index, node)

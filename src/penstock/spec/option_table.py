@@ -125,6 +125,19 @@ class RawFlags(RawEngine):
         Fraction | None, About("costs", "Share of a device's memory to use", "0.9")
     ] = None
 
+    prefix_storage: Annotated[
+        Literal["CPU", "CXL", "None"] | None,
+        About(
+            "engine",
+            "Keep prefixes below the GPU, in host or CXL memory, at instances without kv_offloading",
+            "None",
+        ),
+    ] = None
+    enable_prefix_sharing: Annotated[
+        bool | None,
+        About("engine", "With --prefix-storage: one tier for a node's instances (CPU), for all (CXL)", "off"),
+    ] = None
+
 
 class RawRun(Raw):
     """Options of the run, as :class:`RunOptions`; None = not given."""

@@ -112,7 +112,8 @@ class RawKvTransfer(Raw):
 
 
 class RawKvOffloading(Raw):
-    """``kv_offloading``: a tier of KV in host memory. GiB, GB/s (2**30) and ns; what is not said is ``cpu_mem``'s."""
+    """``kv_offloading``: a tier of KV in host memory, or in a store behind it. GiB, GB/s (2**30) and ns; what is not
+    said is ``cpu_mem``'s, or ``cxl_mem``'s."""
 
     cpu_gb: NonNegative | None = None
     d2h_gb_per_s: Positive | None = None
@@ -123,6 +124,12 @@ class RawKvOffloading(Raw):
     eviction_policy: Literal["lru", "arc"] = "lru"
     offload_prompt_only: bool = True
     store_threshold: Counter = 0
+    load: Literal["async", "sync"] = "async"
+    shared: Literal["instance", "node", "cluster"] = "instance"
+    store: Literal["cxl", "network"] | None = None
+    store_gb: NonNegative | None = None
+    store_gb_per_s: Positive | None = None
+    store_latency_ns: Nanoseconds | None = None
 
 
 class RawOverhead(Raw):

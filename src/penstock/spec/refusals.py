@@ -109,8 +109,8 @@ def node_remarks(raw: RawNode, place: Place, *, has_tier: bool) -> list[str]:
     return [f"{place.file}: cpu_mem has no effect: nothing is placed in host memory"]
 
 
-def cluster_notices(raw: RawCluster, place: Place) -> list[str]:
+def cluster_notices(raw: RawCluster, place: Place, *, has_tier: bool) -> list[str]:
     """Say that CXL memory changes nothing as long as nothing is placed there."""
-    if raw.cxl_mem is None:
+    if raw.cxl_mem is None or has_tier:
         return []
     return [f"{place.key('cxl_mem')}: has no effect: nothing is placed in CXL memory"]

@@ -1,0 +1,88 @@
+"""The tiers of KV of a cluster: who has one alone, and who shares one."""
+
+from __future__ import annotations
+
+from penstock.engine.build import BuiltInstance
+from penstock.errors import Problem, UserError
+from penstock.kv_transfer.copy_workers import StoreLink
+from penstock.kv_transfer.cpu_tier import CPUTier
+from penstock.network.links import Network
+from penstock.scheduler.kv_cache import BlockKeys
+from penstock.spec.cluster import TierSpec
+from penstock.spec.kv_tier import TierOptions
+from penstock.units import GIB
+
+
+class Tiers:
+    """Made anew for each run. What is behind a shared link is a party of ``network``."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._shared: dict[tuple[str, int], tuple[CPUTier, BlockKeys, int]] = {}
+
+    def of(self, built: BuiltInstance, tier: TierSpec) -> tuple[TierOptions, CPUTier, BlockKeys]:
+        """An instance's options, the tier itself, and the names of blocks in it.
+
+        Raises:
+            UserError: it does not hold a single chunk, or those who share it have chunks of different size.
+        """
+        options, chunk_bytes = tier_options(built, tier)
+        if tier.shared == "instance":
+            return options, CPUTier(options), BlockKeys()
+        place = (tier.shared, built.spec.node if tier.shared == "node" else 0)
+        if place not in self._shared:
+            self._shared[place] = CPUTier(options), BlockKeys(), chunk_bytes
+        shared, keys, size = self._shared[place]
+        if size != chunk_bytes:
+            message = (
+                f"a chunk takes {chunk_bytes:,} bytes here and {size:,} at others that share the tier: "
+                "give them the same tp_size"
+            )
+            raise UserError([Problem(f"{built.spec.where}.kv_offloading.shared", message)])
+        return options, shared, keys
+
+    def store_of(self, built: BuiltInstance, tier: TierSpec) -> StoreLink | None:
+        """The way from an instance to where its tier lies; None where that is its node's memory."""
+        if tier.store_bytes_per_s is None:
+            return None
+        spec = built.spec
+        place = {"instance": f" of instance {spec.index}", "node": f" of node {spec.node}", "cluster": ""}
+        return StoreLink(
+            self._network,
+            self._network.shared_link(f"KV store{place[tier.shared]}"),
+            tier.store_bytes_per_s,
+            tier.store_latency_ns,
+            spec.tp_size,
+            spec.index,
+        )
+
+
+def tier_options(built: BuiltInstance, tier: TierSpec) -> tuple[TierOptions, int]:
+    """What a tier comes to for an instance: how many chunks it holds, and what of each token an NPU copies; and the
+    bytes of a chunk.
+
+    Raises:
+        UserError: it does not hold a single chunk.
+    """
+    spec = built.spec
+    stages = built.deployment.memory.stages
+    per_npu = sum(stage.kv_bytes_per_block for stage in stages)
+    chunk_bytes = per_npu * spec.tp_size * tier.blocks_per_chunk
+    chunks = tier.size_bytes // chunk_bytes
+    if not chunks:
+        message = f"{tier.size_bytes / GIB:.3g} GiB hold no chunk of {chunk_bytes / GIB:.3g} GiB"
+        raise UserError([Problem(f"{spec.where}.kv_offloading", message)])
+    options = TierOptions(
+        cpu_chunks=chunks,
+        kv_bytes_per_token=per_npu // spec.scheduler.block_size,
+        d2h_latency_ns=tier.d2h_latency_ns,
+        d2h_bytes_per_s=tier.d2h_bytes_per_s,
+        h2d_latency_ns=tier.h2d_latency_ns,
+        h2d_bytes_per_s=tier.h2d_bytes_per_s,
+        blocks_per_chunk=tier.blocks_per_chunk,
+        eviction_policy=tier.eviction_policy,
+        offload_prompt_only=tier.offload_prompt_only,
+        store_threshold=tier.store_threshold,
+        loads_first=tier.loads_first,
+    )
+    return options, chunk_bytes
