@@ -10,7 +10,7 @@ from typing import Any
 
 from penstock import __version__
 from penstock.calibration.comparison import as_json, compare, error_sentence, table
-from penstock.calibration.fit import STEPS, Fit
+from penstock.calibration.fit import STEPS, TOKENS, Fit
 from penstock.calibration.parameters import FITTED, MEANINGS, Estimate
 from penstock.spec.calibration import FORMAT, model_shape
 from penstock.units import NS_PER_MS, NS_PER_US
@@ -70,6 +70,15 @@ def source_of(fit: Fit) -> str:
     )
 
 
+def way_of(fit: Fit) -> str:
+    """How it was fitted, in words."""
+    if fit.method == STEPS:
+        return "a regression over steps matched with the server's log"
+    if fit.method == TOKENS:
+        return "a regression over steps read off tokens that came together"
+    return f"{fit.simulations} simulations, no step times"
+
+
 def error_of(fit: Fit) -> str:
     """How far the second half was missed by a fit of the first."""
     parts = [error_sentence(rows) for rows in fit.held_out]
@@ -86,11 +95,7 @@ def _date(fit: Fit) -> str:
 
 def report(fit: Fit) -> list[str]:
     """Lines for a terminal: how it was fitted, the parameters, and both comparisons."""
-    way = (
-        "a regression over steps matched with the log"
-        if fit.method == STEPS
-        else f"{fit.simulations} simulations, no step times"
-    )
+    way = way_of(fit)
     cost = (
         "the step cost itself is fitted: no kernel times"
         if fit.cost == FITTED
@@ -106,7 +111,7 @@ def report(fit: Fit) -> list[str]:
     if fit.step_errors is not None:
         off = sorted(abs(float(one)) for one in fit.step_errors)
         lines.append(
-            f"  steps: {len(off)} matched, off by {off[len(off) // 2]:.1%} at the median, "
+            f"  steps: {len(off)}, off by {off[len(off) // 2]:.1%} at the median, "
             f"{off[int(len(off) * 0.9)]:.1%} at the 90th percentile"
         )
     for one, simulated, rows in zip(fit.measured, fit.simulated, fit.held_out, strict=True):

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from penstock.calibration.benchmark import Benchmark, BoolArray, FloatArray, check_enough
+from penstock.calibration.client_steps import steps_of_client
 from penstock.calibration.comparison import Row, compare
 from penstock.calibration.formats import read_benchmark
 from penstock.calibration.matched_steps import MatchedSteps, match_log
@@ -35,9 +36,11 @@ from penstock.errors import Problem, UserError
 from penstock.spec.cluster import ClusterSpec, InstanceSpec, StepNoise
 from penstock.spec.hardware import find_hardware
 from penstock.spec.load import load_cluster
+from penstock.spec.options import SchedulerOptions
 from penstock.units import NS_PER_MS, NS_PER_S
 
 STEPS = "steps"
+TOKENS = "tokens"
 SIMULATION = "simulation"
 _TTFT_SPREAD = 0.10
 _CLUSTERS = 12
@@ -74,8 +77,8 @@ class Fit:
     """A calibration with all that is known of it.
 
     ``simulated`` are the benchmarks as the fit gives them, ``held_out`` the second half of each compared with what
-    a fit of the first half predicts, ``half_simulated`` that prediction. ``step_errors`` are measured over fitted,
-    less one, by step of each log.
+    a fit of the first half predicts, ``half_simulated`` that prediction. ``steps`` are those of each benchmark that
+    the regression saw, ``step_errors`` their measured times over the fitted, less one.
     """
 
     cluster: ClusterSpec
@@ -88,6 +91,7 @@ class Fit:
     half_simulated: tuple[Benchmark, ...]
     estimates: tuple[Estimate, ...]
     noise: StepNoise | None
+    steps: tuple[MatchedSteps, ...]
     step_errors: FloatArray | None
     held_out: tuple[tuple[Row, ...], ...]
     simulations: int
@@ -199,6 +203,12 @@ def _widened(estimate: Estimate, joint: Estimate) -> Estimate:
     return replace(estimate, low=max(0.0, estimate.value - half), high=estimate.value + half)
 
 
+def _reorders(scheduler: SchedulerOptions) -> bool:
+    """Whether prompts are computed otherwise than whole and first come, first served."""
+    plain = scheduler.policy == "vllm" and scheduler.scheduling_policy == "fcfs"
+    return not plain or scheduler.long_prefill_token_threshold > 0
+
+
 def _middle(ordered: FloatArray) -> FloatArray:
     """All but the tenths at both ends."""
     cut = len(ordered) // 10
@@ -227,8 +237,7 @@ class _Fitter:
         basis = () if self._built is None else self._built[0].deployment.basis
         self._basis = basis
         self._priors = self._make_priors(basis)
-        self._steps = [one.steps for one in measured if one.steps is not None]
-        self._method = STEPS if self._steps and self._instance.pp_size == 1 else SIMULATION
+        self._method, self._steps = self._find_steps()
         self._simulations = 0
 
     def fit(self) -> Fit:
@@ -255,6 +264,7 @@ class _Fitter:
             half_simulated=tuple(half_simulated),
             estimates=tuple(found),
             noise=noise if self._question.noise else None,
+            steps=tuple(self._steps),
             step_errors=errors,
             held_out=tuple(held_out),
             simulations=self._simulations,
@@ -282,6 +292,20 @@ class _Fitter:
         )
         return KERNELS, build_instances(bare, root)
 
+    def _find_steps(self) -> tuple[str, list[MatchedSteps]]:
+        """How to fit, and the steps to fit to: of the logs, of the clients' tokens, or none."""
+        scheduler = self._instance.scheduler
+        if self._instance.pp_size > 1 or len(self._cluster.instances) > 1:
+            return SIMULATION, []
+        logged = [one.steps for one in self._measured if one.steps is not None]
+        if logged:
+            return STEPS, logged
+        if any(one.prompts.known for one in self._measured) or _reorders(scheduler):
+            return SIMULATION, []
+        found = [steps_of_client(one, scheduler.max_num_batched_tokens) for one in self._benchmarks]
+        sure = [one for one in found if one is not None]
+        return (TOKENS, sure) if len(sure) == len(found) else (SIMULATION, [])
+
     def _make_priors(self, basis: Sequence[str]) -> list[Prior]:
         if self._cost == KERNELS:
             priors = kernel_priors(self._instance, self._benchmarks, basis)
@@ -308,10 +332,15 @@ class _Fitter:
             own = self._request(found.values(), chosen, priors)
             known["request_ns"] = _widened(own, known["request_ns"])
             return [known[prior.name] for prior in priors], None, None
-        runs = [(one.benchmark, one.steps) for one in self._measured if one.steps is not None]
+        runs = list(zip(self._benchmarks, self._steps, strict=True))
         kernels = None if self._built is None else self._built[0].cost.stage
         fitted = fit_steps(
-            runs, chosen, priors, kernels, asynchronous=self._instance.scheduler.async_scheduling
+            runs,
+            chosen,
+            priors,
+            kernels,
+            asynchronous=self._instance.scheduler.async_scheduling,
+            host_included=self._method == TOKENS,
         )
         known = {one.name: one for one in fitted.estimates}
         known["request_ns"] = self._request(fitted.values(), chosen, priors)
@@ -383,7 +412,7 @@ class _Fitter:
         ]
         if unknown:
             notes.append(f"not identified by these files, left at the prior: {', '.join(unknown)}")
-        if self._steps and self._method == SIMULATION:
+        if self._method == SIMULATION and any(one.steps is not None for one in self._measured):
             notes.append(
                 f"pp {self._instance.pp_size}: the log's elapsed times are those between steps, not of steps, so they "
                 "are not fitted to; every line of it agrees with the benchmark"
@@ -401,5 +430,5 @@ class _Fitter:
                     "no hits are assumed"
                 )
         if self._question.noise and self._method == SIMULATION:
-            notes.append("noise is read from the steps of a log at pp 1: there is none here, so none is kept")
+            notes.append("noise is read from single steps, and there are none here, so none is kept")
         return notes

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from penstock.calibration.benchmark import Benchmark, BoolArray, FloatArray
-from penstock.calibration.calibration_file import error_of, shown_value, source_of
+from penstock.calibration.calibration_file import error_of, shown_value, source_of, way_of
 from penstock.calibration.comparison import METRICS, THROUGHPUT, Row, compare, shown_error, shown_name
-from penstock.calibration.fit import STEPS, Fit
+from penstock.calibration.fit import Fit
 from penstock.calibration.parameters import FITTED, MEANINGS, Estimate
 from penstock.rendering.pages import COLOURS, div, figure, page, plotly_script
 
@@ -26,7 +26,7 @@ _SMALL = 360
 
 def fit_page(fit: Fit) -> str:
     """The whole document of ``penstock calibrate --report``."""
-    way = "steps matched with the server's log" if fit.method == STEPS else f"{fit.simulations} simulations"
+    way = way_of(fit)
     cost = "step cost fitted, no kernel times" if fit.cost == FITTED else "factors on kernel times"
     parts = [
         plotly_script(),
@@ -162,13 +162,13 @@ def _per_request(measured: Benchmark, simulated: Benchmark) -> dict[str, FloatAr
 def _step_charts(fit: Fit) -> str:
     """Measured over fitted step times, less one, over the log and over the requests in a step."""
     assert fit.step_errors is not None
-    steps = [one.steps for one in fit.measured if one.steps is not None]
+    steps = fit.steps
     sizes = np.concatenate([one.decodes[[bool(own) for own in one.tokens]] for one in steps])
     prefill = np.concatenate([one.prefill_tokens[[bool(own) for own in one.tokens]] for one in steps]) > 0
     errors = fit.step_errors
     charts: list[str] = []
     for name, title, x, axis in (
-        ("log", "Steps over the log", np.arange(len(errors)), "step"),
+        ("log", "Steps in order", np.arange(len(errors)), "step"),
         ("size", "Steps over batch size", sizes, "decodes in the step"),
     ):
         chart = _small(title, axis, "measured over fitted, less 1")

@@ -1,4 +1,4 @@
-"""Fitting with a server's log: steps are matched one by one, and their times are a linear regression.
+"""Fitting to steps, matched with a server's log or read off the client's tokens: their times are a linear regression.
 
 ``iteration elapsed time`` is how long the engine waited for a step's result (vLLM ``v1/engine/core.py:
 capture_iteration_details``). With one step in flight, and with async scheduling while the engine is busy, that is
@@ -8,6 +8,7 @@ pipeline parallelism it is neither, and this module is not used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,19 +60,25 @@ def fit_steps(
     kernels: StageCost | None,
     *,
     asynchronous: bool,
+    host_included: bool = False,
 ) -> StepFit:
     """Fit all terms but ``request_ns`` to the steps whose requests are all chosen.
 
-    ``kernels`` is the cost whose factors are sought; None means that the step's own terms are.
+    ``kernels`` is the cost whose factors are sought; None means that the step's own terms are. ``host_included``
+    says that the steps' times run from one step's tokens to the next's, so that the engine's own time is in them:
+    beside a fitted step cost it then keeps its prior.
     """
     known = {prior.name: prior for prior in priors}
     kept = [_whole(steps, mask) for (_, steps), mask in zip(runs, chosen, strict=True)]
-    host, spread, per_decode = _host(runs, kept, known["host_step_ns"])
+    prior = known["host_step_ns"]
+    host, spread, per_decode = (prior.value, prior.sigma, 0.0) if host_included else _host(runs, kept, prior)
     tables = [_terms(steps, kernels) for _, steps in runs]
     inputs = np.concatenate([table[rows] for table, rows in zip(tables, kept, strict=True)])
     elapsed = np.concatenate(
         [steps.elapsed_s[rows] * NS_PER_S for (_, steps), rows in zip(runs, kept, strict=True)]
     )
+    if host_included:
+        elapsed = elapsed - host
     decodes = np.concatenate([steps.decodes[rows] for (_, steps), rows in zip(runs, kept, strict=True)])
     # The engine's own time grows with the requests in a step: that part has no term of its own but a decode's.
     target = elapsed + per_decode * decodes
@@ -91,12 +98,22 @@ def fit_steps(
     quantile = float(stats.t.ppf(0.975, _CLUSTERS - 1))
     found = estimates([known[name] for name in names], values, deviations, seen, quantile)
     if kernels is None:
-        prior = known["host_step_ns"]
         measured = np.array([spread < prior.sigma])
+        if host_included:
+            # The sum of both is known: the base is as unsure as the host.
+            found = [
+                _wider(one, 1.96 * prior.sigma) if one.name == "base_ns" and one.identified else one
+                for one in found
+            ]
         found = [*estimates([prior], np.array([host]), np.array([spread]), measured, quantile), *found]
     way = known["host_to_stage_ns"]
     found += estimates([way], np.array([way.value]), np.zeros(1), np.zeros(1, dtype=bool), 0.0)
     return StepFit(tuple(found), errors, _noise(errors))
+
+
+def _wider(one: Estimate, by: float) -> Estimate:
+    half = math.hypot(one.high - one.value, by)
+    return replace(one, low=max(0.0, one.value - half), high=one.value + half)
 
 
 def _settle(
@@ -232,17 +249,23 @@ def _solve(
         shown = fitted * (1 + np.clip(errors, -limit, limit))
     weighted = inputs / (fitted * sigma)[:, None]
     off = np.clip(target / fitted - 1, -_OUTLIER * sigma, _OUTLIER * sigma) / sigma
-    size = 1 / scale
-    weighted = weighted * size
-    precision = np.zeros(len(priors))
-    precision[known] = [(size[place] / max(priors[place].sigma, 1e-9)) ** 2 for place in known]
-    bread = np.linalg.pinv(weighted.T @ weighted + np.diag(precision), hermitian=True)
-    meat = np.diag(precision)
+    # A term that is not fitted is sure; beside it the others would vanish in the inverse.
+    free = [place for place, prior in enumerate(priors) if prior.free]
+    weighted = (weighted / scale)[:, free]
+    precision = np.diag(
+        [
+            (1 / priors[place].sigma / scale[place]) ** 2 if np.isfinite(priors[place].sigma) else 0.0
+            for place in free
+        ]
+    )
+    bread = np.linalg.pinv(weighted.T @ weighted + precision, hermitian=True)
+    meat = precision
     for cluster in np.array_split(np.arange(len(target)), _CLUSTERS):
         score = weighted[cluster].T @ off[cluster]
         meat = meat + np.outer(score, score) * _CLUSTERS / (_CLUSTERS - 1)
-    robust = np.sqrt(np.maximum(np.diag(bread @ meat @ bread), 0.0)) * size
-    plain = np.sqrt(np.maximum(np.diag(bread), 0.0)) * size
+    robust, plain = np.zeros(len(priors)), np.zeros(len(priors))
+    robust[free] = np.sqrt(np.maximum(np.diag(bread @ meat @ bread), 0.0)) / scale[free]
+    plain[free] = np.sqrt(np.maximum(np.diag(bread), 0.0)) / scale[free]
     return values, robust, target / fitted - 1, plain
 
 
