@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from calibration.self_made import kernel_truth, make
 from penstock.calibration.fit import SIMULATION, TOKENS, Question, calibrate
 
-LLAMA = {"model_name": "meta-llama/Llama-3.1-8B"}
+MODEL = "meta-llama/Llama-3.1-8B"
 
 
 def test_overheads_come_back_within_their_intervals(tmp_path: Path):
@@ -19,7 +20,7 @@ def test_overheads_come_back_within_their_intervals(tmp_path: Path):
     inside = total = 0
     for seed in range(20):
         truth = kernel_truth(random.Random(seed))
-        made = make(tmp_path / str(seed), seed, truth, hardware="RTXPRO6000", **LLAMA)
+        made = make(tmp_path / str(seed), seed, truth, hardware="RTXPRO6000", model_name=MODEL)
         fit = calibrate(Question(cluster=str(made.cluster), benches=(str(made.bench),)))
         assert fit.method == TOKENS
         for one in fit.estimates:
@@ -35,10 +36,23 @@ def test_overheads_come_back_within_their_intervals(tmp_path: Path):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_two_stages_are_fitted_by_simulation(tmp_path: Path, seed: int):
     truth = {**kernel_truth(random.Random(seed)), "host_to_stage_ns": 0.3e6}
-    made = make(tmp_path, seed, truth, hardware="RTXPRO6000", pp_size=2, **LLAMA)
+    made = make(tmp_path, seed, truth, hardware="RTXPRO6000", pp_size=2, model_name=MODEL)
     fit = calibrate(Question(cluster=str(made.cluster), benches=(str(made.bench),)))
     assert fit.method == SIMULATION
     found = fit.values()
     assert found["decode_factor"] == pytest.approx(truth["decode_factor"], rel=0.08)
     assert found["prefill_factor"] == pytest.approx(truth["prefill_factor"], rel=0.08)
     assert abs(next(row.error or 0.0 for row in fit.held_out[0] if row.name == "tpot_p50")) < 0.10
+
+
+def test_without_single_gaps_ttft_and_tpot_are_fitted_to(tmp_path: Path):
+    """Messages of several tokens: a gap between them is no ITL, measured or simulated."""
+    truth = {**kernel_truth(random.Random(0)), "decode_factor": 1.1}
+    made = make(tmp_path, 0, truth, hardware="RTXPRO6000", model_name=MODEL)
+    result = json.loads(made.bench.read_text(encoding="utf-8"))
+    result["itls"] = [gaps[1:] for gaps in result["itls"]]
+    made.bench.write_text(json.dumps(result), encoding="utf-8")
+    fit = calibrate(Question(cluster=str(made.cluster), benches=(str(made.bench),)))
+    assert fit.method == SIMULATION
+    assert fit.values()["decode_factor"] == pytest.approx(truth["decode_factor"], rel=0.05)
+    assert abs(next(row.error or 0.0 for row in fit.held_out[0] if row.name == "tpot_p50")) < 0.05

@@ -87,8 +87,9 @@ class _Search:
         self._priors = priors
         self._free = [place for place, prior in enumerate(priors) if prior.free]
         self._scale = np.array([priors[place].scale for place in self._free])
-        self._measured = [_shown(one, mask) for one, mask in zip(measured, chosen, strict=True)]
+        self._gaps = [one.gaps_s is not None for one in measured]
         self._chosen = chosen
+        self._measured = self._shown_by(measured)
         self._known = [prior for prior in (priors[place] for place in self._free) if np.isfinite(prior.sigma)]
         self._last: tuple[FloatArray, FloatArray] | None = None
         self.deviations = np.zeros(len(priors))
@@ -122,7 +123,7 @@ class _Search:
             return self._last[1]
         values = self._values(point)
         parts = [
-            (np.log(simulated / measured) / np.array(_SPREADS)[:, None]).ravel(order="F")
+            (np.log(simulated / measured) / np.array(_SPREADS[: len(measured)])[:, None]).ravel(order="F")
             for simulated, measured in zip(self._seen(point), self._measured, strict=True)
         ]
         known = np.array([(values[prior.name] - prior.value) / prior.sigma for prior in self._known])
@@ -137,8 +138,14 @@ class _Search:
 
     def _seen(self, point: FloatArray) -> list[FloatArray]:
         self.simulations += 1
-        served = self._serve(self._values(point))
-        return [_shown(one, mask) for one, mask in zip(served, self._chosen, strict=True)]
+        return self._shown_by(self._serve(self._values(point)))
+
+    def _shown_by(self, benchmarks: Sequence[Benchmark]) -> list[FloatArray]:
+        """What is compared; where the measured file has no single gaps, those of the simulated are not looked at."""
+        return [
+            _shown(one, mask, gaps=gaps)
+            for one, mask, gaps in zip(benchmarks, self._chosen, self._gaps, strict=True)
+        ]
 
     def _refined(self, point: FloatArray) -> FloatArray:
         """Gauss-Newton steps, taken whether or not the sum of squares falls, and the mean of the last.
@@ -192,14 +199,14 @@ class _Search:
         return robust, np.sqrt(np.maximum(np.diag(bread), 0.0))
 
 
-def _shown(benchmark: Benchmark, chosen: BoolArray) -> FloatArray:
-    """What each chosen request shows, seconds, shape (3, requests): TTFT, TPOT, median gap."""
+def _shown(benchmark: Benchmark, chosen: BoolArray, *, gaps: bool) -> FloatArray:
+    """What each chosen request shows, seconds, shape (rows, requests): TTFT, TPOT, and with ``gaps`` its median gap."""
     rows = np.flatnonzero(chosen)
     ttft = benchmark.ttft_s[rows]
     answers = np.maximum(benchmark.output_tokens[rows] - 1, 1)
     tpot = (benchmark.latency_s - benchmark.ttft_s)[rows] / answers
-    middle = tpot
-    if benchmark.gaps_s is not None:
+    shown = [ttft, tpot]
+    if gaps and benchmark.gaps_s is not None:
         own = [benchmark.gaps_s[row] for row in rows]
-        middle = np.array([float(np.median(one)) if len(one) else 0.0 for one in own])
-    return np.maximum(np.stack([ttft, tpot, middle]), _FLOOR_S)
+        shown.append(np.array([float(np.median(one)) if len(one) else 0.0 for one in own]))
+    return np.maximum(np.stack(shown), _FLOOR_S)
