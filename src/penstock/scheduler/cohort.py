@@ -32,7 +32,8 @@ class Cohort:
     ``next_finish`` is no later than the next turn in ``finish_at``. ``last_order`` bounds the members'
     admission numbers from above. ``last_ns`` is when the latest token came; the members in ``irregular`` had
     theirs at another time (``last_token_ns``), as they joined between two tokens. ``block_fills`` holds the members
-    whose blocks are cached, by the turn, modulo the block size, in which one fills up.
+    whose blocks are cached, by the turn, modulo the block size, in which one fills up. ``slot`` is the policy's slot of
+    all members, None where they have several or none.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Cohort:
         "offset_sum",
         "offsets",
         "size",
+        "slot",
         "step",
         "times",
         "turn",
@@ -60,6 +62,7 @@ class Cohort:
         self.last_ns = 0
         self.step: Step | None = None
         self.size = 0
+        self.slot: int | None = None
         self.members: dict[RequestState, None] = {}
         self.offset_sum = 0
         self.offsets: list[int] = []

@@ -16,6 +16,7 @@ from array import array
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator
+from heapq import nlargest, nsmallest
 from itertools import chain
 from operator import attrgetter
 
@@ -102,6 +103,9 @@ class VllmScheduler:
         self._max_seqs = options.max_num_seqs
         self._threshold = options.long_prefill_token_threshold
         self._limits: StepLimits | None = None
+        # Under a policy with slots: ready cohorts of other slots than the one of ``ready``, and who runs in each.
+        self._parked: dict[int, Cohort] = {}
+        self.running_in: dict[int, int] = {}
         self._view = PolicyView(self)
         self._status = SchedulerStatus(self.kv.usable)
         self._defers_prefills = False
@@ -186,7 +190,9 @@ class VllmScheduler:
         if self.by_priority:
             self._before.clear()
         if self.policy is not None:
-            self._limits = self.policy.limits(self._view)
+            self._limits = limits = self.policy.limits(self._view)
+            if limits.slot is not None or self._parked:
+                self._bring_up(limits.slot)
         self._defers_prefills = (
             self.throttles_prefills
             and not self._prefill_capacity_bound
@@ -219,7 +225,7 @@ class VllmScheduler:
         if self.out_of_capacity:
             full = running >= self._max_seqs and not step.preempted
             status.cause = _SEQS if full else _MEMORY
-        elif self.ready is not None or self.partials or (waiting and self.out_of_budget):
+        elif self.ready is not None or self.partials or self._parked or (waiting and self.out_of_budget):
             status.cause = _ENGINE
         elif self.loading and not running:
             status.cause = _KV_TRANSFER
@@ -233,37 +239,46 @@ class VllmScheduler:
         if cohort is None:
             cohort = step.cohort = self._new_cohort()
         cohort.step = step
+        if self._limits is not None:
+            cohort.slot = self._limits.slot
 
     def _schedule_running(self, step: Step, budget: int, threshold: int) -> int:
         """The running requests in order; returns the budget left, or -1 if one had to preempt itself."""
         cohort = self.ready
+        limits = self._limits
         partials = self.partials if not self._defers_prefills else _NO_PARTIALS
         if cohort is not None:
-            phase = cohort.turn % cohort.block_size
-            need = cohort.block_needs[phase]
+            need = cohort.block_needs[cohort.turn % cohort.block_size]
             kv = self.kv
+            takes = cohort.size if limits is None else limits.allowed_decodes(cohort.size, cohort.slot)
             if (
-                cohort.size > budget
+                takes > budget
+                or takes < 0
                 or need > kv.free
                 or (partials and partials[0].order < cohort.last_order)
-                or self._limits is not None
                 or self.exact_only
                 or (self.by_priority and partials and self._may_preempt(need, budget))
             ):
                 self.exact_turns += 1
                 return self._schedule_each(step, budget, threshold)
-            # In lock-step: all of them go, each with one token.
-            if need:
-                kv.take(need)
-            if cohort.block_fills:
-                for state, tokens in sorted(cohort.filling(), key=order_of_entry):
-                    kv.register(state, tokens)
-            step.add_members(cohort)
-            budget -= cohort.size
             self.ready = None
+            if limits is not None:
+                limits.spend_decodes(takes)
+                if takes < cohort.size:
+                    cohort, self.ready = self._part(cohort, takes)
+                    need = cohort.block_needs[cohort.turn % cohort.block_size]
+            if takes:
+                # In lock-step: all of them go, each with one token.
+                if need:
+                    kv.take(need)
+                if cohort.block_fills:
+                    for state, tokens in sorted(cohort.filling(), key=order_of_entry):
+                        kv.register(state, tokens)
+                step.add_members(cohort)
+                budget -= takes
         elif not partials:
             return budget
-        elif self._limits is not None or self.exact_only:
+        elif self.exact_only:
             self.exact_turns += 1
             return self._schedule_each(step, budget, threshold)
         self.cohort_turns += 1
@@ -273,6 +288,42 @@ class VllmScheduler:
                     break
                 budget = self._schedule_chunk(step, state, budget, threshold)
         return budget
+
+    def _part(self, cohort: Cohort, count: int) -> tuple[Cohort, Cohort]:
+        """The first ``count`` members in order of admission, fewer than all, and the others. The fewer move."""
+        rest = cohort.size - count
+        other = self._new_cohort()
+        other.slot = cohort.slot
+        if rest <= count:
+            for state in nlargest(rest, cohort.members, key=by_order):
+                self._move(state, cohort, other)
+            return cohort, other
+        for state in nsmallest(count, cohort.members, key=by_order):
+            self._move(state, cohort, other)
+        return other, cohort
+
+    def _bring_up(self, slot: int | None) -> None:
+        """Make those of a slot, or of all, ``ready``, and put a cohort of another slot aside. One with members of any
+        slots stays: it is decided request by request."""
+        ready = self.ready
+        parked = self._parked
+        if slot is None:
+            for cohort in list(parked.values()):
+                self.ready = cohort if self.ready is None else self._joined(self.ready, cohort)
+            parked.clear()
+            return
+        if ready is not None and ready.slot is not None and ready.slot != slot:
+            self.ready = None
+            self._park(ready)
+        cohort = parked.pop(slot, None)
+        if cohort is not None:
+            self.ready = cohort if self.ready is None else self._joined(self.ready, cohort)
+
+    def _park(self, cohort: Cohort) -> None:
+        slot = cohort.slot
+        assert slot is not None
+        other = self._parked.get(slot)
+        self._parked[slot] = cohort if other is None else self._joined(other, cohort)
 
     def _may_preempt(self, need: int, budget: int) -> bool:
         """Whether the chunks behind ``need`` blocks of decodes may run out of blocks. By priority, that may take a
@@ -329,6 +380,7 @@ class VllmScheduler:
         chunk_decodes = step.decodes, step.decode_context, step.min_context, step.max_context
         if left:
             other = self._new_cohort()
+            other.slot = cohort.slot
             for state in left if len(left) <= len(taken) else taken:
                 self._move(state, cohort, other)
             if len(left) <= len(taken):
@@ -518,7 +570,9 @@ class VllmScheduler:
         if limits is not None:
             limits.spend_chunk(new)
             limits.admissions -= 1
-            state.slot = limits.slot
+            state.slot = slot = limits.slot
+            if slot is not None:
+                self.running_in[slot] = self.running_in.get(slot, 0) + 1
         self._grant(step, state, new, self.kv.blocks_for(state.num_computed + new) - state.held_blocks)
         if state.num_computed < state.num_tokens:
             self.partials.append(state)
@@ -744,6 +798,8 @@ class VllmScheduler:
             is_taken = self._decodes_taken.pop(victim, victim) is None
             computed = tokens if in_flight is not None or is_taken else tokens - 1
             cohort.leave(victim)
+            if not cohort.size and self._parked:
+                self._forget(cohort)
             if in_flight is not None and self._drops_late_tokens:
                 cohort.irregular.pop(victim, None)
                 in_flight.members -= 1
@@ -768,12 +824,19 @@ class VllmScheduler:
         if self._drops_late_tokens:
             victim.dropped_through = self._scheduled
             victim.placeholders = 0
-        victim.slot = None
+        if victim.slot is not None:
+            self._leave_slot(victim)
         victim.num_computed = 0
         victim.preemptions += 1
         self.preemptions += 1
         self.waiting.put_back(victim)
         step.preempted.append(victim)
+
+    def _leave_slot(self, state: RequestState) -> None:
+        slot = state.slot
+        assert slot is not None
+        self.running_in[slot] -= 1
+        state.slot = None
 
     def abort(self, state: RequestState, now: int) -> bool:
         """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
@@ -799,6 +862,13 @@ class VllmScheduler:
         self._finish([state], now)
         return True
 
+    def _forget(self, cohort: Cohort) -> None:
+        """A ready cohort has no members any more."""
+        if self.ready is cohort:
+            self.ready = None
+        elif cohort.slot is not None and self._parked.get(cohort.slot) is cohort:
+            del self._parked[cohort.slot]
+
     def _withdraw(self, state: RequestState, computed: int) -> int:
         """Drop a running request's tokens in flight; returns how many tokens its blocks hold."""
         cohort = state.cohort
@@ -807,9 +877,8 @@ class VllmScheduler:
             cohort.leave(state)
             cohort.irregular.pop(state, None)
             if cohort.step is None:
-                if not cohort.size and self.ready is cohort:
-                    self.ready = None
-                    self._spare_cohorts.append(cohort)
+                if not cohort.size:
+                    self._forget(cohort)
                 return tokens - 1
             cohort.step.members -= 1
             return tokens
@@ -862,6 +931,8 @@ class VllmScheduler:
             self._deliver(state, now, gap_is_logged=False)
             if state.num_tokens < state.final_tokens:
                 cohort.join(state, caches=self.kv.notes_fills(state), with_token=self.keep_token_times)
+                if state.slot != cohort.slot:
+                    cohort.slot = None
             else:
                 self._note_last_time(state, cohort)
                 finished.append(state)
@@ -916,14 +987,27 @@ class VllmScheduler:
         return count
 
     def _merge(self, cohort: Cohort) -> None:
-        """A cohort is back empty, or others are ready still: then the fewer join the many."""
+        """A cohort is back empty, or others are ready still."""
         ready = self.ready
-        if cohort.size and ready is not None:
-            small, large = (cohort, ready) if cohort.size < ready.size else (ready, cohort)
-            for state in list(small.members):
-                small.move(state, large)
-            self.ready = large
-            cohort = small
+        if not cohort.size or ready is None:
+            self._spare_cohorts.append(cohort)
+        elif ready.slot != cohort.slot and ready.slot is not None and cohort.slot is not None:
+            self._park(cohort)
+        else:
+            self.ready = self._joined(ready, cohort)
+
+    def _joined(self, one: Cohort, other: Cohort) -> Cohort:
+        """One cohort of two that are ready: the fewer join the many."""
+        small, large = (other, one) if other.size < one.size else (one, other)
+        for state in list(small.members):
+            self._move(state, small, large)
+        if small.slot != large.slot:
+            large.slot = None
+        self._retire(small)
+        return large
+
+    def _retire(self, cohort: Cohort) -> None:
+        """A cohort without members, and without a step in flight, is used again."""
         self._spare_cohorts.append(cohort)
 
     def _new_cohort(self) -> Cohort:
@@ -944,6 +1028,8 @@ class VllmScheduler:
                 self.kv.resumed(state)
             state.held_blocks = 0
             state.latest_step = None
+            if state.slot is not None:
+                self._leave_slot(state)
         self.finished_unreported = True
 
 

@@ -53,16 +53,12 @@ class VllmAsyncScheduler(VllmScheduler):
         resting = self._resting
         while resting and resting[0][0] <= self._scheduled:
             cohort = resting.popleft()[1]
-            ready = self.ready
             if not cohort.size:
                 continue
-            if ready is None or not ready.size:
+            if self.ready is None:
                 self.ready = cohort
             else:
-                small, large = (cohort, ready) if cohort.size < ready.size else (ready, cohort)
-                for state in list(small.members):
-                    self._move(state, small, large)
-                self.ready = large
+                self._merge(cohort)
         return super().schedule(now)
 
     def _send(self, step: Step) -> None:
@@ -71,13 +67,20 @@ class VllmAsyncScheduler(VllmScheduler):
             cohort = step.cohort = AsyncCohort(self.kv.block_size)
         assert isinstance(cohort, AsyncCohort)
         cohort.send(step)
+        if self._limits is not None:
+            cohort.slot = self._limits.slot
         for state in step.sampling:
             cohort.admit(state, caches=self.kv.notes_fills(state))
+            if state.slot != cohort.slot:
+                cohort.slot = None
         if cohort.size:
             self._resting.append((step.number + self._calls_between - 1, cohort))
 
     def _new_cohort(self) -> Cohort:
         return AsyncCohort(self.kv.block_size)
+
+    def _retire(self, cohort: Cohort) -> None:
+        """Its steps in flight know it still."""
 
     def _register_decode(self, state: RequestState) -> None:
         cohort = state.cohort
@@ -98,6 +101,8 @@ class VllmAsyncScheduler(VllmScheduler):
             assert isinstance(cohort, AsyncCohort)
             is_taken = self._decodes_taken.pop(victim, victim) is None
             cohort.detach(victim, delivers=True)
+            if not cohort.size and self._parked:
+                self._forget(cohort)
             if is_taken:
                 victim.num_computed += 1
                 victim.hashed_tokens = victim.num_tokens
@@ -113,8 +118,8 @@ class VllmAsyncScheduler(VllmScheduler):
             return computed
         assert isinstance(cohort, AsyncCohort)
         cohort.detach(state, delivers=False)
-        if self.ready is cohort and not cohort.size:
-            self.ready = None
+        if not cohort.size:
+            self._forget(cohort)
         return state.num_computed
 
     def _take_tokens(self, step: Step, now: int) -> list[RequestState]:

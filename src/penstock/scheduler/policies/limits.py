@@ -65,6 +65,18 @@ class StepLimits:
         """Whether another decode, this one, may go into the step."""
         return self.decodes > 0 and self.requests > 0 and (self.slot is None or state.slot == self.slot)
 
+    def allowed_decodes(self, decodes: int, slot: int | None) -> int:
+        """How many of so many decodes of one slot may go into the step, the earliest admitted first; -1 where that
+        depends on each of them."""
+        if type(self) is not StepLimits or (self.slot is not None and slot != self.slot):
+            return -1
+        return max(min(decodes, self.decodes, self.requests), 0)
+
+    def spend_decodes(self, decodes: int) -> None:
+        """So many decodes have gone into the step."""
+        self.decodes -= decodes
+        self.requests -= decodes
+
     def allowed_chunk(self, state: RequestState, computed: int) -> int:
         """The most prompt tokens of this request that may go into the step after ``computed`` ones."""
         if self.requests <= 0 or (self.slot is not None and state.slot not in (None, self.slot)):

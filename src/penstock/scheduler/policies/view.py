@@ -48,4 +48,4 @@ class PolicyView:
 
     def num_running_in(self, slot: int) -> int:
         """Running requests that belong to a slot."""
-        return sum(state.slot == slot for state in self._scheduler.running)
+        return self._scheduler.running_in.get(slot, 0)

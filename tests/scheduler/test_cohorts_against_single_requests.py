@@ -1,4 +1,4 @@
-"""Cohorts under async scheduling beside the scheduler that decides request by request: same steps, same ends."""
+"""Cohorts beside the same decisions request by request: the same steps, the same ends, clients that leave included."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from penstock.scheduler.make import make_scheduler
+from penstock.scheduler.policies.limits import SchedulerView, StepLimits
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.vllm import VllmScheduler
 from penstock.scheduler.vllm_async import VllmAsyncScheduler
@@ -18,18 +19,36 @@ from penstock.spec.options import SchedulerOptions
 from penstock.workload.request import Request
 
 
+class SlotsNowAndThen:
+    """A policy that bounds its steps to a slot at times, and to nothing at others."""
+
+    def __init__(self, pp_size: int) -> None:
+        self._calls = 0
+
+    def limits(self, view: SchedulerView) -> StepLimits:
+        self._calls += 1
+        if self._calls % 5 == 0:
+            return StepLimits(decodes=3)
+        slot = self._calls % 2
+        return StepLimits(slot=slot, admissions=max(4 - view.num_running_in(slot), 0))
+
+
+POLICIES = ["decode-cap(cap=2)", "all-cap(cap=3)", "gllm", "sglang", "sglang-dynamic(first_chunk=8)"]
+
+
 def options_of(rng: random.Random, pp_size: int) -> SchedulerOptions:
+    asynchronous = rng.random() < 0.6
     return SchedulerOptions(
         max_num_seqs=rng.choice([2, 6, 64]),
         max_num_batched_tokens=rng.choice([4, 16, 64, 512]),
         max_model_len=rng.choice([60, 131_072]),
         block_size=rng.choice([1, 4, 16]),
         enable_prefix_caching=rng.random() < 0.6,
-        max_in_flight=pp_size + 1,
-        async_scheduling=True,
-        v2_model_runner=pp_size > 1,
+        max_in_flight=pp_size + asynchronous,
+        async_scheduling=asynchronous,
+        v2_model_runner=asynchronous and pp_size > 1,
         scheduling_policy=rng.choice(["fcfs", "priority"]),
-        policy=rng.choice(["vllm", "vllm", "decode-cap(cap=2)", "gllm", "sglang"]),
+        policy=rng.choice(["vllm", "vllm", *POLICIES, f"{__name__}:SlotsNowAndThen"]),
     )
 
 
@@ -102,20 +121,29 @@ def test_cohorts_take_the_same_steps_as_single_requests(seed: int) -> None:
     blocks = 1 + round(needed * rng.choice([1.0, 1.5, 3.0, 20.0]))
     cohorts = make_scheduler(options, pp_size, blocks)
     single = make_scheduler(options, pp_size, blocks, exact_only=True)
-    assert isinstance(cohorts, VllmAsyncScheduler)
-    assert isinstance(single, VllmAsyncEachScheduler)
+    if options.async_scheduling:
+        assert isinstance(cohorts, VllmAsyncScheduler)
+        assert isinstance(single, VllmAsyncEachScheduler)
     ours = serve(cohorts, seed, options.max_in_flight, requests)
     theirs = serve(single, seed, options.max_in_flight, requests)
     assert ours == theirs
     assert ours["free"]
 
 
-def test_lock_step_is_the_rule() -> None:
-    options = SchedulerOptions(max_in_flight=5, async_scheduling=True, v2_model_runner=True)
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("policy", ["vllm", "decode-cap", "all-cap", "gllm", "sglang", "sglang-dynamic"])
+def test_no_turn_is_decided_request_by_request(policy: str, asynchronous: bool) -> None:
+    options = SchedulerOptions(
+        max_in_flight=4 + asynchronous,
+        async_scheduling=asynchronous,
+        v2_model_runner=asynchronous,
+        max_num_seqs=16,
+        policy=policy,
+    )
     scheduler = make_scheduler(options, 4, 10_000)
-    serve(scheduler, 1, 5, [Request(index, 0, 30, 40) for index in range(20)])
+    serve(scheduler, 1, options.max_in_flight, [Request(index, 0, 30, 40) for index in range(30)])
     assert scheduler.exact_turns == 0
-    assert scheduler.cohort_turns > 40
+    assert scheduler.cohort_turns > 80
 
 
 def test_where_a_request_may_be_scheduled_past_its_end_every_turn_is_decided_request_by_request() -> None:
