@@ -23,6 +23,7 @@ class LocalPipeline:
         self.back_ns = back_ns
         self._pipeline = Pipeline(cost, pp_size, blocking_sends=blocking_sends)
         self.stage_free_ns = self._pipeline.stage_free_ns
+        self.submit = self._pipeline.submit
         self._stage_ns = cost.stage.stage_ns
         self._return_ns = cost.token_return_ns
         self._started: Started | None = None

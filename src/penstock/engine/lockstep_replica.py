@@ -144,7 +144,7 @@ class LockstepReplica(Replica):
     def _run(self) -> Generator[int | None]:
         """The loop. It yields when it can go on, None where others decide that."""
         scheduler = self.scheduler
-        queue = self._queue
+        queue = self.steps
         depth = self.options.max_in_flight
         overhead = self.overhead
         parallel = self.parallel
@@ -225,7 +225,7 @@ class LockstepReplica(Replica):
         """Block while there is nothing to do, then take all messages; returns the earliest arrival among them."""
         first_arrival = self.now_ns
         self._has_read = bool(self._mail or self._aborts)
-        while not (self.engines_running or self.scheduler.has_work() or self._queue):
+        while not (self.engines_running or self.scheduler.has_work() or self.steps):
             if not self._mail:
                 self._awaits_input = True
                 yield None
@@ -310,7 +310,7 @@ class LockstepReplica(Replica):
                 status.free_blocks,
                 status.running,
                 status.waiting,
-                len(self._queue),
+                len(self.steps),
                 dummy.done_ns,
                 0,
             ),

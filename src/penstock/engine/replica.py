@@ -44,8 +44,10 @@ class Watcher(Protocol):
 class Accelerator(Protocol):
     """Takes many turns at once where they are foreseeable, and leaves the same records as the turns would."""
 
-    def take_turns(self, replica: Replica, limit_ns: int) -> None:
-        """Called between two turns, with nothing in flight; may move the replica on to before ``limit_ns``."""
+    def take_turns(self, replica: Replica, limit_ns: int) -> bool:
+        """Called when the result of a step has been taken, before the next schedule(); may move the replica on to
+        before ``limit_ns``. Returns whether the replica blocks on its oldest step then
+        (:meth:`Replica.block_on_oldest`); otherwise schedule() comes next."""
         ...
 
 
@@ -100,7 +102,8 @@ class Replica:
         self.watcher = watcher
         self._entry_ns = self.overhead.schedule_ns + self.overhead.ipc_to_first_stage_ns
         self._no_times = [0] * (3 * executor.pp_size)
-        self._queue: deque[Step] = deque()
+        self.steps: deque[Step] = deque()
+        """In flight, oldest first, empty ones included, but for the one that it blocks on."""
         self._blocked_on: Step | None = None
         self._aborts: list[RequestState] = []
         self._status = scheduler.status()
@@ -133,7 +136,7 @@ class Replica:
     @property
     def queue_length(self) -> int:
         """Steps in the batch queue, empty ones included."""
-        return len(self._queue)
+        return len(self.steps)
 
     @property
     def is_idle(self) -> bool:
@@ -208,7 +211,7 @@ class Replica:
             NoProgressError: unfinished requests, nothing in flight, and turn after turn schedules nothing.
         """
         scheduler = self.scheduler
-        queue = self._queue
+        queue = self.steps
         depth = self.options.max_in_flight
         overhead = self.overhead
         agenda = self.agenda
@@ -247,8 +250,13 @@ class Replica:
                     return
                 if agenda is not None and agenda.limit_ns < limit_ns:
                     limit_ns = agenda.limit_ns
-                if self._accelerator is not None:
-                    self._accelerator.take_turns(self, limit_ns)
+                accelerator = self._accelerator
+                if (
+                    accelerator is not None
+                    and self.watcher is None
+                    and accelerator.take_turns(self, limit_ns)
+                ):
+                    continue
             now = self.now_ns
             if now >= limit_ns:
                 self.next_ns = now
@@ -277,6 +285,20 @@ class Replica:
         self.log.extend(rows)
         self.now_ns = now_ns
         self.turns += len(rows)
+
+    def go_on_after(self, turns: int, now_ns: int, cells: list[int], updates: list[int]) -> None:
+        """So many turns with tokens were taken, and results, by an :class:`Accelerator`; see :meth:`TurnLog.append`."""
+        self.log.append(turns, cells, updates)
+        self.now_ns = now_ns
+        self.turns += turns
+        if turns:
+            self._scheduled_nothing = False
+            self._fruitless_turns = self._idle_turns = 0
+
+    def block_on_oldest(self) -> bool:
+        """Wait for the oldest step in flight; True."""
+        self._blocked_on = self.steps.popleft()
+        return True
 
     def _take_in(self, now: int) -> int:
         """Drain the input queue; returns the earliest arrival among what was drained."""
@@ -332,13 +354,13 @@ class Replica:
                 status.free_blocks,
                 status.running,
                 status.waiting,
-                len(self._queue),
+                len(self.steps),
                 step.done_ns,
                 0,
             ),
             times,
         )
-        self._queue.append(step)
+        self.steps.append(step)
         if self.watcher is not None:
             self.watcher.scheduled(step, now)
         return tokens > 0
@@ -349,7 +371,7 @@ class Replica:
             step.done_ns = max(step.done_ns, self.workers.passed(step, now, self.executor.stage_free_ns))
 
     def _has_tokens_in_flight(self) -> bool:
-        return any(step.tokens for step in self._queue)
+        return any(step.tokens for step in self.steps)
 
     def _arrived(self, step: Step, times: Sequence[int]) -> None:
         """The way of a step is known that was not when it was sent off."""

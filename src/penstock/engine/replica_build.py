@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 from penstock.cost.step_cost import StepShape
 from penstock.engine.build import BuiltInstance
+from penstock.engine.decode_runs import AsyncDecodeRuns, DecodeRuns
 from penstock.engine.executor import StageExecutor
 from penstock.engine.kernel import Agenda
 from penstock.engine.linked_pipeline import LinkedPipeline
 from penstock.engine.local_pipeline import LocalPipeline
-from penstock.engine.replica import Replica
+from penstock.engine.replica import Accelerator, Replica
 from penstock.engine.stretch import DecodeStretches, can_stretch
 from penstock.engine.tiers import Tiers
 from penstock.kv_transfer.copy_workers import CopyWorkers
@@ -24,6 +25,9 @@ from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import RequestState
+from penstock.scheduler.vllm import VllmScheduler
+from penstock.scheduler.vllm_async import VllmAsyncScheduler
+from penstock.spec.cluster import InstanceSpec
 from penstock.spec.options import RunOptions
 
 
@@ -80,7 +84,7 @@ def make_replica(
             keep_token_times=options.keep_token_times,
             exact_only=options.exact_only,
         )
-    accelerator = None
+    accelerator: Accelerator | None = None
     executor: StageExecutor
     back_ns = spec.overhead.ipc_from_last_stage_ns
     if any(hop.shared_link for hop in cost.hops):
@@ -93,9 +97,8 @@ def make_replica(
         )
     else:
         executor = LocalPipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends, back_ns=back_ns)
-        stretches = can_stretch(cost, spec.scheduler.max_in_flight)
-        if vllm is not None and stretches and vllm.decides_on_results:
-            accelerator = DecodeStretches(vllm, executor, spec.overhead)
+        if vllm is not None and workers is None:
+            accelerator = _accelerator(vllm, executor, spec)
     if workers is not None:
         executor.when_started(workers.started)
     if hold_back is not None:
@@ -113,3 +116,13 @@ def make_replica(
         workers=workers,
     )
     return replica
+
+
+def _accelerator(scheduler: VllmScheduler, pipeline: LocalPipeline, spec: InstanceSpec) -> Accelerator | None:
+    if isinstance(scheduler, VllmAsyncScheduler):
+        return AsyncDecodeRuns(scheduler, pipeline, spec.overhead)
+    if not scheduler.decides_on_results:
+        return None
+    if can_stretch(pipeline.cost, spec.scheduler.max_in_flight):
+        return DecodeStretches(scheduler, pipeline, spec.overhead)
+    return DecodeRuns(scheduler, pipeline, spec.overhead)

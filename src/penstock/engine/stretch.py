@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 
 from penstock.cost.step_cost import PipelineCost
+from penstock.engine.decode_runs import DecodeRuns
 from penstock.engine.local_pipeline import LocalPipeline
 from penstock.engine.replica import Replica
 from penstock.recording.records import TURN_COLUMNS, Cause
@@ -41,13 +42,18 @@ class DecodeStretches:
 
     def __init__(self, scheduler: VllmScheduler, pipeline: LocalPipeline, overhead: EngineOverhead) -> None:
         self._scheduler = scheduler
+        self._runs = DecodeRuns(scheduler, pipeline, overhead)
         self._pipeline = pipeline
         self._overhead = overhead
         self._decode_turns_ns = cast("DecodeTurns", pipeline.cost.stage.decode_turns_ns)  # type: ignore[attr-defined]
         self._last_now_ns = 0
 
-    def take_turns(self, replica: Replica, limit_ns: int) -> None:
-        """See :class:`~penstock.engine.replica.Accelerator`."""
+    def take_turns(self, replica: Replica, limit_ns: int) -> bool:
+        """See :class:`~penstock.engine.replica.Accelerator`. Stretches too short are left to ``DecodeRuns``."""
+        self._stretch(replica, limit_ns)
+        return self._runs.take_turns(replica, limit_ns)
+
+    def _stretch(self, replica: Replica, limit_ns: int) -> None:
         scheduler = self._scheduler
         if replica.has_news:
             return

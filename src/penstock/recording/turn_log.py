@@ -74,6 +74,15 @@ class TurnLog:
         else:
             self._returned[row] = at_ns
 
+    def append(self, turns: int, cells: list[int], updates: list[int]) -> None:
+        """Add turns as :meth:`begin` does, ``cells`` being all their values one after the other, and results taken of
+        these or earlier turns."""
+        self._cells += cells
+        self._rows += turns
+        self._updates += updates
+        if len(self._updates) >= CHUNK_TURNS:
+            self.flush()
+
     def extend(self, rows: Int64Array) -> None:
         """Add turns whose results have been taken already, shape (turns, columns), while none is open."""
         self._cells += rows.ravel().tolist()

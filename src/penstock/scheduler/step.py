@@ -94,6 +94,11 @@ class Step:
             self.prefills = self.prefill_tokens = self.prefill_context = 0
             self.after = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it holds decodes of its cohort alone, all of whom get their token from it as members."""
+        return not (self.chunks or self.preempted_in_flight or self.preempted or self.joining or self.apart)
+
     def add_members(self, cohort: Cohort) -> None:
         """Add all decodes of a ready cohort."""
         members = cohort.size

@@ -96,8 +96,8 @@ class VllmScheduler:
         self._spare_cohorts: list[Cohort] = []
         self._spare_steps: list[Step] = []
         # Steps come back in the order in which they left, so two counts say which are on their way.
-        self._scheduled = 0
-        self._returned = 0
+        self.scheduled = 0
+        self.returned = 0
         self._next_order = 0
         self._max_tokens = options.max_num_batched_tokens
         self._max_seqs = options.max_num_seqs
@@ -173,14 +173,9 @@ class VllmScheduler:
 
     def schedule(self, now: int) -> Step:
         """Decide the next step; it may be empty."""
-        spare = self._spare_steps
-        if spare:
-            step = spare.pop()
-            step.clear()
-        else:
-            step = Step()
-        self._scheduled += 1
-        step.number = self._scheduled
+        step = self.new_step()
+        self.scheduled += 1
+        step.number = self.scheduled
         budget = self._max_tokens
         threshold = self._threshold
         if threshold and self._count_known() == 1:
@@ -232,6 +227,48 @@ class VllmScheduler:
         else:
             status.cause = _DEPENDENCY if running or waiting else _IDLE
         return step
+
+    def new_step(self) -> Step:
+        """An empty step."""
+        spare = self._spare_steps
+        if not spare:
+            return Step()
+        step = spare.pop()
+        step.clear()
+        return step
+
+    def spare(self, step: Step) -> None:
+        """Nobody needs the step any more."""
+        self._spare_steps.append(step)
+
+    def has_only_decodes(self) -> bool:
+        """Whether schedule() has nothing to decide beside the decodes that are ready, for as long as no request
+        comes, ends, or lacks blocks."""
+        return not (
+            self.partials
+            or self.policy is not None
+            or self.connector is not None
+            or self.exact_only
+            or self.throttles_prefills
+            or (self.waiting and len(self.running) < self._max_seqs)
+        )
+
+    def cause_of_a_decode_turn(self) -> int:
+        """Why such a schedule() can take no more than its decodes."""
+        return _SEQS if self.waiting else _DEPENDENCY
+
+    def go_on_after(self, scheduled: int, returned: int, ready: Cohort | None) -> None:
+        """So many steps with decodes alone were scheduled, and taken, by somebody else; ``ready`` are ready now."""
+        self.ready = ready
+        self.scheduled += scheduled
+        self.returned += returned
+        self.cohort_turns += scheduled
+        if scheduled:
+            self._latest_with_tokens = self.scheduled
+            self.finished_unreported = self.out_of_budget = False
+            self.out_of_capacity = bool(self.waiting)
+            self._prefill_capacity_bound = len(self.waiting) > len(self._put_aside)
+            self._status.cause = self.cause_of_a_decode_turn()
 
     def _send(self, step: Step) -> None:
         """The step is decided: somebody will have a token from it."""
@@ -483,7 +520,7 @@ class VllmScheduler:
         """Admit a request that holds no blocks; returns its tokens in the step, 0 where it loads KV first. _SKIP: it
         has to wait, others may overtake. _STOP: nobody behind it is admitted either."""
         kv = self.kv
-        if state.latest_number > self._returned and not self._drops_late_tokens:
+        if state.latest_number > self.returned and not self._drops_late_tokens:
             return _SKIP  # preempted while a step computes it: that comes back first
         found = kv.find_prefix(state)
         hit_blocks = claim = 0
@@ -718,13 +755,13 @@ class VllmScheduler:
     def _free(self, state: RequestState, computed: int, known: int) -> None:
         """Free the blocks of a request that has ended, once no step in flight may write them
         (``_free_request_blocks``)."""
-        if self._is_fenced and state.latest_number > self._returned:
+        if self._is_fenced and state.latest_number > self.returned:
             self._behind_fence.append((self._latest_with_tokens, state, computed, known))
         else:
             self.kv.release(state, computed, known, resumes=False)
 
     def _lift_fence(self) -> None:
-        while self._behind_fence and self._behind_fence[0][0] <= self._returned:
+        while self._behind_fence and self._behind_fence[0][0] <= self.returned:
             _, state, computed, known = self._behind_fence.popleft()
             self.kv.release(state, computed, known, resumes=False)
 
@@ -757,12 +794,12 @@ class VllmScheduler:
         cohort = state.cohort
         if cohort is not None:
             return cohort.step is not None
-        return state.latest_number > self._returned
+        return state.latest_number > self.returned
 
     def _was_in_flight(self, state: RequestState) -> bool:
         """As :meth:`_is_in_flight`, before the step that is being decided."""
         before = self._before.get(state)
-        return self._is_in_flight(state) if before is None else before[1] > self._returned
+        return self._is_in_flight(state) if before is None else before[1] > self.returned
 
     def _worst_running(self) -> RequestState:
         """Who is preempted next: the last one admitted, or the worst by (priority, arrival), the first of equals."""
@@ -822,7 +859,7 @@ class VllmScheduler:
         self.kv.release(victim, computed, known, resumes=True)
         victim.held_blocks = 0
         if self._drops_late_tokens:
-            victim.dropped_through = self._scheduled
+            victim.dropped_through = self.scheduled
             victim.placeholders = 0
         if victim.slot is not None:
             self._leave_slot(victim)
@@ -893,7 +930,7 @@ class VllmScheduler:
     def update(self, step: Step, now: int) -> list[RequestState]:
         """Take the tokens of a step that has come back; returns the requests that this finishes, in the
         order of the step."""
-        self._returned += 1
+        self.returned += 1
         connector = self.connector
         if connector is None:
             return self._take_tokens(step, now)

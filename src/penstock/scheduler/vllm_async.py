@@ -44,14 +44,14 @@ class VllmAsyncScheduler(VllmScheduler):
         keep_token_times: bool = True,
     ) -> None:
         super().__init__(options, num_gpu_blocks, policy=policy, kv=kv, keep_token_times=keep_token_times)
-        self._calls_between = calls_between_tokens(options, pp_size)
+        self.calls_between = calls_between_tokens(options, pp_size)
         # Cohorts with the number of the call from which they are eligible again, in that order.
-        self._resting: deque[tuple[int, AsyncCohort]] = deque()
+        self.resting: deque[tuple[int, AsyncCohort]] = deque()
 
     def schedule(self, now: int) -> Step:
         """Decide the next step; it may be empty."""
-        resting = self._resting
-        while resting and resting[0][0] <= self._scheduled:
+        resting = self.resting
+        while resting and resting[0][0] <= self.scheduled:
             cohort = resting.popleft()[1]
             if not cohort.size:
                 continue
@@ -74,7 +74,7 @@ class VllmAsyncScheduler(VllmScheduler):
             if state.slot != cohort.slot:
                 cohort.slot = None
         if cohort.size:
-            self._resting.append((step.number + self._calls_between - 1, cohort))
+            self.resting.append((step.number + self.calls_between - 1, cohort))
 
     def _new_cohort(self) -> Cohort:
         return AsyncCohort(self.kv.block_size)

@@ -110,7 +110,7 @@ class VllmAsyncEachScheduler(VllmScheduler):
         state.held_blocks += need
         state.num_computed = computed + new
         previous = state.latest_step
-        is_dropped = self._returned < state.latest_number <= state.dropped_through
+        is_dropped = self.returned < state.latest_number <= state.dropped_through
         if is_dropped and previous is not None and state in previous.sampling:
             step.wait_for(previous)  # its token does not count, but it is on its way all the same
         if self.by_priority:

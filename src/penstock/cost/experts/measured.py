@@ -11,15 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from penstock.cost.efficiency import LAUNCH_US, Rates
 from penstock.cost.experts.times import ExpertShape
 from penstock.cost.tables import FloatArray
 from penstock.errors import Problem, UserError
 from penstock.spec.layers import MoeMlp
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _DTYPES = {"float16": "bfloat16", "fp4": "w4a16_mxfp4"}
 """``moe_dtype`` of weights where the tables call them otherwise."""
@@ -123,6 +126,8 @@ def _distance(own: Key, wanted: Key) -> float:
 def _series(path: Path, stamp: int) -> Mapping[str, Mapping[Key, Sequence[tuple[int, float]]]]:
     """Balanced rows by dtype and shape: (tokens, us), of the kernel that was measured at most sizes."""
     del stamp
+    import polars as pl  # a tenth of a second that dense models need not spend
+
     rows = _read(path).filter(pl.col("distribution") == "balanced")
     found: dict[str, dict[Key, Sequence[tuple[int, float]]]] = {}
     sizes: dict[tuple[str, Key], int] = {}
@@ -144,6 +149,8 @@ def _series(path: Path, stamp: int) -> Mapping[str, Mapping[Key, Sequence[tuple[
 
 
 def _read(path: Path) -> pl.DataFrame:
+    import polars as pl
+
     try:
         rows = (
             pl.read_parquet(path)

@@ -1,0 +1,94 @@
+"""Turns taken in runs leave the same records as the same turns one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.engine.decode_runs import AsyncDecodeRuns, DecodeRuns
+from penstock.engine.simulation import Simulation
+from penstock.recording.records import Int64Array, RunRecord, TurnChunk
+from penstock.scheduler.vllm import VllmScheduler
+from penstock.spec.load import load_cluster
+from penstock.spec.options import RunOptions
+from penstock.workload.workload import Workload
+
+
+class Keep:
+    def __init__(self) -> None:
+        self.rows: list[Int64Array] = []
+
+    def accept(self, chunk: TurnChunk) -> None:
+        self.rows.append(chunk.values)
+
+
+def run(
+    instance: dict[str, Any], lengths: list[tuple[int, int, int]], *, in_runs: bool
+) -> tuple[RunRecord, Int64Array]:
+    required: dict[str, Any] = {
+        "model_name": "meta-llama/Llama-3.1-8B",
+        "hardware": "RTXPRO6000",
+        "npu_mem": {"mem_size": 96, "mem_bw": 1597, "mem_latency": 0},
+        "tp_size": 1,
+    }
+    node = {"num_instances": 1, "instances": [required | instance]}
+    cluster = load_cluster({"num_nodes": 1, "link_bw": 16, "link_latency": 20000, "nodes": [node]})
+    keep = Keep()
+    workload = Workload.from_columns(*zip(*lengths, strict=True), "test")
+    with pytest.MonkeyPatch.context() as patch:
+        if not in_runs:
+            for each in (DecodeRuns, AsyncDecodeRuns):
+                patch.setattr(each, "take_turns", lambda self, replica, limit_ns: False)
+        record = Simulation(cluster, workload, RunOptions(), sinks=[keep]).run()
+    return record, np.concatenate(keep.rows)
+
+
+LENGTHS = st.lists(
+    st.tuples(st.integers(0, 4_000_000_000), st.integers(1, 900), st.integers(1, 300)), min_size=1, max_size=8
+)
+MODES: list[dict[str, Any]] = [{}, {"async_scheduling": True}]
+INSTANCES: list[dict[str, Any]] = [
+    {},
+    {"pp_size": 2},
+    {"pp_size": 4, "max_num_seqs": 3},
+    {"pp_size": 3, "num_gpu_blocks": 90},
+    {"block_size": 1, "max_num_seqs": 2},
+    {"pp_size": 2, "max_num_batched_tokens": 512, "max_num_seqs": 2},
+    {
+        "pp_size": 4,
+        "engine_overhead": {"schedule_ns": 70_000, "update_ns": 31_000, "ipc_to_first_stage_ns": 5_000},
+    },
+]
+
+
+@settings(max_examples=40, deadline=None)
+@given(LENGTHS, st.sampled_from(INSTANCES), st.sampled_from(MODES))
+def test_a_run_leaves_the_same_records_as_its_turns(
+    lengths: list[tuple[int, int, int]], instance: dict[str, Any], mode: dict[str, Any]
+) -> None:
+    ran, ran_rows = run(instance | mode, lengths, in_runs=True)
+    walked, walked_rows = run(instance | mode, lengths, in_runs=False)
+    assert np.array_equal(ran_rows, walked_rows)
+    assert np.array_equal(ran.requests.values(), walked.requests.values())
+    assert ran.totals == walked.totals
+    for row in range(len(walked.requests)):
+        assert np.array_equal(ran.requests.token_times_ns(row), walked.requests.token_times_ns(row))
+    expanded = [np.sort(np.repeat(*record.token_gaps)) for record in (ran, walked)]
+    assert np.array_equal(*expanded)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("pp_size", [1, 4])
+def test_most_turns_are_in_runs(mode: dict[str, Any], pp_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduled: list[int] = []
+    schedule = VllmScheduler.schedule
+    monkeypatch.setattr(
+        VllmScheduler, "schedule", lambda self, now: (scheduled.append(now), schedule(self, now))[1]
+    )
+    lengths = [(0, 100, 200 + 11 * index) for index in range(16)]
+    _, rows = run({"pp_size": pp_size, "max_num_batched_tokens": 400} | mode, lengths, in_runs=True)
+    assert len(scheduled) < len(rows) / 2
