@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from penstock.cost.linear import LinearStage, linear_hop, linear_pipeline
 from penstock.cost.step_cost import PipelineCost
-from penstock.rendering.atomic import atomic_write
+from penstock.files.writing import atomic_write
 from penstock.spec.options import SchedulerOptions
 from penstock.units import NS_PER_MS, NS_PER_S
 from penstock.workload.request import Request

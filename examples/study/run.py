@@ -25,7 +25,7 @@ from penstock.explore.report import text_report, write_outputs
 from penstock.explore.result import PointResult
 from penstock.explore.study import StudyOutcome, run_study
 from penstock.explore.study_spec import StudySpec, load_study
-from penstock.explore.yaml_file import read_yaml
+from penstock.files.yaml_text import read_yaml
 from penstock.spec.load import load_cluster
 from penstock.workload.offered_load import OfferedLoad
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = (
+    False  # typing itself is not imported: an interrupt before penstock.cli.entry gives a traceback
+)
 if TYPE_CHECKING:
+    from typing import Any
+
     from penstock.api import Scenario, load_scenario, simulate
     from penstock.cost.step_cost import HopCost, PipelineCost, StageCost
     from penstock.engine.observer import Observer, RequestView, StepView, TokensView

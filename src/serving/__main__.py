@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from penstock.cli.main import main as penstock_main
-from penstock.cli.run import run_app
-from serving.flags import OPTIONS, translate
+from penstock.cli.entry import leave, open_streams
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exits."""
+    from penstock.cli.main import main as penstock_main
+    from penstock.cli.run import run_app
+    from serving.flags import OPTIONS, translate
+
     penstock_main(arguments, program="python -m serving", entry=run_app(OPTIONS, translate))
 
 
 if __name__ == "__main__":
-    main()
+    open_streams()
+    try:
+        main()
+    finally:
+        leave()

@@ -10,8 +10,8 @@ import pytest
 from fake_records import fake_deployment, fake_record
 
 from penstock.errors import UserError
+from penstock.files.writing import atomic_write, atomic_write_bytes, unwritable
 from penstock.recording.records import Rejection
-from penstock.rendering.atomic import atomic_write, atomic_write_bytes, unwritable
 from penstock.rendering.request_csv import CSV_COLUMNS, write_request_csv
 
 HEADER = "instance id,request id,model,input,output,arrival,end_time,latency,queuing_delay,TTFT,TPOT,ITL"

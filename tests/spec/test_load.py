@@ -360,7 +360,7 @@ def test_network_dimensions_must_match() -> None:
         ("", ":1:1: broken JSON"),
         ("null", "must be a JSON object, not null"),
         ('{"num_nodes": 1, "num_nodes": 2}', "key 'num_nodes' stands here twice"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "is nested more than 64 deep"),
     ],
 )
 def test_broken_json_is_placed(text: str, message: str, tmp_path: Path) -> None:

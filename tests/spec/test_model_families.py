@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from penstock.errors import Problem
-from penstock.spec.json_file import Place
+from penstock.files.place import Place
 from penstock.spec.layers import DenseMlp, GroupedAttention, LatentAttention, LinearAttention, MoeMlp
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model

@@ -204,7 +204,7 @@ def test_every_file_kind_of_a_directory_is_read_in_order(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not JSON"), ("[]", "not a JSON object"), ('{"config": {}}', "missing requests, iterations")],
+    [("{", "broken JSON"), ("[]", "not a JSON object"), ('{"config": {}}', "missing requests, iterations")],
 )
 def test_what_is_no_recording_is_refused(tmp_path: Path, content: str, message: str):
     file = tmp_path / "x.json"

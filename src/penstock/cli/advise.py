@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 from penstock.explore.slo import shown_ns
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.command(cls=GuardedCommand)

@@ -17,7 +17,8 @@ from penstock.calibration.fit import Question, calibrate, load_measured
 from penstock.calibration.replay import Prompts, Replay
 from penstock.cli.progress import progress_line
 from penstock.errors import Problem, UserError, nearest
-from penstock.rendering.atomic import atomic_write, unwritable
+from penstock.files.use import FileUse
+from penstock.files.writing import all_or_nothing, atomic_write
 from penstock.spec.calibration import load_calibration
 from penstock.spec.load import load_cluster
 from penstock.workload.formats import load_workload
@@ -44,7 +45,11 @@ def run_calibrate(question: Question, output: Path, report: Path | None) -> None
     Raises:
         UserError: with what is wrong with the inputs.
     """
-    problems = _unwritable({"--output": output, "--report": report})
+    files = FileUse(
+        reads={"CLUSTER": question.cluster, "--bench": question.benches, "--log": question.logs},
+        writes={"--output": output, "--report": report},
+    )
+    problems = files.problems()
     if question.cost not in COSTS:
         hint = nearest(question.cost, COSTS)
         problems.append(Problem("--cost", f"must be one of {', '.join(COSTS)}, not '{question.cost}'{hint}"))
@@ -52,17 +57,19 @@ def run_calibrate(question: Question, output: Path, report: Path | None) -> None
         raise UserError(problems)
     tell = progress_line()
     fit = calibrate(question, tell)
+    files.check()
     tell("")
     typer.echo("\n".join(fit_report(fit)))
-    with atomic_write(output) as file:
-        file.write(to_text(fit))
     written = [str(output)]
-    if report is not None:
-        from penstock.calibration.page import fit_page
+    with all_or_nothing():
+        with atomic_write(output) as file:
+            file.write(to_text(fit))
+        if report is not None:
+            from penstock.calibration.page import fit_page
 
-        with atomic_write(report) as file:
-            file.write(fit_page(fit))
-        written.append(str(report))
+            with atomic_write(report) as file:
+                file.write(fit_page(fit))
+            written.append(str(report))
     typer.echo(f"\nwrote {', '.join(written)}")
 
 
@@ -82,26 +89,30 @@ def run_validate_bench(
     Raises:
         UserError: with what is wrong with the inputs.
     """
-    problems = _unwritable({"--json": json_path, "--report": report})
-    if problems:
-        raise UserError(problems)
+    files = FileUse(
+        reads={"CLUSTER": cluster, "--bench": bench, "--calibration": calibration, "--log": log},
+        writes={"--json": json_path, "--report": report},
+    )
+    files.check()
     known = None if calibration is None else load_calibration(calibration)
     spec = load_cluster(cluster, profile_root=profile_root, calibration=known)
     measured = load_measured(spec, bench, log, prompts)
+    files.check()
     replay = Replay(spec, measured.benchmark, prompts=measured.prompts)
     simulated = replay.serve(profile_root=profile_root)
     rows = compare(measured.benchmark, simulated)
     for notice in (*spec.notices, *measured.benchmark.notes):
         print(f"notice: {notice}", file=sys.stderr)
     typer.echo("\n".join(_lines(measured.benchmark, rows, replay.basis(profile_root))))
-    if json_path is not None:
-        with atomic_write(json_path) as file:
-            file.write(rows_to_text(rows))
-    if report is not None:
-        from penstock.calibration.page import bench_page
+    with all_or_nothing():
+        if json_path is not None:
+            with atomic_write(json_path) as file:
+                file.write(rows_to_text(rows))
+        if report is not None:
+            from penstock.calibration.page import bench_page
 
-        with atomic_write(report) as file:
-            file.write(bench_page(measured.benchmark, replace(simulated, source="simulated"), rows))
+            with atomic_write(report) as file:
+                file.write(bench_page(measured.benchmark, replace(simulated, source="simulated"), rows))
 
 
 def _lines(benchmark: Benchmark, rows: list[Row], basis: tuple[str, ...]) -> list[str]:
@@ -110,12 +121,4 @@ def _lines(benchmark: Benchmark, rows: list[Row], basis: tuple[str, ...]) -> lis
         *table(rows),
         "",
         *(f"- {line}" for line in basis),
-    ]
-
-
-def _unwritable(wanted: dict[str, Path | None]) -> list[Problem]:
-    return [
-        Problem(option, f"{path} cannot be written: {reason}")
-        for option, path in wanted.items()
-        if path is not None and (reason := unwritable(path)) is not None
     ]

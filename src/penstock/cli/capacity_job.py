@@ -17,7 +17,8 @@ from penstock.explore.load_test import LoadTest, Trial
 from penstock.explore.slo import Slo, parse_slo, shown_ns
 from penstock.explore.steady_state import SteadyState
 from penstock.explore.tables import text_table
-from penstock.rendering.atomic import atomic_write, unwritable
+from penstock.files.use import FileUse
+from penstock.files.writing import all_or_nothing, atomic_write
 from penstock.workload.offered_load import Arrivals, OfferedLoad, check_arrivals
 
 
@@ -45,7 +46,12 @@ def run_capacity(question: CapacityQuestion) -> None:
         UserError: mistakes in the inputs, or an SLO that holds at no rate.
     """
     arrivals = Arrivals(question.arrivals, question.burstiness)
-    slo, load_test = _prepare(question, arrivals)
+    files = FileUse(
+        reads={"CLUSTER": question.cluster, "--dataset": question.dataset},
+        writes={"--curve": question.curve, "--output": question.output},
+    )
+    slo, load_test = _prepare(question, arrivals, files)
+    files.check()
     options = CapacityOptions(
         seeds=question.seeds,
         tolerance=question.tolerance,
@@ -57,19 +63,17 @@ def run_capacity(question: CapacityQuestion) -> None:
     curve = latency_curve(load_test, found) if question.curve else []
     if question.curve:
         typer.echo("\n" + _curve_table(curve, slo))
-        _write_curve(question.curve, curve, slo)
-    if question.output:
-        with atomic_write(question.output) as file:
-            json.dump(_as_json(found, load_test, slo, curve), file, indent=2)
-            file.write("\n")
+    with all_or_nothing():
+        if question.curve:
+            _write_curve(question.curve, curve, slo)
+        if question.output:
+            with atomic_write(question.output) as file:
+                json.dump(_as_json(found, load_test, slo, curve), file, indent=2)
+                file.write("\n")
 
 
-def _prepare(question: CapacityQuestion, arrivals: Arrivals) -> tuple[Slo, LoadTest]:
-    problems: list[Problem] = []
-    for option, path in (("--curve", question.curve), ("--output", question.output)):
-        reason = unwritable(path) if path is not None else None
-        if reason is not None:
-            problems.append(Problem(option, f"{path} cannot be written: {reason}"))
+def _prepare(question: CapacityQuestion, arrivals: Arrivals, files: FileUse) -> tuple[Slo, LoadTest]:
+    problems = files.problems()
     if question.curve is not None and not question.curve.endswith((".csv", ".html")):
         problems.append(Problem("--curve", f"must end in .csv or .html, not '{question.curve}'"))
     slo = None

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from penstock.errors import Problem, UserError
 from penstock.explore.evaluate import PointJob
 from penstock.explore.pool import Executor, InProcess, LocalPool
 from penstock.explore.ray_pool import RayPool, check_ray
 from penstock.explore.report import (
     POINTS_DIRECTORY,
     find_result,
+    output_files,
     run_command,
     text_report,
     write_outputs,
@@ -25,6 +25,8 @@ from penstock.explore.result import PointResult
 from penstock.explore.search import Step
 from penstock.explore.study import RESULTS_FILE, run_study
 from penstock.explore.study_spec import load_study
+from penstock.files.use import FileUse
+from penstock.files.writing import all_or_nothing
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -46,10 +48,13 @@ def run_explore(
     """
     if ray is not None:
         check_ray()
-    spec = load_study(path, calibration)
     directory = output or path.with_name(f"{path.stem}-results")
-    if directory.exists() and not directory.is_dir():
-        raise UserError([Problem("--output", f"{directory} is not a directory")])
+    files = FileUse(
+        reads={"SPEC": path, "--calibration": calibration}, writes={"--output": output_files(directory)}
+    )
+    files.check()
+    spec = load_study(path, calibration)
+    files.check()
 
     def make_executor(evaluate: Callable[[PointJob], PointResult]) -> Executor[PointJob, PointResult]:
         if ray is not None:
@@ -71,7 +76,8 @@ def run_explore(
     if point is not None:
         result = find_result(outcome, point)
         stem = directory / POINTS_DIRECTORY / point
-        written = write_point(spec, result, stem)
+        with all_or_nothing():
+            written = write_point(spec, result, stem)
         typer.echo(f"{result.point.label}: {result.status}\n{run_command(spec, result, stem)}")
         typer.echo(f"wrote {', '.join(map(str, written))}", err=True)
         return

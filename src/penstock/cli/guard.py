@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from penstock.errors import NoProgressError, UserError
 
@@ -18,7 +20,8 @@ EXIT_BROKEN_PIPE = 141
 EXIT_SIGNAL = 128
 """Added to the signal's number, as shells do: 130 for Ctrl-C, 143 for ``kill``."""
 
-_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_OURS_TO_TAKE = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Terminated(KeyboardInterrupt):
@@ -37,16 +40,14 @@ def exit_codes() -> Generator[None]:
     try:
         yield
     except UserError as error:
-        for problem in error.problems:
+        for problem in dict.fromkeys(map(str, error.problems)):
             _complain(f"error: {problem}")
         raise SystemExit(EXIT_USER_ERROR) from None
     except NoProgressError as error:
         _complain(f"error: {error}")
         raise SystemExit(EXIT_NO_PROGRESS) from None
     except KeyboardInterrupt as error:
-        _complain("interrupted")
-        number = error.number if isinstance(error, Terminated) else signal.SIGINT
-        raise SystemExit(EXIT_SIGNAL + number) from None
+        _interrupted(error)
     except BrokenPipeError:
         _abandon_stdout()
         raise SystemExit(EXIT_BROKEN_PIPE) from None
@@ -55,38 +56,116 @@ def exit_codes() -> Generator[None]:
         _complain(f"error: cannot read or write{place}: {error.strerror or error}")
         _abandon_stdout()
         raise SystemExit(EXIT_USER_ERROR) from None
+    except MemoryError:
+        _complain("error: the memory is full: a smaller workload, --record requests or --no-itl takes less")
+        raise SystemExit(EXIT_USER_ERROR) from None
+    except Exception:
+        # A library that was called back may tell an interrupt in words of its own.
+        if _asked is not None:
+            _interrupted(Terminated(_asked))
+        raise
+
+
+_asked: int | None = None
+"""The signal that has asked this process to end, while :func:`orderly_end` is at work."""
 
 
 @contextmanager
 def orderly_end() -> Generator[None]:
-    """Let SIGTERM and SIGHUP raise :class:`Terminated` here, where they would end the process at once."""
+    """Let Ctrl-C, SIGTERM and SIGHUP raise :class:`Terminated` here, once, where that can be caught.
+
+    Inside an import, or in code that the interpreter calls by itself, an exception is lost or told as another one, and
+    a second signal means that the first one's end takes too long: then the process ends at once, and only temporary
+    files are removed.
+    """
+    global _asked
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    taken = {number: signal.getsignal(number) for number in _ENDING}
+    taken = {number: before for number, before in taken.items() if before in _OURS_TO_TAKE}
     home = os.getpid()
 
-    def end(number: int, _frame: FrameType | None) -> None:
-        if os.getpid() == home:
-            raise Terminated(number)
-        signal.signal(number, signal.SIG_DFL)  # a forked worker has nothing to clear away
-        os.kill(os.getpid(), number)
+    def end(number: int, frame: FrameType | None) -> None:
+        global _asked
+        if os.getpid() != home:
+            signal.signal(number, signal.SIG_DFL)  # a forked worker has nothing to clear away
+            os.kill(os.getpid(), number)
+            return
+        if _asked is not None or _is_importing(frame):
+            end_now(number)
+        _asked = number
+        raise Terminated(number)
 
+    def unraisable(told: object, /) -> None:
+        if isinstance(getattr(told, "exc_value", None), Terminated):
+            end_now(_asked or signal.SIGINT)
+        sys.__unraisablehook__(told)  # pyright: ignore[reportArgumentType]
+
+    hook = sys.unraisablehook
     for number in taken:
         signal.signal(number, end)
+    sys.unraisablehook = unraisable
     try:
         yield
+    except SystemExit:
+        if _asked is None:
+            raise
     finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+        asked = _asked
+        for number, before in taken.items():
+            signal.signal(number, before)
+        sys.unraisablehook = hook
+        _asked = None
+    if asked is not None:  # whatever became of it on its way up
+        raise SystemExit(EXIT_SIGNAL + asked)
+
+
+def end_now(number: int) -> NoReturn:
+    """End without unwinding: temporary files are removed, workers end with their pipe."""
+    from penstock.files.writing import remove_temporaries
+
+    remove_temporaries()
+    _complain("interrupted")
+    os._exit(EXIT_SIGNAL + number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _interrupted(error: KeyboardInterrupt) -> NoReturn:
+    _complain("interrupted")
+    number = error.number if isinstance(error, Terminated) else signal.SIGINT
+    raise SystemExit(EXIT_SIGNAL + number) from None
+
+
+def flush_stdout() -> None:
+    """What is still to be written is written while its failure can be told."""
+    with suppress(ValueError, AttributeError):  # closed
+        sys.stdout.flush()
+
+
+def plain_streams() -> None:
+    """Characters that a terminal does not have are shown as escapes, not as a failure; restored by nobody."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            with suppress(OSError, ValueError):
+                stream.reconfigure(errors="backslashreplace")
 
 
 def _complain(text: str) -> None:
-    with suppress(OSError):
-        print(text, file=sys.stderr)
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _abandon_stdout() -> None:
     """The interpreter flushes stdout once more on its way out, which must not fail again."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

@@ -20,15 +20,18 @@ def init(
     """Write an example cluster, workload and search into a directory, and say what to do with them."""
     from penstock.cli.examples import CLUSTER, STUDY, WORKLOAD, example
     from penstock.errors import Problem, UserError
-    from penstock.rendering.atomic import atomic_write
+    from penstock.files.use import FileUse
+    from penstock.files.writing import all_or_nothing, atomic_write
 
     names = (CLUSTER, WORKLOAD, STUDY)
     there = [directory / name for name in names if (directory / name).exists()]
     if there:
         raise UserError([Problem(str(path), "is there already: it is not overwritten") for path in there])
-    for name in names:
-        with atomic_write(directory / name) as file:
-            file.write(example(name).read_text(encoding="utf-8"))
+    FileUse(reads={}, writes={"DIR": [directory / name for name in names]}).check()
+    with all_or_nothing():
+        for name in names:
+            with atomic_write(directory / name) as file:
+                file.write(example(name).read_text(encoding="utf-8"))
     cluster, workload, study = (directory / name for name in names)
     typer.echo(
         f"wrote {cluster}, {workload}, {study}\n\n"

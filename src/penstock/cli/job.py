@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,12 +16,13 @@ from penstock.cli.described import flag_name
 from penstock.cli.run import Translation
 from penstock.cli.without_files import Deployment, chat_requests, in_flags
 from penstock.errors import Problem, UserError, nearest
-from penstock.rendering.atomic import unwritable
+from penstock.files.use import FileUse, Paths
+from penstock.files.writing import all_or_nothing
 from penstock.rendering.heartbeat import HeartbeatLog
 from penstock.rendering.live import LiveDisplay
 from penstock.rendering.perfetto import DEFAULT_EVENT_LIMIT, PerfettoTrace, parse_window
 from penstock.rendering.request_csv import write_request_csv
-from penstock.rendering.result import SimulationResult
+from penstock.rendering.result import SAVED_FILES, SimulationResult
 from penstock.rendering.summary import render_deployment, render_summary
 from penstock.units import NS_PER_S, seconds
 from penstock.workload.workload import Workload
@@ -39,11 +39,6 @@ class Inputs:
     cluster_config: str | None = None
     dataset: str | None = None
     deployment: Deployment = field(default_factory=Deployment)
-
-    @property
-    def files(self) -> list[str | None]:
-        """The paths given."""
-        return [self.cluster, self.cluster_config, self.dataset]
 
     def resolve(self, options: Mapping[str, Any], problems: list[Problem]) -> ResolvedInputs:
         """Which cluster and workload are meant; what is missing or said twice goes to ``problems``."""
@@ -99,11 +94,19 @@ class Outputs:
     trace_window: str | None = None
     report: str | None = None
 
-    def problems(self, inputs: Sequence[str | None]) -> list[Problem]:
-        """What would keep the files from being written, or destroy an input, found before the run."""
-        summary = None if self.results is None else str(Path(self.results) / "summary.json")
-        wanted = {"--output": self.csv, "--results": summary, "--trace": self.trace, "--report": self.report}
-        taken = {_place_of(path): "an input of this run" for path in inputs if path is not None}
+    def files(self, reads: Mapping[str, Paths]) -> FileUse:
+        """What the run reads and writes."""
+        tables = None if self.results is None else [Path(self.results) / name for name in SAVED_FILES]
+        writes: dict[str, Paths] = {
+            "--output": self.csv,
+            "--results": tables if self.results else self.results,
+            "--trace": self.trace,
+            "--report": self.report,
+        }
+        return FileUse(reads=reads, writes=writes)
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with the options beside the files they name."""
         found: list[Problem] = []
         if self.trace_window is not None:
             try:
@@ -112,26 +115,7 @@ class Outputs:
                 found += error.problems
             if self.trace is None:
                 found.append(Problem("--trace-window", "is a part of --trace, which is not given"))
-        for option, path in wanted.items():
-            if path is None:
-                continue
-            if not path or (option == "--results" and not self.results):
-                found.append(Problem(option, "must not be empty"))
-                continue
-            place = _place_of(path)
-            reason = taken.get(place) or unwritable(path)
-            if reason is not None:
-                found.append(Problem(option, f"{path} cannot be written: {reason}"))
-            if not place.startswith("/dev/"):
-                taken[place] = f"{option} writes there too"
         return found
-
-
-def _place_of(path: str) -> str:
-    """The file meant, whatever links lead there."""
-    with suppress(OSError, ValueError):
-        return os.path.realpath(path)
-    return path
 
 
 class _Diagnostics:
@@ -166,7 +150,15 @@ def run_job(
     problems = list(translation.problems)
     resolved = inputs.resolve(translation.options, problems)
     translation = replace(translation, options=resolved.options)
-    problems += outputs.problems(inputs.files)
+    files = outputs.files(
+        {
+            "CLUSTER": inputs.cluster or None,
+            "--cluster-config": inputs.cluster_config or None,
+            "--dataset": inputs.dataset or None,
+            "--calibration": translation.options.get("calibration") or None,
+        }
+    )
+    problems += outputs.problems() + files.problems()
     if log_level not in LOG_LEVELS:
         hint = nearest(log_level, LOG_LEVELS)
         problems.append(
@@ -174,6 +166,7 @@ def run_job(
         )
     display = LiveDisplay()
     run = _prepare(resolved, {**options, **kept}, translation, outputs, display, problems)
+    files.check()  # once more: what the inputs name has been read too
     display.stage_times = run.stage_times
     diagnostics = _Diagnostics(log_level)
     _announce(run.scenario, diagnostics)
@@ -182,12 +175,13 @@ def run_job(
         pp_sizes = [deployment.pp_size for deployment in run.deployments]
         timeline = Timeline(pp_sizes, run.scenario.workload.first_arrival_ns)
         run.listen_to_spans(timeline)
-    with _traced(run, outputs) as trace:
-        result = _serve(run, display)
-        if trace is not None:
-            trace.finish(result.record)
-            _check_window(outputs, result)
-    written = _write(result, outputs, timeline)
+    with all_or_nothing():
+        with _traced(run, outputs) as trace:
+            result = _serve(run, display)
+            if trace is not None:
+                trace.finish(result.record)
+                _check_window(outputs, result)
+        written = _write(result, outputs, timeline)
     if written:
         print(f"\nwrote {', '.join(written)}", flush=True)
 

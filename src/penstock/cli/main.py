@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +11,9 @@ import typer
 import typer.main
 
 from penstock import __version__
-from penstock.cli.guard import exit_codes, orderly_end
+from penstock.cli.guard import exit_codes, flush_stdout, orderly_end, plain_streams
 from penstock.cli.registry import LazyGroup, load_command
+from penstock.files.use import noting_reads
 
 app = typer.Typer(
     cls=LazyGroup,
@@ -49,10 +49,12 @@ def main(
     entry: typer.Typer | None = None,
 ) -> None:
     """Run the command line, one ``command`` of it, or another ``entry``, under the name of ``program``; exits."""
-    if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]  (closed by the shell: 2>&-)
-        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    plain_streams()
     with suppress(OSError):
         sys.path.append(str(Path.cwd()))  # a user's router or policy is looked for here too, as by python -m
-    with exit_codes(), orderly_end():
+    with exit_codes(), orderly_end(), noting_reads():
         called = typer.main.get_command(entry or app) if command is None else load_command(command)
-        called.main(args=sys.argv[1:] if arguments is None else arguments, prog_name=program)
+        try:
+            called.main(args=sys.argv[1:] if arguments is None else arguments, prog_name=program)
+        finally:
+            flush_stdout()

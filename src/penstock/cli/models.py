@@ -27,7 +27,7 @@ def models(
     from penstock.cost.fitted import packaged_fits
     from penstock.errors import Problem, UserError, nearest
     from penstock.explore.tables import text_table
-    from penstock.spec.json_file import Place
+    from penstock.files.place import Place
     from penstock.spec.model_files import HOW_TO_GET, ModelLibrary, load_model
 
     library = ModelLibrary.near(None)

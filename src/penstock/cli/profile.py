@@ -7,9 +7,16 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.registry import GuardedCommand
+from penstock.cli.registry import GuardedCommand, GuardedGroup
 
-app = typer.Typer(help="Fit, import or measure kernel profiles.", no_args_is_help=True)
+app = typer.Typer(
+    cls=GuardedGroup,
+    help="Fit, import or measure kernel profiles.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
 _Bundle = Annotated[Path, typer.Argument(help="A bundle: <root>/<hardware>/<model>/<variant>.")]
 
@@ -28,10 +35,13 @@ def fit_command(
     ] = None,
 ) -> None:
     """Fit a compact model to a measured bundle and print its errors by kernel."""
+    from penstock.files.use import FileUse
     from penstock.profiling.calibration_run import named_model
     from penstock.profiling.fit import fit_bundle, fit_report, write_fit
     from penstock.profiling.meta import bundle_identity
 
+    files = FileUse(reads={"BUNDLE": bundle / "meta.yaml"}, writes={"--output": output})
+    files.check()
     identity = bundle_identity(bundle, hardware=hardware, model=model)
     result = fit_bundle(
         bundle,
@@ -40,6 +50,7 @@ def fit_command(
         variant=identity.variant,
         source=source or f"the profile {bundle}",
     )
+    files.check()
     write_fit(result, output)
     typer.echo(fit_report(result))
     typer.echo(f"wrote {output}", err=True)
@@ -56,8 +67,12 @@ def import_command(
     model: Annotated[str, typer.Option(help="Model name.")],
 ) -> None:
     """Write a profile of another layout as a bundle."""
+    from penstock.files.use import FileUse
     from penstock.profiling.imports import import_profile
 
+    # The bundle's files are named after what is imported; this one is always among them.
+    meta = output / hardware / model / "bf16" / "meta.yaml"
+    FileUse(reads={"SOURCE": source}, writes={"--output": meta}).check()
     directory, note = import_profile(source, output, hardware=hardware, model=model)
     typer.echo(f"wrote {directory}")
     typer.echo(note)
@@ -73,9 +88,13 @@ def calibrate_command(
     vidur: Annotated[Path | None, typer.Option(help="Vidur's data: compute/.")] = None,
 ) -> None:
     """Fit the roofline's efficiency curves and print the error on what is left out."""
+    from penstock.files.use import FileUse
     from penstock.profiling.calibration_run import run_calibration, transfer_report, write_calibration
 
+    files = FileUse(reads={}, writes={"--output": output})
+    files.check()
     data, lines = run_calibration(llmservingsim, vidur)
+    files.check()
     if output is not None:
         write_calibration(data, output)
         typer.echo(f"wrote {output}", err=True)
@@ -93,10 +112,14 @@ def network_command(
     ] = None,
 ) -> None:
     """Fit link classes to measured send/recv and all-reduce times."""
+    from penstock.files.use import FileUse
     from penstock.profiling.calibration_run import write_calibration
     from penstock.profiling.network_fit import fit_links
 
+    files = FileUse(reads={}, writes={"--output": output})
+    files.check()
     data, lines = fit_links(directory)
+    files.check()
     if output is not None:
         write_calibration(data, output)
         typer.echo(f"wrote {output}", err=True)

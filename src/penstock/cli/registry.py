@@ -46,7 +46,21 @@ DEFAULT_PANEL = "Options"
 _EXTRAS = re.compile(r"\s*\[((?:[^\[\]]|\[[^\[\]]*\])*)\]$")
 
 
-class LazyGroup(typer.core.TyperGroup):
+class GuardedGroup(typer.core.TyperGroup):
+    """Commands whose errors are turned into exit codes, those of their help included."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the arguments."""
+        with exit_codes():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Run the command."""
+        with exit_codes():
+            return super().invoke(ctx)
+
+
+class LazyGroup(GuardedGroup):
     """The commands of ``COMMANDS``; the help shows their lines from there, without importing them."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -72,15 +86,15 @@ class LazyGroup(typer.core.TyperGroup):
                 with formatter.section(title):
                     formatter.write_dl(rows)
 
-    def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Run the command with errors turned into exit codes."""
-        with exit_codes():
-            return super().invoke(ctx)
-
 
 class GuardedCommand(typer.core.TyperCommand):
     """A command that can also stand alone, with its own errors turned into exit codes. Its help has a section for each
     panel of its options, and says every default as ``[value].``"""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the arguments."""
+        with exit_codes():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the command."""

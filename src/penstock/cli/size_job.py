@@ -17,8 +17,9 @@ from penstock.explore.result import PointResult
 from penstock.explore.sizing import SizeQuestion, size
 from penstock.explore.sizing_report import as_json, text_report, write_choices
 from penstock.explore.slo import Slo, parse_slo
+from penstock.files.place import Place
+from penstock.files.use import FileUse
 from penstock.spec.hardware import find_hardware, hardware_labels
-from penstock.spec.json_file import Place
 from penstock.spec.model_files import ModelLibrary, load_model
 from penstock.spec.prices import find_price, listed_prices
 from penstock.workload.formats import load_workload
@@ -94,8 +95,8 @@ def _question(options: SizeOptions) -> SizeQuestion:
     load_model(options.model, ModelLibrary.near(None), None, Place("--model"), problems)
     if not 1e-6 <= options.rate <= 1e9:
         problems.append(Problem("--rate", "must be a number from 1e-6 to 1e9, requests per second"))
-    if options.output.exists() and not options.output.is_dir():
-        problems.append(Problem("--output", f"{options.output} is not a directory"))
+    # Its files are named after what is found; one of them stands for the directory.
+    problems += FileUse(reads={}, writes={"--output": options.output / "requests.jsonl"}).problems()
     if options.profile_root is not None and not Path(options.profile_root).is_dir():
         problems.append(Problem("--profile-root", f"{options.profile_root} is not a directory"))
     if problems or slo is None or workload is None:

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.registry import GuardedCommand
+from penstock.cli.registry import GuardedCommand, GuardedGroup
 from penstock.cli.validate_bench import bench_command
 from penstock.cli.validate_measured import measured_command
 
 app = typer.Typer(
+    cls=GuardedGroup,
     help="Compare with recordings and measured runs.",
     no_args_is_help=True,
     add_completion=False,
@@ -49,12 +50,14 @@ def schedule_command(
     One line per case: equal, or the first difference. Exit code 1 on any difference.
     """
     from penstock.errors import Problem, UserError
-    from penstock.rendering.atomic import atomic_write
+    from penstock.files.use import FileUse
+    from penstock.files.writing import atomic_write
     from penstock.validate.kinds import validate_recording
-    from penstock.validate.recordings import read_recordings, write_lines
+    from penstock.validate.recordings import read_recordings, recording_files, write_lines
     from penstock.validate.schedule import Result, report
     from penstock.validate.turns import has_turns, validate_turns
 
+    FileUse(reads={"PATH": recording_files(path)}, writes={"--dump": dump}).check()
     if has_turns(path):
         raise typer.Exit(report([result := validate_turns(path)], lambda _: typer.echo(result.line)))
     results: list[Result] = []

@@ -24,9 +24,17 @@ def measured_command(
     ] = True,
 ) -> None:
     """Simulate a measured vLLM run with its own options and compare TTFT, TPOT and latency."""
+    from penstock.files.use import FileUse
     from penstock.validate.measured import report, validate_measured
 
+    names = ("cluster.json", "meta.json", "requests.jsonl")
+    files = FileUse(
+        reads={"DIRECTORY": [directory / name for name in names], "--dataset": dataset},
+        writes={"--plot": plot},
+    )
+    files.check()
     comparison = validate_measured(directory, dataset, profile_root=profile_root, calibrated=calibrated)
+    files.check()
     typer.echo(report(comparison))
     if plot is not None:
         from penstock.validate.measured_plot import write_plot

@@ -9,8 +9,8 @@ from typing import Any
 
 from penstock.errors import Problem, nearest
 from penstock.explore.design_point import DesignPoint, Site, cluster_config, misplaced
+from penstock.files.place import Place
 from penstock.spec.hardware import find_hardware, hardware_labels
-from penstock.spec.json_file import Place
 from penstock.spec.model_files import ModelLibrary, load_model
 from penstock.workload.generate import PRESETS, Recipe, generate
 from penstock.workload.workload import Workload

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from penstock.cli.registry import GuardedCommand
+from penstock.cli.registry import GuardedCommand, GuardedGroup
 
 if TYPE_CHECKING:
+    from penstock.files.use import FileUse
     from penstock.workload.generate import Preset
     from penstock.workload.lengths import Lengths
     from penstock.workload.mix import Part
     from penstock.workload.workload import Workload
 
 app = typer.Typer(
+    cls=GuardedGroup,
     help="Generate, inspect and convert workload files.",
     no_args_is_help=True,
     add_completion=False,
@@ -72,6 +74,7 @@ def generate_command(
     from penstock.workload.priorities import parse_priorities
     from penstock.workload.traffic import parse_bursts, parse_curve
 
+    files = _files({"--lengths-from": lengths_from}, output)
     chosen = _preset(preset)
     recipe = Recipe(
         num_requests=num_requests,
@@ -93,6 +96,7 @@ def generate_command(
         priorities=parse_priorities(priorities, "--priorities") if priorities is not None else None,
         seed=seed,
     )
+    files.check()
     _write(generate(recipe), output, token_ids=True)
 
 
@@ -115,6 +119,7 @@ def mix_command(
     from penstock.workload.mix import mixed
     from penstock.workload.traffic import parse_bursts, parse_curve
 
+    files = _files({}, output)
     one = Lengths("fixed", {"tokens": 1})
     times = generate(
         Recipe(
@@ -129,7 +134,9 @@ def mix_command(
             seed=seed,
         )
     )
-    _write(mixed([_part(text) for text in part], times.arrival_ns.tolist(), seed), output, token_ids=True)
+    mix = mixed([_part(text) for text in part], times.arrival_ns.tolist(), seed)
+    files.check()
+    _write(mix, output, token_ids=True)
 
 
 @app.command("info", cls=GuardedCommand)
@@ -153,7 +160,17 @@ def convert_command(
     token_ids: Annotated[bool, typer.Option(help="Keep token ids (Mooncake's become long lists).")] = True,
 ) -> None:
     """Rewrite a workload as LLMServingSim JSONL, by arrival."""
+    _files({"DATASET": dataset}, output)
     _write(_load(dataset, num_reqs), output, token_ids=token_ids)
+
+
+def _files(reads: dict[str, Path | None], output: Path | None) -> FileUse:
+    """The files of a command, checked."""
+    from penstock.files.use import FileUse
+
+    files = FileUse(reads=reads, writes={"--output": output})
+    files.check()
+    return files
 
 
 def _part(text: str) -> Part:
@@ -185,7 +202,7 @@ def _load(path: Path, num_requests: int = 0) -> Workload:
 
 
 def _write(workload: Workload, output: Path | None, *, token_ids: bool) -> None:
-    from penstock.rendering.atomic import atomic_write
+    from penstock.files.writing import atomic_write
     from penstock.workload.writer import lines
 
     if output is None:

@@ -17,10 +17,11 @@ from penstock.explore.evaluate import PILOT
 from penstock.explore.objectives import Objective, values_of
 from penstock.explore.result import FAILED, HOPELESS, INFEASIBLE, MISSES, STOPPED, PointResult
 from penstock.explore.slo import shown_ns
-from penstock.explore.study import StudyOutcome
+from penstock.explore.study import RESULTS_FILE, StudyOutcome
 from penstock.explore.study_spec import StudySpec
 from penstock.explore.tables import text_table
-from penstock.rendering.atomic import atomic_write, atomic_write_bytes
+from penstock.files.frames import write_csv, write_parquet
+from penstock.files.writing import all_or_nothing, atomic_write
 from penstock.workload.offered_load import OfferedLoad
 from penstock.workload.writer import lines as request_lines
 
@@ -35,8 +36,23 @@ _SHOWN_IN_TEXT = 20
 _BLANK = PointResult(key="", phase="", point=DesignPoint(hardware="", tp=1, pp=1, replicas=1), status="")
 
 
+def output_files(directory: Path) -> list[Path]:
+    """What a search writes whatever it finds; configs of its front and of chosen points have names of their own."""
+    names = (RESULTS_FILE, TABLE_CSV, TABLE_PARQUET, REPORT_HTML, f"{BEST}.json", f"{BEST}-requests.jsonl")
+    return [directory / name for name in names]
+
+
 def write_outputs(outcome: StudyOutcome, directory: Path) -> list[Path]:
-    """Write everything, each file whole or not at all; returns the paths."""
+    """Write everything, all files or none; returns the paths.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    with all_or_nothing():
+        return _write_outputs(outcome, directory)
+
+
+def _write_outputs(outcome: StudyOutcome, directory: Path) -> list[Path]:
     from penstock.explore.report_html import report_page
 
     rows = table_rows(outcome)
@@ -134,10 +150,8 @@ def _write_tables(rows: list[dict[str, Any]], csv: Path, parquet: Path) -> None:
         # A column without a value in any row has the type of its kind all the same.
         schema[name] = kinds[found.pop()] if found else pl.Float64 if _is_figure(name) else pl.String
     frame = pl.DataFrame(rows, schema=schema)
-    with atomic_write_bytes(csv) as file:
-        frame.write_csv(file)
-    with atomic_write_bytes(parquet) as file:
-        frame.write_parquet(file)
+    write_csv(csv, frame)
+    write_parquet(parquet, frame)
 
 
 def _is_figure(name: str) -> bool:

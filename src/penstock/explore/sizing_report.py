@@ -14,7 +14,7 @@ from penstock.explore.result import PointResult
 from penstock.explore.sizing import Choice, HardwareAnswer, SizeQuestion, total_candidates
 from penstock.explore.slo import shown_ns
 from penstock.explore.tables import text_table
-from penstock.rendering.atomic import atomic_write
+from penstock.files.writing import all_or_nothing, atomic_write
 from penstock.spec.prices import listed_watts
 from penstock.workload.writer import lines
 
@@ -29,7 +29,16 @@ def stem_of(choice: Choice, directory: Path) -> Path:
 
 
 def write_choices(answers: Sequence[HardwareAnswer], evaluator: Evaluator, directory: Path) -> list[Path]:
-    """A cluster config for every deployment, and the requests that all of them served."""
+    """A cluster config for every deployment, and the requests that all of them served; all files or none.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    with all_or_nothing():
+        return _write_choices(answers, evaluator, directory)
+
+
+def _write_choices(answers: Sequence[HardwareAnswer], evaluator: Evaluator, directory: Path) -> list[Path]:
     written: list[Path] = []
     for choice in (choice for answer in answers for choice in answer.choices):
         written.append(stem_of(choice, directory).with_suffix(".json"))

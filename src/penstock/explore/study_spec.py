@@ -15,13 +15,13 @@ from penstock.explore.objectives import OBJECTIVES, Objective, find_objective
 from penstock.explore.slo import Slo, parse_slo
 from penstock.explore.space import FILL, Dimension, Space, Spaces
 from penstock.explore.study_schema import RawNetwork, RawSpace, RawStudy
-from penstock.explore.yaml_file import read_yaml
+from penstock.files.place import Place
+from penstock.files.yaml_text import read_yaml
 from penstock.scheduler.policies.make import make_policy
 from penstock.spec.calibration import load_calibration
 from penstock.spec.check import Checked, check, shown
 from penstock.spec.cluster import Calibration
 from penstock.spec.hardware import find_hardware, hardware_labels
-from penstock.spec.json_file import Place
 from penstock.spec.prices import find_price, listed_prices
 from penstock.spec.raw import RawInstance
 from penstock.units import GIB

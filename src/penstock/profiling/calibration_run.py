@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import Problem, UserError
+from penstock.files.place import Place
+from penstock.files.writing import atomic_write
 from penstock.profiling.calibrate import MixedSample, Sample, TransferLine, calibrate, leave_one_out, summary
 from penstock.profiling.calibration_data import (
     bundle_samples,
@@ -16,8 +18,6 @@ from penstock.profiling.calibration_data import (
     old_layout_samples,
     vidur_samples,
 )
-from penstock.rendering.atomic import atomic_write
-from penstock.spec.json_file import Place
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model
 

@@ -17,6 +17,7 @@ from penstock.cost.bundle import BundleAddress, read_attention_rows, read_bundle
 from penstock.cost.fitted import FIT_FORMAT
 from penstock.cost.tables import Curve, FloatArray, KernelTables, SkewTable
 from penstock.errors import Problem, UserError
+from penstock.files.writing import atomic_write
 from penstock.profiling.attention_fit import fit_attention, predict, regimes
 from penstock.profiling.segments import fit_segments
 from penstock.spec.layers import MoeMlp
@@ -212,7 +213,7 @@ def _count(value: object) -> int:
 
 
 def write_fit(result: FitResult, path: Path) -> None:
-    """The fit as JSON, a row of numbers per line, written beside and renamed.
+    """The fit as JSON, a row of numbers per line.
 
     Raises:
         UserError: the path cannot be written.
@@ -222,12 +223,8 @@ def write_fit(result: FitResult, path: Path) -> None:
         lambda found: "[" + re.sub(r"\s+", " ", found.group(1)) + "]",
         json.dumps(result.data, indent=1),
     )
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise UserError([Problem(str(path), f"cannot be written: {error}")]) from error
+    with atomic_write(path) as file:
+        file.write(text + "\n")
 
 
 def fit_report(result: FitResult) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from penstock.cost.bundle import BundleAddress
 from penstock.errors import Problem, UserError
-from penstock.rendering.atomic import atomic_write
+from penstock.files.writing import all_or_nothing, atomic_write
 
 TOKEN_SIZES = tuple(sorted({*range(1, 17), *range(16, 64, 4), *range(64, 2049, 16)}))
 SEQUENCE_SIZES = tuple(size for size in TOKEN_SIZES if size <= 256)
@@ -161,11 +161,16 @@ def csv_rows(path: Path, needed: Iterable[str]) -> Iterable[tuple[int, dict[str,
 
 
 def write_bundle(directory: Path, profiles: Mapping[int, Profile], meta: Mapping[str, object]) -> list[Path]:
-    """Write ``meta.yaml`` and the CSV files of every degree; returns their paths.
+    """Write ``meta.yaml`` and the CSV files of every degree, all or none; returns their paths.
 
     Raises:
         UserError: a file cannot be written.
     """
+    with all_or_nothing():
+        return _write_bundle(directory, profiles, meta)
+
+
+def _write_bundle(directory: Path, profiles: Mapping[int, Profile], meta: Mapping[str, object]) -> list[Path]:
     import yaml
 
     written: list[Path] = []

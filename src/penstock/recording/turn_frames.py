@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from penstock.files.frames import frames_written
 from penstock.recording.records import TURN_COLUMNS, Cause, TurnChunk
 
 if TYPE_CHECKING:
@@ -20,19 +21,13 @@ ROWS_PER_GROUP = 1 << 17
 def write_turns(
     path: Path, frame_of: Callable[[TurnChunk], pl.DataFrame], turns: Callable[[], Iterator[TurnChunk]]
 ) -> None:
-    """Write ``frame_of`` every chunk as one Parquet file, holding a few chunks at a time."""
-    from polars.io.plugins import register_io_source
+    """Write ``frame_of`` every chunk as one Parquet file, holding a few chunks at a time.
 
-    def read(
-        columns: list[str] | None, where: pl.Expr | None, rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        # The whole is written: no columns are chosen, no rows left out.
-        del columns, where, rows, batch_size
-        yield from map(frame_of, turns())
-
+    Raises:
+        UserError: the file cannot be written.
+    """
     schema = frame_of(no_turns()).schema
-    source = register_io_source(read, schema=schema)
-    source.sink_parquet(path, row_group_size=ROWS_PER_GROUP, maintain_order=True)
+    frames_written(path, lambda: map(frame_of, turns()), schema, ROWS_PER_GROUP)
 
 
 def no_turns() -> TurnChunk:

@@ -21,8 +21,8 @@ import numpy as np
 from penstock.accounting.metrics import RequestTable
 from penstock.accounting.stage_spans import StageCause, StageSpans
 from penstock.errors import Problem, UserError
+from penstock.files.writing import atomic_write
 from penstock.recording.records import Int64Array, RunRecord, Transfer, TurnChunk
-from penstock.rendering.atomic import atomic_write
 from penstock.spec.deployment import Deployment
 from penstock.units import NS_PER_MS, NS_PER_S, NS_PER_US
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from penstock.rendering.atomic import atomic_write
+from penstock.files.writing import atomic_write
 from penstock.rendering.report_data import RunView, page_data, view_of
 from penstock.rendering.result import SimulationResult
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from penstock.accounting.metrics import RequestTable
+from penstock.files.writing import atomic_write
 from penstock.recording.records import RunRecord
-from penstock.rendering.atomic import atomic_write
 
 CSV_COLUMNS = (
     "instance id",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,8 @@ import numpy as np
 
 from penstock.accounting.bubbles import Bubbles
 from penstock.accounting.metrics import RequestTable
-from penstock.errors import Problem, UserError
+from penstock.files.frames import write_parquet
+from penstock.files.writing import all_or_nothing, atomic_write
 from penstock.recording.records import (
     LEG_COLUMNS,
     TURN_COLUMNS,
@@ -41,7 +41,11 @@ _OPTIONAL_TABLES = (
     "stages.parquet",
     "bubbles.parquet",
     "timeline.parquet",
+    "transfers.parquet",
 )
+
+SAVED_FILES = ("summary.json", "requests.parquet", *_OPTIONAL_TABLES)
+"""All that :meth:`SimulationResult.save` may write, and the table that a command adds."""
 
 
 class KeepTurns:
@@ -270,40 +274,26 @@ class SimulationResult:
         """Write ``summary.json``, ``requests.parquet`` and, as far as they were kept, ``steps.parquet``,
         ``stages.parquet`` and ``bubbles.parquet``, beside the ``extra`` tables by name; returns their paths.
 
-        All are written to a temporary directory inside and renamed when complete; tables of an earlier run
-        that this one does not have are removed. The same inputs give the same bytes.
+        All appear together when the last is complete; tables of an earlier run that this one does not have are
+        removed. The same inputs give the same bytes.
 
         Raises:
             UserError: the directory cannot be written.
         """
         target = Path(directory)
-        try:
-            return self._save(target, extra or {})
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError([Problem(str(directory), f"cannot be written: {reason}")]) from error
-
-    def _save(self, target: Path, extra: Mapping[str, pl.DataFrame]) -> tuple[Path, ...]:
-        made = not target.exists()
-        target.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".penstock-", dir=target))
-        done = False
-        try:
-            self._write_tables(temporary)
-            for name, frame in extra.items():
-                frame.write_parquet(temporary / f"{name}.parquet")
+        tables = self._tables()
+        for name, frame in (extra or {}).items():
+            tables[name] = partial(write_parquet, frame=frame)
+        names = sorted([*(f"{name}.parquet" for name in tables), "summary.json"])
+        with all_or_nothing():
+            for name, write in tables.items():
+                write(target / f"{name}.parquet")
             text = json.dumps(self.summary_json(), indent=2, ensure_ascii=False, allow_nan=False)
-            (temporary / "summary.json").write_text(text + "\n", encoding="utf-8")
-            names = sorted(file.name for file in temporary.iterdir())
-            for name in names:
-                (temporary / name).replace(target / name)
-            for name in set(_OPTIONAL_TABLES) - set(names):
+            with atomic_write(target / "summary.json") as file:
+                file.write(text + "\n")
+        for name in set(_OPTIONAL_TABLES) - set(names):
+            with suppress(OSError):
                 (target / name).unlink(missing_ok=True)
-            done = True
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if made and not done:
-                shutil.rmtree(target, ignore_errors=True)
         return tuple(target / name for name in names)
 
     def summary_json(self) -> dict[str, Any]:
@@ -324,19 +314,21 @@ class SimulationResult:
             "summary": self.summary.to_json(),
         }
 
-    def _write_tables(self, directory: Path) -> None:
-        self.requests.write_parquet(directory / "requests.parquet")
+    def _tables(self) -> dict[str, Callable[[Path], None]]:
+        """What writes each table that the run kept, by its name."""
+        tables: dict[str, Callable[[Path], None]] = {"requests": partial(write_parquet, frame=self.requests)}
         if self.record.requests.has_legs:
-            self.legs.write_parquet(directory / "legs.parquet")
+            tables["legs"] = partial(write_parquet, frame=self.legs)
         if self.record.transfers:
-            self.transfers.write_parquet(directory / "transfers.parquet")
+            tables["transfers"] = partial(write_parquet, frame=self.transfers)
         turns = self._turns
         if turns is not None:
-            write_turns(directory / "steps.parquet", steps_frame, turns.turns)
+            tables["steps"] = partial(write_turns, frame_of=steps_frame, turns=turns.turns)
             if turns.stages:
-                write_turns(directory / "stages.parquet", stages_frame, turns.turns)
+                tables["stages"] = partial(write_turns, frame_of=stages_frame, turns=turns.turns)
         if self._bubbles is not None:
-            self.bubbles().write_parquet(directory / "bubbles.parquet")
+            tables["bubbles"] = partial(write_parquet, frame=self.bubbles())
+        return tables
 
     def _kept_turns(self) -> KeepTurns:
         if self._turns is None:

@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictStr
 
 from penstock.errors import Problem, UserError
+from penstock.files.json_text import read_json
+from penstock.files.place import Place
 from penstock.spec.check import Raw, check, shown
 from penstock.spec.cluster import Calibration, ClusterSpec, InstanceSpec, StepNoise, StepTerms
 from penstock.spec.hardware import find_hardware
-from penstock.spec.json_file import Place, read_json
 from penstock.spec.layers import DenseMlp, GroupedAttention, LayerKind
 from penstock.spec.model import ModelSpec
 from penstock.spec.options import EngineOverhead

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from penstock.errors import Problem, nearest
-from penstock.spec.json_file import Place
+from penstock.files.place import Place
 
 
 class Raw(BaseModel):

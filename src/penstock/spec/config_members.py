@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.errors import Problem
+from penstock.files.place import Place
 from penstock.spec.check import shown
-from penstock.spec.json_file import Place
 
 
 class ConfigMembers:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from penstock.errors import Problem
 from penstock.spec.cluster import InstanceSpec, KvTransferSpec
-from penstock.spec.json_file import Place
+from penstock.files.place import Place
 from penstock.spec.raw import RawKvTransfer
 
 _ONLY_PULL = ("proxy_ns", "handshake_ns", "kv_lease_duration", "worker_poll")

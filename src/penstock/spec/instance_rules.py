@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from penstock.errors import Problem, nearest
+from penstock.files.place import Place
 from penstock.spec.check import Checked
 from penstock.spec.cluster import InstanceSpec, TierSpec
 from penstock.spec.data_parallel_rules import data_parallel_options
 from penstock.spec.engines import Preset, engine_names, engine_preset
 from penstock.spec.expert_rules import expert_options, expert_problems
-from penstock.spec.json_file import Place
 from penstock.spec.model import ModelSpec
 from penstock.spec.option_table import RawFlags
 from penstock.spec.options import EngineOverhead, SchedulerOptions

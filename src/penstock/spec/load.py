@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.errors import Problem, UserError, nearest
+from penstock.files.json_text import read_json
+from penstock.files.place import Place
 from penstock.spec.calibration import calibrated, obstacles
 from penstock.spec.check import Checked, Raw, check, check_members, shown
 from penstock.spec.cluster import Calibration, ClusterSpec, InstanceSpec, LinkSpec
@@ -20,7 +22,6 @@ from penstock.spec.engines import engine_names
 from penstock.spec.expert_rules import group_problems, number_ranks, ranks_of
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.instance_rules import InstanceRules, unknown_engine
-from penstock.spec.json_file import Place, read_json
 from penstock.spec.link_classes import link_class_names
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model

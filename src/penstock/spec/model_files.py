@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from penstock.errors import Problem, nearest
+from penstock.files.json_text import read_json
+from penstock.files.place import Place
 from penstock.spec.check import shown
 from penstock.spec.config_members import ConfigMembers
-from penstock.spec.json_file import Place, read_json
 from penstock.spec.layers import layer_runs
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_dtypes import read_dtypes

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.errors import Problem
+from penstock.files.place import Place
 from penstock.spec.check import check, shown
 from penstock.spec.hardware import find_hardware
-from penstock.spec.json_file import Place
 from penstock.spec.raw import (
     RawCluster,
     RawInstance,

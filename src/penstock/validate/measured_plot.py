@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from penstock.cost.tables import FloatArray
-from penstock.rendering.atomic import atomic_write
+from penstock.files.writing import atomic_write
 from penstock.validate.measured import MeasuredComparison
 
 _POINTS = 600

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from array import array
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 from penstock.cost.linear import LinearStage, linear_hop, linear_pipeline
 from penstock.cost.step_cost import PipelineCost
 from penstock.errors import Problem, UserError
+from penstock.files.json_text import json_lines, load_json
+from penstock.files.reading import MAX_TABLE_BYTES
 from penstock.spec.options import SchedulerOptions
 from penstock.workload.request import Request
 
@@ -101,19 +102,31 @@ def read_recordings(path: Path) -> Generator[Recording]:
     Raises:
         UserError: nothing there, not JSON, or not a recording.
     """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
-        if not files:
-            raise UserError([Problem(str(path), f"no recordings ({', '.join('*' + s for s in SUFFIXES)})")])
-    else:
-        files = [path]
-    for file in files:
+    for file in recording_files(path):
         for source, data in _objects(file):
             missing = _missing(data)
             if not missing:
                 yield Recording(source, cast("Mapping[str, Any]", data))
             elif not path.is_dir():
                 raise UserError([Problem(source, f"not a recording: {missing}")])
+
+
+def recording_files(path: Path) -> list[Path]:
+    """A file itself, or those of a directory whose names are a recording's, sorted.
+
+    Raises:
+        UserError: the directory has none, or cannot be listed.
+    """
+    try:
+        if not path.is_dir():
+            return [path]
+        files = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError([Problem(str(path), f"cannot be read: {reason}")]) from None
+    if not files:
+        raise UserError([Problem(str(path), f"no recordings ({', '.join('*' + s for s in SUFFIXES)})")])
+    return files
 
 
 def _missing(data: Any) -> str | None:
@@ -142,23 +155,10 @@ def _missing_of_several(keys: Mapping[str, Any]) -> str | None:
     return f"missing {', '.join(missing)}" if missing else None
 
 
-def _opened(file: Path) -> TextIO:
-    return gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-
-
-def _objects(file: Path) -> Generator[tuple[str, Any]]:
-    try:
-        with _opened(file) as text:
-            if ".jsonl" not in file.name:
-                yield str(file), json.load(text)
-                return
-            for number, line in enumerate(text, 1):
-                if line.strip():
-                    yield f"{file}:{number}", json.loads(line)
-    except (OSError, EOFError) as error:
-        raise UserError([Problem(str(file), f"cannot be read: {error}")]) from error
-    except ValueError as error:
-        raise UserError([Problem(str(file), f"not JSON: {error}")]) from error
+def _objects(file: Path) -> Iterator[tuple[str, Any]]:
+    if ".jsonl" in file.name:
+        return json_lines(file)
+    return iter([(str(file), load_json(file, MAX_TABLE_BYTES))])
 
 
 @dataclass(frozen=True, slots=True)

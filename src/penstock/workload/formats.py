@@ -5,21 +5,16 @@ The kind of a JSON line is told line by line, so kinds may stand in one file in 
 
 from __future__ import annotations
 
-import errno
-import gzip
-import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from penstock.errors import Problem, UserError
+from penstock.files.reading import lines_of, opened
 from penstock.workload import azure
 from penstock.workload.jsonl import LineReader
 from penstock.workload.mistakes import Mistakes
 from penstock.workload.workload import Columns, Workload
-
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def load_workload(path: str | Path, num_requests: int = 0) -> Workload:
@@ -37,32 +32,18 @@ def load_workload(path: str | Path, num_requests: int = 0) -> Workload:
     if not name:
         raise UserError("the path of the workload must not be empty")
     mistakes = Mistakes(name)
-    try:
-        with ExitStack() as stack:
-            columns = _read(_open(Path(path), stack), name, mistakes, num_requests)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError([Problem(name, f"cannot be read: {reason}")]) from error
+    with opened(path) as file:
+        columns = _read(file, name, mistakes, num_requests)
     mistakes.raise_if_any(read=len(columns.arrival_ns))
     if not len(columns.arrival_ns):
         raise UserError([Problem(name, "has no requests")])
     return Workload(columns, name)
 
 
-def _open(path: Path, stack: ExitStack) -> BinaryIO:
-    try:
-        file = stack.enter_context(path.open("rb"))
-    except ValueError as error:  # a null byte in the path
-        raise OSError(errno.EINVAL, str(error)) from error
-    if file.peek(2)[:2] == _GZIP_MAGIC:
-        return cast("BinaryIO", stack.enter_context(gzip.GzipFile(fileobj=file)))
-    return file
-
-
 def _read(file: BinaryIO, name: str, mistakes: Mistakes, num_requests: int) -> Columns:
     """Read up to ``num_requests`` lines that are not blank (0: all)."""
     columns = Columns()
-    lines = _lines(file, mistakes)
+    lines = _lines(file, name, mistakes)
     first = next(lines, None)
     if first is None:
         return columns
@@ -78,9 +59,9 @@ def _read(file: BinaryIO, name: str, mistakes: Mistakes, num_requests: int) -> C
     return columns
 
 
-def _lines(file: BinaryIO, mistakes: Mistakes) -> Iterator[tuple[int, str]]:
+def _lines(file: BinaryIO, name: str, mistakes: Mistakes) -> Iterator[tuple[int, str]]:
     """(line number, text) of each line that is not blank; a byte order mark is dropped."""
-    for number, raw in enumerate(file, start=1):
+    for number, raw in lines_of(file, name):
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:

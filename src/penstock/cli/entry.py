@@ -1,0 +1,43 @@
+"""Where the process begins: before anything is imported, Ctrl-C is made to end it at once, as it ends any program.
+
+Nothing is written yet then, so there is nothing to clear away; :mod:`penstock.cli.guard` takes over when the command
+line is read. Only the standard library's smallest modules are imported at the top.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+_WITH_SIGINT = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _WITH_SIGINT:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def main() -> None:
+    """``penstock``; exits."""
+    open_streams()
+    from penstock.cli.main import main as command_line
+
+    try:
+        command_line()
+    finally:
+        leave()
+
+
+def open_streams() -> None:
+    """Give streams that the shell has closed (``>&-``) a place: else the first file that is opened is taken for one."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if not number else "w", closefd=False))  # noqa: SIM115
+
+
+def leave() -> None:
+    """The interpreter is about to end: Ctrl-C ends it at once again."""
+    if _WITH_SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
