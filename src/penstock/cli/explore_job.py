@@ -73,6 +73,8 @@ def run_explore(
         raise
     finally:
         bar.close()
+    for notice in outcome.notices:
+        print(f"notice: {notice}", file=sys.stderr)
     if point is not None:
         result = find_result(outcome, point)
         stem = directory / POINTS_DIRECTORY / point

@@ -19,6 +19,8 @@ from penstock.spec.cluster import Calibration
 from penstock.spec.load import load_cluster
 
 FILL = "fill"
+MAX_GPUS = 100_000
+"""Of a deployment: to build more replicas takes minutes and answers nothing that fewer do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ class Space:
         if gpus is not None and per_replica * chosen["replicas"] != gpus:
             total = f"tp {chosen['tp']} x pp {chosen['pp']} x {chosen['replicas']} replicas"
             return Infeasible("gpus", f"{total} is not {gpus} GPUs")
+        if per_replica * chosen["replicas"] > MAX_GPUS:
+            total = f"tp {chosen['tp']} x pp {chosen['pp']} x {chosen['replicas']} replicas"
+            return Infeasible("gpus", f"{total} are more than {MAX_GPUS:,} GPUs")
         chosen["max_in_flight"] = _depth(chosen["max_in_flight"], chosen["pp"])
         partition = chosen["partition"]
         if isinstance(partition, tuple) and len(partition) != chosen["pp"]:

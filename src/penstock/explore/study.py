@@ -31,6 +31,7 @@ class StudyOutcome:
     results: tuple[PointResult, ...]
     pruned: Pruned
     front: tuple[int, ...]
+    notices: tuple[str, ...] = ()
 
     @property
     def winner(self) -> PointResult | None:
@@ -81,7 +82,14 @@ def run_study(
             pruned = proposals.counter.pruned()
             _require_some(spec, len(results), pruned)
     front = tuple(pareto_front(results, spec.objectives))
-    return StudyOutcome(spec, "exhaustive" if exhaustive else "optuna", tuple(results), pruned, front)
+    return StudyOutcome(
+        spec,
+        "exhaustive" if exhaustive else "optuna",
+        tuple(results),
+        pruned,
+        front,
+        notices=tuple(journal.notices),
+    )
 
 
 def _require_some(spec: StudySpec, count: int, pruned: Pruned) -> None:

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from penstock.explore.space import FILL
+from penstock.explore.space import FILL, MAX_GPUS
 from penstock.spec.check import Raw, shown
 from penstock.spec.ranges import Count, Counter, Dtype, Fraction, KvDtype, Name, Positive
 
-_DEPTH = re.compile(r"pp(\+[0-9]+)?")
+_DEPTH = re.compile(r"pp(\+[0-9]{1,4})?")
+
+MAX_DEGREE = 1024
 
 
 def _listed(value: Any) -> Any:
@@ -27,20 +29,24 @@ def _partition(value: Any) -> Any:
 
 
 def _replicas(value: Any) -> Any:
-    if value == FILL or (type(value) is int and value >= 1):
+    if value == FILL or (type(value) is int and 1 <= value <= MAX_GPUS):
         return value
-    raise ValueError(f'must be a number from 1 or "fill", not {shown(value)}')
+    raise ValueError(f'must be a number from 1 to {MAX_GPUS:,} or "fill", not {shown(value)}')
 
 
 def _depth(value: Any) -> Any:
-    if (type(value) is int and value >= 1) or (isinstance(value, str) and _DEPTH.fullmatch(value)):
+    if (type(value) is int and 1 <= value <= MAX_DEGREE) or (
+        isinstance(value, str) and _DEPTH.fullmatch(value)
+    ):
         return value
-    raise ValueError(f'must be a number from 1, "pp" or "pp+N", not {shown(value)}')
+    raise ValueError(f'must be a number from 1 to {MAX_DEGREE}, "pp" or "pp+N", not {shown(value)}')
 
 
 Many = BeforeValidator(_listed)
 NotEmpty = Field(min_length=1)
 Counts = Annotated[list[Count], NotEmpty, Many]
+Degrees = Annotated[list[Annotated[int, Field(ge=1, le=MAX_DEGREE)]], NotEmpty, Many]
+Gpus = Annotated[list[Annotated[int, Field(ge=1, le=MAX_GPUS)]], NotEmpty, Many]
 Names = Annotated[list[Name], NotEmpty, Many]
 
 
@@ -48,9 +54,9 @@ class RawSpace(Raw):
     """``space``: each member one value or a list of them."""
 
     hardware: Names | None = None
-    gpus: Counts | None = None
-    tp: Counts | None = None
-    pp: Counts | None = None
+    gpus: Gpus | None = None
+    tp: Degrees | None = None
+    pp: Degrees | None = None
     replicas: Annotated[list[Annotated[Any, BeforeValidator(_replicas)]], NotEmpty, Many] | None = None
     partition: Annotated[list[Annotated[Any, BeforeValidator(_partition)]], NotEmpty, Many] | None = None
     max_num_seqs: Counts | None = None
@@ -88,7 +94,7 @@ class RawSearch(Raw):
 class RawGenerate(Raw):
     """``generate``: a workload instead of a file."""
 
-    num_requests: Count = 1000
+    num_requests: Annotated[int, Field(ge=1, le=10_000_000)] = 1000
     preset: Name | None = None
     input_toks: Name | None = None
     output_toks: Name | None = None
@@ -115,7 +121,7 @@ class RawStudy(Raw):
     max_requests: Annotated[int, Field(ge=100, le=10_000_000)] = 8_000
     objectives: Names | None = None
     search: RawSearch = RawSearch()
-    gpus_per_node: Count = 8
+    gpus_per_node: Annotated[int, Field(ge=1, le=MAX_GPUS)] = 8
     memory_utilization: Fraction | None = None
     networks: dict[str, RawNetwork] = Field(default_factory=dict[str, RawNetwork])
     prices: dict[str, Positive] = Field(default_factory=dict[str, float])

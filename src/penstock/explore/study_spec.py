@@ -23,13 +23,26 @@ from penstock.spec.check import Checked, check, shown
 from penstock.spec.cluster import Calibration
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.prices import find_price, listed_prices
-from penstock.spec.raw import RawInstance
+from penstock.spec.raw import REQUIRED, RawInstance, RawMemory
 from penstock.units import GIB
 from penstock.workload.formats import load_workload
 from penstock.workload.generate import PRESETS, Recipe, generate
 from penstock.workload.lengths import parse_lengths
 from penstock.workload.offered_load import ARRIVALS, Arrivals
 from penstock.workload.workload import Workload
+
+_DECIDED = ("model_name", "hardware", "npu_mem", "num_npus", "tp_size", "pp_size", "placement_nodes")
+_OF_DIMENSIONS = {
+    "pp_layer_partition": "partition",
+    "max_num_seqs": "max_num_seqs",
+    "max_num_batched_tokens": "max_num_batched_tokens",
+    "max_in_flight": "max_in_flight",
+    "policy": "policy",
+    "dtype": "dtype",
+    "kv_cache_dtype": "kv_cache_dtype",
+    "async_scheduling": "async_scheduling",
+}
+"""Members of an instance that a dimension of the space chooses."""
 
 PILOT_SHARE = 8
 MIN_PILOT_REQUESTS = 100
@@ -124,6 +137,7 @@ class _Reader:
             if getattr(raw, name) is None and self._checked.sound(name):
                 self._blame("", f"missing key '{name}'")
         self._check_instance()
+        self._check_labels(root)
         self._check_networks()
         parts = [self._space(one, self._of_space(place)) for place, one in enumerate(self._spaces)]
         for place, one in enumerate(self._spaces):
@@ -210,13 +224,33 @@ class _Reader:
         )
 
     def _check_instance(self) -> None:
-        reserved = {"model_name", "hardware", "npu_mem", "num_npus", "tp_size", "pp_size", "placement_nodes"}
+        """Members of every instance: none that the search decides, each with a value that it can have."""
         for name in self._raw.instance:
-            if name in reserved:
+            if name in _DECIDED:
                 self._blame(f"instance.{name}", "is decided by the search: give it in the space")
-            elif name not in RawInstance.model_fields:
-                hint = nearest(name, RawInstance.model_fields)
-                self._blame(f"instance.{name}", f"unknown member of an instance{hint}")
+        for place, space in enumerate(self._spaces):
+            for member, dimension in _OF_DIMENSIONS.items():
+                if member in self._raw.instance and getattr(space, dimension) is not None:
+                    where = self._place.key(self._of_space(place)).key(dimension)
+                    self._blame(f"instance.{member}", f"is set by {where.path} too: give it in one of them")
+        rest = {name: value for name, value in self._raw.instance.items() if name not in _DECIDED}
+        check(RawInstance, rest, self._place.key("instance"), self._problems)
+
+    def _check_labels(self, root: str | None) -> None:
+        """``prices`` and ``npu_mem``: of hardware that there is."""
+        spoken = [*self._hardware(), *hardware_labels()]
+        for member, labels in (("prices", self._raw.prices), ("npu_mem", self._raw.npu_mem)):
+            for label in labels:
+                known = find_hardware(label) is not None or label in self._hardware()
+                if not known and not (root is not None and (Path(root) / label).is_dir()):
+                    hint = nearest(label, spoken)
+                    self._blame(f"{member}.{label}", f"unknown hardware {shown(label)}{hint}")
+        for label, memory in self._raw.npu_mem.items():
+            where = self._place.key("npu_mem").key(label)
+            checked = check(RawMemory, memory, where, self._problems)
+            for name in REQUIRED[RawMemory]:
+                if checked is not None and checked.sound(name) and getattr(checked.value, name) is None:
+                    self._problems.append(Problem(str(where), f"missing key '{name}'"))
 
     def _check_hardware(self, space: RawSpace, root: str | None, where: str) -> None:
         if not self._checked.sound("space"):

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 from penstock.errors import Problem, UserError
 from penstock.files.use import is_device_name, was_read
@@ -256,9 +256,22 @@ class _Output(io.RawIOBase):
             raise
 
 
-def write_to(file: io.BufferedWriter, data: Any) -> int:
+def write_to(file: IO[bytes], data: Any) -> int:
     """Every byte of every file goes through here; tests let it fail."""
     return file.write(data)
+
+
+def append_to(file: IO[bytes], data: bytes) -> None:
+    """Add to a journal and wait until it is on the disk; on a failure what was added in part is taken back."""
+    before = file.seek(0, os.SEEK_END)
+    try:
+        write_to(file, data)
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            file.truncate(before)
+        raise
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -37,21 +38,40 @@ def make_policy(text: str, pp_size: int, prefill_ns: PrefillTime) -> Policy | No
     """
     match = _CALL.fullmatch(text.strip())
     name = match["name"] if match else text
-    if name == "vllm":
-        return None
     arguments = _parse_arguments(text, match["arguments"] or "") if match else {}
+    if name == "vllm":
+        if arguments:
+            raise _problem(text, f"vllm takes no arguments, but '{next(iter(arguments))}' is given")
+        return None
     maker = _POLICIES.get(name) or _find(name)
     if maker is None:
         raise _problem(
             text,
             f"no policy '{name}' ({', '.join(POLICY_NAMES)} or module:Class){nearest(name, POLICY_NAMES)}",
         )
+    unknown = _unknown_argument(maker, arguments)
+    if unknown is not None:
+        raise _problem(text, f"{name} {unknown}")
     if maker is DynamicChunks:
         arguments["prefill_ns"] = prefill_ns
     try:
-        return maker(pp_size, **arguments)
-    except TypeError as error:
-        raise _problem(text, f"cannot make {name}: {error}") from error
+        policy = maker(pp_size, **arguments)
+    except Exception as error:  # whatever the user's class raises is the user's to mend
+        raise _problem(text, f"cannot make {name}: {type(error).__name__}: {error}") from error
+    if not callable(getattr(policy, "limits", None)):
+        raise _problem(text, f"{name} has no method limits(view)")
+    return policy
+
+
+def _unknown_argument(maker: Callable[..., Policy], arguments: Mapping[str, Any]) -> str | None:
+    """What a policy of ours does not take; a user's class says it itself."""
+    if maker not in _POLICIES.values():
+        return None
+    takes = [name for name in inspect.signature(maker).parameters if name not in ("pp_size", "prefill_ns")]
+    unknown = next((name for name in arguments if name not in takes), None)
+    if unknown is None:
+        return None
+    return f"has no argument '{unknown}'{nearest(unknown, takes)} ({', '.join(takes)})"
 
 
 def _problem(text: str, message: str) -> UserError:
@@ -67,8 +87,10 @@ def _parse_arguments(text: str, arguments: str) -> dict[str, Any]:
         except ValueError:
             equals = ""
             number = 0.0
-        if not equals or number < 0 or number != number:
+        if not equals or not key.isidentifier() or not 0 <= number < float("inf"):
             raise _problem(text, f"'{part}' is not an argument: write name=number")
+        if key in parsed:
+            raise _problem(text, f"'{key}' is given twice")
         parsed[key] = int(number) if number.is_integer() else number
     return parsed
 
