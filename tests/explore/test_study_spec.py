@@ -107,13 +107,16 @@ def test_all_mistakes_come_at_once_each_with_its_place(tmp_path: Path) -> None:
         ({"space": {"hardware": "H100", "replicas": "fill"}}, "'fill' needs the numbers of GPUs"),
         ({"space": {"hardware": "H100", "replicas": 0}}, "must be a number from 1"),
         ({"space": {"hardware": "H100", "partition": [20, 12]}}, 'must be "even", "balanced" or a list'),
-        ({"space": {"hardware": "H100", "max_in_flight": "pp-1"}}, 'must be a number from 1, "pp" or "pp+N"'),
+        (
+            {"space": {"hardware": "H100", "max_in_flight": "pp-1"}},
+            'must be a number from 1 to 1024, "pp" or "pp+N"',
+        ),
         ({"space": {"hardware": "H100", "policy": "vlm"}}, "space.policy[0]: no policy 'vlm'"),
         ({"space": {"hardware": "TPUv5e", "dtype": "bf16"}}, "did you mean 'bfloat16'"),
         ({"instance": {"tp_size": 4}}, "instance.tp_size: is decided by the search"),
         (
             {"instance": {"blok_size": 4}},
-            "instance.blok_size: unknown member of an instance; did you mean 'block_size'",
+            "instance: unknown key 'blok_size'; did you mean 'block_size'",
         ),
         ({"networks": {"a": {"between_gb_per_s": 3}}}, "networks.a: missing key 'inside_gb_per_s'"),
         ({"space": {"hardware": "H20"}}, "prices: no price for H20 in the list"),
@@ -124,6 +127,23 @@ def test_all_mistakes_come_at_once_each_with_its_place(tmp_path: Path) -> None:
             "generate: preset: unknown preset 'sharegtp'; did you mean 'sharegpt'",
         ),
         ({"profile_root": "nowhere"}, "is not a directory"),
+        ({"prices": {"H1000": 2.0}}, "prices.H1000: unknown hardware 'H1000'; did you mean 'H100'"),
+        ({"npu_mem": {"H1000": {"mem_size": 80}}}, "npu_mem.H1000: unknown hardware 'H1000'"),
+        ({"npu_mem": {"H100": {"mem_size": 80}}}, "npu_mem.H100: missing key 'mem_bw'"),
+        ({"npu_mem": {"H100": {"mem_size": "80", "mem_bw": 1}}}, "npu_mem.H100.mem_size: must be a number"),
+        ({"instance": {"block_size": "16"}}, "instance.block_size: must be an integer, not '16'"),
+        (
+            {"instance": {"max_num_seqs": 8}, "space": {"hardware": "H100", "max_num_seqs": 4}},
+            "instance.max_num_seqs: is set by space.max_num_seqs too: give it in one of them",
+        ),
+        (
+            {"instance": {"pp_layer_partition": "auto"}, "space": {"hardware": "H100", "partition": "even"}},
+            "instance.pp_layer_partition: is set by space.partition too",
+        ),
+        ({"space": {"hardware": "H100", "tp": 10**12}}, "space.tp: must be <= 1024, not 1000000000000"),
+        ({"space": {"hardware": "H100", "replicas": 10**6}}, "must be a number from 1 to 100,000"),
+        ({"space": {"hardware": "H100", "policy": "vllm(1)"}}, "'1' is not an argument: write name=number"),
+        ({"generate": {"num_requests": 10**9}}, "generate.num_requests: must be <= 10000000"),
     ],
 )
 def test_single_mistakes(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -134,7 +154,7 @@ def test_single_mistakes(tmp_path: Path, changes: dict[str, Any], words: str) ->
     ("text", "words"),
     [
         ("model: [a\n", ":2:1: broken YAML"),
-        ("model: a\nmodel: b\n", ":2:1: broken YAML: key 'model' stands here twice"),
+        ("model: a\nmodel: b\n", ": key 'model' stands here twice"),
         ("", "is empty"),
         ("- a\n", "must be an object"),
         ("model: !!python/object:os.system x\n", "broken YAML"),

@@ -124,7 +124,15 @@ def test_a_policy_of_the_users_own() -> None:
     [
         ("decode-cup", "did you mean 'decode-cap'"),
         ("decode-cap(cap=x)", "write name=number"),
-        ("decode-cap(lid=3)", "cannot make decode-cap"),
+        ("decode-cap(cup=3)", "has no argument 'cup'; did you mean 'cap'"),
+        ("decode-cap(cap=3,cap=4)", "'cap' is given twice"),
+        ("sglang-dynamic(prefill_ns=3)", "has no argument 'prefill_ns'"),
+        ("gllm(iterations=inf)", "write name=number"),
+        ("vllm(1)", "'1' is not an argument"),
+        ("vllm(cap=1)", "vllm takes no arguments, but 'cap' is given"),
+        ("builtins:int", "has no method limits"),
+        ("builtins:exit", "cannot make builtins:exit"),
+        ("json:JSONDecoder", "cannot make json:JSONDecoder"),
         ("no_such_module:Class", "cannot import it"),
     ],
 )

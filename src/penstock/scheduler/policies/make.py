@@ -56,7 +56,7 @@ def make_policy(text: str, pp_size: int, prefill_ns: PrefillTime) -> Policy | No
         arguments["prefill_ns"] = prefill_ns
     try:
         policy = maker(pp_size, **arguments)
-    except Exception as error:  # whatever the user's class raises is the user's to mend
+    except (Exception, SystemExit) as error:  # whatever the user's class raises is the user's to mend
         raise _problem(text, f"cannot make {name}: {type(error).__name__}: {error}") from error
     if not callable(getattr(policy, "limits", None)):
         raise _problem(text, f"{name} has no method limits(view)")
@@ -105,5 +105,5 @@ def _find(name: str) -> Callable[..., Policy] | None:
         return None
     try:
         return getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # whatever the user's module raises is the user's to mend
+    except (Exception, SystemExit) as error:  # whatever the user's module raises is the user's to mend
         raise _problem(name, f"cannot import it: {error}") from error
