@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.errors import Problem
-from penstock.spec.cluster import InstanceSpec, KvTransferSpec
 from penstock.files.place import Place
+from penstock.spec.cluster import InstanceSpec, KvTransferSpec
 from penstock.spec.raw import RawKvTransfer
 
 _ONLY_PULL = ("proxy_ns", "handshake_ns", "kv_lease_duration", "worker_poll")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.errors import Problem
+from penstock.files.place import Place
 from penstock.spec.cluster import InstanceSpec, TierSpec
-from penstock.spec.json_file import Place
 from penstock.spec.option_table import RawFlags
 from penstock.spec.raw import RawCxlMemory, RawHostMemory, RawKvOffloading
 from penstock.units import GIB
