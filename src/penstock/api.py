@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar, Unpack
 
 from penstock.accounting.bubbles import BubbleLedger, SpanSink
+from penstock.accounting.energy import EnergyMeter
 from penstock.engine.models import model_problems
 from penstock.engine.router import make_router
 from penstock.engine.simulation import Progress, Simulation
@@ -172,7 +173,7 @@ class Run:
     """One run of a scenario, built and checked, not started. Listeners join before :meth:`run`, once.
 
     ``keep_turns`` False leaves the tables of steps and stages out of the result even where the scenario's
-    ``record`` asks for them.
+    ``record`` asks for them. ``energy`` measures power, where it is known of all accelerators.
 
     Raises:
         UserError: the model does not fit, a cost has nothing to rest on, the router cannot be made.
@@ -194,6 +195,11 @@ class Run:
         self._kept = None
         if keep_turns and record != "requests":
             self._kept = self._listen(KeepTurns(stages=record == "stages"))
+        self.energy = EnergyMeter.of(
+            scenario.cluster, scenario.workload.first_arrival_ns, keep_steps=self._kept is not None
+        )
+        if self.energy is not None:
+            self._listen(self.energy)
         self._ledger = self._listen(
             BubbleLedger(
                 [deployment.pp_size for deployment in self.deployments],
@@ -230,8 +236,9 @@ class Run:
         bubbles = None
         if len(finishes):
             bubbles = self._ledger.finish(record.first_arrival_ns, int(finishes.max()))
+        energy = None if self.energy is None else self.energy.finish(record)
         context = RunContext(inputs=self.scenario.inputs(), notices=self.scenario.cluster.notices)
-        return SimulationResult(record, self._kept, bubbles, context)
+        return SimulationResult(record, self._kept, bubbles, context, energy)
 
     def _listen(self, sink: SinkT) -> SinkT:
         self._sinks.members.append(sink)

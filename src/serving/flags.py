@@ -15,7 +15,8 @@ from penstock.cli.run import Translation
 from penstock.errors import Problem
 from penstock.spec.check import Raw, check_members
 from penstock.spec.option_table import About, described
-from penstock.spec.refusals import BLOCK_COPY, OFFLOADS
+from penstock.spec.refusals import BLOCK_COPY, LOCAL_OFFLOADING
+from serving.defaults import default_requests
 
 
 def _ignored(text: str, metavar: str | None = None) -> About:
@@ -30,19 +31,24 @@ class Flags(Raw):
     ] = None
     network_backend: Annotated[Literal["analytical", "ns3"] | None, _ignored("ns3 is not simulated")] = None
     expert_routing_policy: Annotated[
-        Literal["BALANCED", "RR", "RAND", "CUSTOM"] | None, _ignored("Routing is random in expectation")
+        Literal["BALANCED", "RR", "RAND", "CUSTOM"] | None,
+        _ignored("Loads are those expected of random routing"),
     ] = None
-    enable_local_offloading: Annotated[bool | None, _ignored("Not simulated")] = None
-    enable_attn_offloading: Annotated[bool | None, _ignored("Not simulated")] = None
-    enable_sub_batch_interleaving: Annotated[bool | None, _ignored("Not simulated")] = None
+    enable_local_offloading: Annotated[bool | None, _ignored("No effect: kernel times include it")] = None
     enable_block_copy: Annotated[bool | None, _ignored("No effect: layers are costed alike anyway")] = None
     skip_prefill: Annotated[bool | None, _ignored("Not simulated")] = None
-    run_id: Annotated[StrictStr | None, _ignored("No effect: no intermediate inputs are written")] = None
-    inputs_root: Annotated[StrictStr | None, _ignored("No effect, as above", "PATH")] = None
+    run_id: Annotated[
+        StrictStr | None,
+        About("llmservingsim", "Stands for {run_id} in paths of outputs", "run", "NAME"),
+    ] = None
+    inputs_root: Annotated[
+        StrictStr | None, _ignored("No effect: no intermediate inputs are written", "PATH")
+    ] = None
     cleanup_inputs: Annotated[bool | None, _ignored("No effect, as above")] = None
 
 
 OPTIONS = described(Flags)
+DEFAULT_RUN_ID = "run"
 
 
 def translate(given: Mapping[str, Any]) -> Translation:
@@ -55,6 +61,9 @@ def translate(given: Mapping[str, Any]) -> Translation:
     router = _router(flags.request_routing_policy, options.get("router"), problems)
     return Translation(
         options=options | {"router": router},
+        run_id=flags.run_id or DEFAULT_RUN_ID,
+        default_requests=default_requests,
+        logs_words=True,
         notices=[f"{flag_name(name)}: {why}" for name, why in _notices(flags).items()],
         problems=problems,
     )
@@ -71,9 +80,11 @@ def _router(policy: str | None, router: str | None, problems: list[Problem]) -> 
 
 def _refusals(flags: Flags) -> dict[str, str]:
     """Those that cannot be honoured, each with the reason."""
-    refused = {name: reason for name, reason in OFFLOADS.items() if getattr(flags, name)}
+    refused: dict[str, str] = {}
     if flags.skip_prefill:
-        refused["skip_prefill"] = "runs without prefill are not simulated"
+        refused["skip_prefill"] = (
+            "runs without prefill are not simulated: LLMServingSim runs the prompts too, unmeasured"
+        )
     if flags.expert_routing_policy == "CUSTOM":
         refused["expert_routing_policy"] = (
             "a routing function of one's own is not simulated: give an instance's expert_popularity"
@@ -88,9 +99,12 @@ def _notices(flags: Flags) -> dict[str, str]:
     notices: dict[str, str] = {}
     if flags.enable_block_copy:
         notices["enable_block_copy"] = BLOCK_COPY
-    if flags.expert_routing_policy is not None:
+    if flags.enable_local_offloading:
+        notices["enable_local_offloading"] = LOCAL_OFFLOADING
+    if flags.expert_routing_policy == "RR":
         notices["expert_routing_policy"] = (
-            "has no effect: routing is random in expectation, by expert_popularity"
+            "RR has no effect: experts are loaded as expected of random routing (LLMServingSim's RR sends all tokens "
+            "to the first experts)"
         )
-    given = (name for name in ("run_id", "inputs_root", "cleanup_inputs") if getattr(flags, name) is not None)
+    given = (name for name in ("inputs_root", "cleanup_inputs") if getattr(flags, name) is not None)
     return notices | dict.fromkeys(given, "has no effect: no intermediate inputs are written")

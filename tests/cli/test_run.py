@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,16 +94,41 @@ def test_a_run_writes_its_csv_its_log_and_its_summary(
 def test_notices_are_said_once_and_remarks_only_when_asked(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--cluster-config", CLUSTER, "--dataset", trace, "--run-id", "x", "--results", tmp_path / "r")
+    options = (
+        "--cluster-config",
+        CLUSTER,
+        "--dataset",
+        trace,
+        "--inputs-root",
+        "x",
+        "--results",
+        tmp_path / "r",
+    )
     assert serve(*options) == 0
     captured = capsys.readouterr()
-    assert captured.err == "notice: --run-id: has no effect: no intermediate inputs are written\n"
+    assert captured.err == "notice: --inputs-root: has no effect: no intermediate inputs are written\n"
     assert "notice:" not in captured.out
     saved = json.loads((tmp_path / "r" / "summary.json").read_text())
-    assert saved["summary"]["notices"] == ["--run-id: has no effect: no intermediate inputs are written"]
+    assert saved["summary"]["notices"] == ["--inputs-root: has no effect: no intermediate inputs are written"]
     assert any("cpu_mem" in remark for remark in saved["inputs"]["remarks"])
     assert serve(*options, "--log-level", "INFO") == 0
     assert "cpu_mem has no effect" in capsys.readouterr().err
+
+
+def test_llmservingsims_words_and_names_of_runs(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "{run_id}.csv"
+    options = ("--cluster-config", CLUSTER, "--log-interval", 0.1)
+    assert serve(*options, "--dataset", trace, "--output", output, "--run-id", "seven") == 0
+    assert rows_of(tmp_path / "seven.csv")
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("[INFO] step=") for line in lines) == sum(
+        "Avg prompt throughput: " in line and "Avg generation throughput: " in line for line in lines
+    )
+    assert any(re.fullmatch(r"  Running Instance\[0\]: \d+ reqs, Waiting: \d+ reqs", line) for line in lines)
+    assert serve(*options) == 0  # without a dataset its own 16 requests
+    assert "16: 16 finished" in capsys.readouterr().out
 
 
 def test_no_itl_leaves_that_column_empty(trace: Path, tmp_path: Path) -> None:

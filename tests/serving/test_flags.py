@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock.spec.option_table import run_options
+from serving.defaults import default_requests
 from serving.flags import OPTIONS, translate
 
 
@@ -51,10 +54,9 @@ def test_both_names_of_the_router(given: dict[str, Any], router: str | None) -> 
             "--request-routing-policy: must be 'LOAD', 'RR', 'RAND' or 'CUSTOM', not 'ROUND'; did you mean 'RAND'?",
         ),
         ({"network_backend": "ns3"}, "--network-backend: ns3 is not simulated: the network is 'analytical'"),
-        ({"skip_prefill": True}, "--skip-prefill: runs without prefill are not simulated"),
         (
-            {"enable_attn_offloading": True},
-            "--enable-attn-offloading: offloading of attention to PIM is not simulated",
+            {"skip_prefill": True},
+            "--skip-prefill: runs without prefill are not simulated: LLMServingSim runs the prompts too, unmeasured",
         ),
     ],
 )
@@ -63,7 +65,7 @@ def test_what_would_change_the_result_is_refused(given: dict[str, Any], message:
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    assert len(mistakes(skip_prefill=True, enable_attn_offloading=True, network_backend="astra")) == 3
+    assert len(mistakes(skip_prefill=True, expert_routing_policy="CUSTOM", network_backend="astra")) == 3
 
 
 def test_what_changes_nothing_is_noted() -> None:
@@ -73,6 +75,21 @@ def test_what_changes_nothing_is_noted() -> None:
     assert [notice.partition(":")[0] for notice in translation.notices] == [
         "--enable-block-copy",
         "--expert-routing-policy",
-        "--run-id",
         "--cleanup-inputs",
     ]
+    assert translation.run_id == "x"
+
+
+@pytest.mark.parametrize("policy", ["BALANCED", "RAND"])
+def test_what_means_the_same_is_not_noted(policy: str) -> None:
+    assert not translate({"expert_routing_policy": policy, "run_id": "x"}).notices
+
+
+def test_default_requests_are_sixteen_for_each_instance_that_takes_prompts(tmp_path: Path) -> None:
+    node = {"instances": [{"pd_type": "prefill"}, {"pd_type": "decode"}, {}]}
+    path = tmp_path / "cluster.json"
+    path.write_text(json.dumps({"nodes": [node, node]}))
+    workload = default_requests(str(path))
+    assert len(workload) == 16 * 4
+    assert set(workload.input_tokens.tolist()) == set(workload.output_tokens.tolist()) == {64}
+    assert len(default_requests(None)) == 16

@@ -198,18 +198,17 @@ def test_indices_count_over_all_nodes() -> None:
 def test_what_changes_nothing_is_accepted_with_a_notice() -> None:
     data = config(
         {
-            "placement": {"default": {"weights": "npu", "kv_loc": "npu", "kv_evict_loc": "cpu"}},
-            "enable_local_offloading": False,
+            "placement": {"default": {"weights": "npu", "kv_loc": "npu", "kv_evict_loc": "cxl:0"}},
+            "enable_local_offloading": True,
             "enable_block_copy": True,
             "dp_group": None,
             "ep_size": 1,
         },
         cxl_mem={"mem_size": 10, "mem_bw": 60, "mem_latency": 250},
     )
-    data["nodes"][0]["power"] = {"base_node_power": 60}
     data["nodes"][0]["instances"][0]["npu_mem"]["mem_latency"] = 5
     cluster = load_cluster(data)
-    for word in ("power", "cxl_mem", "kv_evict_loc", "enable_block_copy"):
+    for word in ("enable_local_offloading", "cxl_mem", "kv_evict_loc", "enable_block_copy"):
         assert any(word in notice for notice in cluster.notices), word
 
 
@@ -298,22 +297,19 @@ def test_a_mistake_is_named_with_its_place(overrides: dict[str, Any], message: s
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"enable_local_offloading": True},
-        {"enable_attn_offloading": True},
-        {"enable_sub_batch_interleaving": True},
-        {"placement": {"default": {"weights": "cpu"}}},
         {"placement": {"blocks": [{"blocks": "0-3", "kv_loc": "cxl:0"}]}},
         {"placement": {"layers": {"lm_head": {"kv_evict_loc": "cxl:1"}}}},
     ],
 )
-def test_what_is_not_simulated_is_refused_in_a_sentence(overrides: dict[str, Any]) -> None:
-    assert "not simulated" in only_problem(overrides)
+def test_devices_that_are_not_there_are_named(overrides: dict[str, Any]) -> None:
+    assert "there is no cxl:" in only_problem(overrides)
 
 
-def test_pim_is_refused() -> None:
+def test_a_pim_without_times_of_attention_is_refused() -> None:
     data = config()
     data["nodes"][0]["cpu_mem"]["pim_config"] = "DDR4"
-    assert problems(data) == ["cluster: nodes[0].cpu_mem.pim_config: processing in memory is not simulated"]
+    (problem,) = problems(data)
+    assert problem.startswith("cluster: nodes[0].cpu_mem.pim_config: no attention times for 'DDR4'")
 
 
 def test_all_mistakes_are_reported_at_once() -> None:
@@ -430,7 +426,7 @@ def test_a_partition_of_the_wrong_length_is_one_mistake() -> None:
         ({"storage": []}, "power.storage: must be an object, not a list"),
     ],
 )
-def test_power_is_checked_though_it_is_not_simulated(power: dict[str, Any], message: str) -> None:
+def test_mistakes_in_power_are_named(power: dict[str, Any], message: str) -> None:
     data = config()
     data["nodes"][0]["power"] = power
     with pytest.raises(UserError) as caught:

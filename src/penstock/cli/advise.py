@@ -68,9 +68,10 @@ def _options(given: list[str]) -> dict[str, Any]:
 def _text(table: AdviceTable) -> str:
     base = table.baseline
     tpot = f", p99 TPOT {shown_ns(base.tpot_p99_ns)}" if base.tpot_p99_ns is not None else ""
+    joules = f", {base.joules_per_token:.3f} J per token" if base.joules_per_token is not None else ""
     rates = f"{base.requests_per_s:,.3f} requests/s, {base.generated_tokens_per_s:,.1f} generated tokens/s"
     lines = [
-        f"as it is: {rates}, p99 TTFT {shown_ns(base.ttft_p99_ns)}{tpot}",
+        f"as it is: {rates}, p99 TTFT {shown_ns(base.ttft_p99_ns)}{tpot}{joules}",
         "",
         "where the stages' time goes while there are requests, and the knobs tried against it:",
         f"  busy {1 - base.bubbles.bubble_share():.1%}",
@@ -78,14 +79,14 @@ def _text(table: AdviceTable) -> str:
     for cause, share, knobs in table.shares():
         if share >= 0.0005:
             lines.append(f"  {cause} {share:.1%}" + (f": {', '.join(knobs)}" if knobs else ""))
-    rows = [["", "tokens/s", "p99 TTFT", "p99 TPOT", "change"]]
+    rows = [["", "tokens/s", "p99 TTFT", "p99 TPOT", "J/token", "change"]]
     ran = [row for row in table.rows if row.failure is None]
     rows += [_shown_row(group, base) for group in _alike(ran) if not _is_same(group[0])]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines += ["", "single changes, best first:"]
     for row in rows:
-        cells = [row[column].ljust(widths[column]) for column in range(4)]
-        lines.append("  " + "  ".join([*cells, row[4]]))
+        cells = [row[column].ljust(widths[column]) for column in range(5)]
+        lines.append("  " + "  ".join([*cells, row[5]]))
     same = [row.change for row in ran if _is_same(row)]
     if same:
         lines.append(f"  no difference: {'; '.join(same)}")
@@ -117,7 +118,10 @@ def _shown_row(group: list[Advice], base: Outcome) -> list[str]:
         tpot = _shift(base.tpot_ns.estimate, first.tpot_ns.estimate, -1, shown_ns)
         tpot += _doubt(base.tpot_ns, first.tpot_ns)
     ttft += _doubt(base.ttft_ns, first.ttft_ns)
-    return [group[0].knob, tokens, ttft, tpot, "; or ".join(row.change for row in group)]
+    joules = "-"
+    if base.joules_per_token is not None and first.joules_per_token is not None:
+        joules = _shift(base.joules_per_token, first.joules_per_token, -1, lambda value: f"{value:.3f}")
+    return [group[0].knob, tokens, ttft, tpot, joules, "; or ".join(row.change for row in group)]
 
 
 def _shift(before: float, after: float, better: int, shown: Callable[[float], str]) -> str:

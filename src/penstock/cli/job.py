@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from penstock.errors import Problem, UserError, nearest
 from penstock.files.use import FileUse, Paths
 from penstock.files.writing import all_or_nothing
 from penstock.rendering.heartbeat import HeartbeatLog
+from penstock.rendering.heartbeat_words import llmservingsim_lines
 from penstock.rendering.live import LiveDisplay
 from penstock.rendering.perfetto import DEFAULT_EVENT_LIMIT, PerfettoTrace, parse_window
 from penstock.rendering.request_csv import write_request_csv
@@ -28,6 +29,7 @@ from penstock.units import NS_PER_S, seconds
 from penstock.workload.workload import Workload
 
 LOG_LEVELS = ("WARNING", "INFO", "DEBUG")
+DefaultRequests = Callable[[str | Mapping[str, Any] | None], Workload]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,12 @@ class Inputs:
     dataset: str | None = None
     deployment: Deployment = field(default_factory=Deployment)
 
-    def resolve(self, options: Mapping[str, Any], problems: list[Problem]) -> ResolvedInputs:
+    def resolve(
+        self,
+        options: Mapping[str, Any],
+        problems: list[Problem],
+        default_requests: DefaultRequests | None = None,
+    ) -> ResolvedInputs:
         """Which cluster and workload are meant; what is missing or said twice goes to ``problems``."""
         cluster: str | Mapping[str, Any] | None = self.cluster_config or self.cluster or None
         name = ""
@@ -66,6 +73,8 @@ class Inputs:
             if not self.dataset:
                 problems.append(Problem("--dataset", "must not be empty"))
             return ResolvedInputs(cluster, name, self.dataset or None, options)
+        if default_requests is not None:
+            return ResolvedInputs(cluster, name, default_requests(cluster), options)
         drawn = chat_requests(options, problems)
         if drawn is None:
             return ResolvedInputs(cluster, name, None, options)
@@ -148,7 +157,7 @@ def run_job(
     kept = {"keep_token_times": outputs.csv is not None and outputs.itl}
     translation = translation or Translation(options=options)
     problems = list(translation.problems)
-    resolved = inputs.resolve(translation.options, problems)
+    resolved = inputs.resolve(translation.options, problems, translation.default_requests)
     translation = replace(translation, options=resolved.options)
     files = outputs.files(
         {
@@ -177,9 +186,9 @@ def run_job(
         run.listen_to_spans(timeline)
     with all_or_nothing():
         with _traced(run, outputs) as trace:
-            result = _serve(run, display)
+            result = _serve(run, display, logs_words=translation.logs_words)
             if trace is not None:
-                trace.finish(result.record)
+                trace.finish(result.record, energy=result.energy)
                 _check_window(outputs, result)
         written = _write(result, outputs, timeline)
     if written:
@@ -225,7 +234,7 @@ def _announce(scenario: Scenario, diagnostics: _Diagnostics) -> None:
         diagnostics.say("DEBUG", f"{instance}")
 
 
-def _serve(run: Run, display: LiveDisplay) -> SimulationResult:
+def _serve(run: Run, display: LiveDisplay, *, logs_words: bool) -> SimulationResult:
     """Run, logging to stdout as simulated time goes by, then sum up.
 
     Further listeners of the turns (a timeline, a report) join here, before the run.
@@ -233,7 +242,7 @@ def _serve(run: Run, display: LiveDisplay) -> SimulationResult:
     for deployment in run.deployments:
         print(render_deployment(deployment))
     print(flush=True)
-    log = _throughput_log(run, display)
+    log = _throughput_log(run, display, logs_words=logs_words)
     started = time.perf_counter()
     try:
         result = run.run()
@@ -246,7 +255,7 @@ def _serve(run: Run, display: LiveDisplay) -> SimulationResult:
     return result
 
 
-def _throughput_log(run: Run, display: LiveDisplay) -> HeartbeatLog | None:
+def _throughput_log(run: Run, display: LiveDisplay, *, logs_words: bool) -> HeartbeatLog | None:
     scenario = run.scenario
     interval_ns = round(scenario.log_interval_s * NS_PER_S)
     if not interval_ns:
@@ -256,12 +265,18 @@ def _throughput_log(run: Run, display: LiveDisplay) -> HeartbeatLog | None:
         display.clear()
         print(line)
 
+    power_w = None
+    if run.energy is not None and any(scenario.cluster.power):
+        run.energy.follow()
+        power_w = run.energy.npu_power_w
     log = HeartbeatLog(
         run.deployments,
         interval_ns,
         write,
         instances=scenario.cluster.instances,
         start_ns=scenario.workload.first_arrival_ns,
+        power_w=power_w,
+        summed=llmservingsim_lines if logs_words else None,
     )
     run.listen(log)
     return log

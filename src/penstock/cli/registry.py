@@ -29,13 +29,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "advise": ("penstock.cli.advise:app", "Simulate single changes and rank what they gain."),
     "capacity": ("penstock.cli.capacity:app", "Find the highest request rate that holds an SLO."),
     "size": ("penstock.cli.size:app", "Say how many GPUs, cut how, serve a load within an SLO."),
+    "export": ("penstock.cli.export:app", "Write a run for other simulators."),
     "explore": ("penstock.cli.explore:app", "Search deployments for the best ones."),
 }
 """Name -> (module:typer app, one line of help). Where the module is not installed the command is not offered."""
 
 SECTIONS: Mapping[str, Sequence[str]] = {
     "To begin": ("demo", "init", "models", "hardware"),
-    "To see a run": ("run", "compare", "advise", "workload"),
+    "To see a run": ("run", "compare", "advise", "workload", "export"),
     "To choose a deployment": ("capacity", "size", "explore"),
     "To develop against a deployment": ("serve",),
     "To trust the numbers": ("validate", "calibrate", "profile"),

@@ -12,14 +12,20 @@ from penstock.cli.described import integer_or_text, with_options
 from penstock.cli.registry import GuardedCommand
 from penstock.errors import Problem
 from penstock.spec.option_table import Option, run_options
+from penstock.workload.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Translation:
     """What another simulator's options come to: ``options`` of ``penstock run`` in their place, ``notices`` of those
-    without effect, ``problems`` of those that cannot be honoured."""
+    without effect, ``problems`` of those that cannot be honoured. ``run_id`` stands for ``{run_id}`` in paths of
+    outputs; ``default_requests`` are served where no dataset is given, by the cluster config or its path;
+    ``logs_words``: the throughput log is repeated in LLMServingSim's words."""
 
     options: Mapping[str, Any]
+    run_id: str | None = None
+    default_requests: Callable[[str | Mapping[str, Any] | None], Workload] | None = None
+    logs_words: bool = False
     notices: Sequence[str] = ()
     problems: Sequence[Problem] = field(default_factory=list[Problem])
 
@@ -40,6 +46,11 @@ def _count(*names: str, text: str) -> Any:
 
 
 Text = str | None
+
+
+def named(path: Text, run_id: Text) -> Text:
+    """A path of an output, with the run's name in the place of ``{run_id}``."""
+    return path if path is None or run_id is None else path.replace("{run_id}", run_id)
 
 
 def run_app(foreign: Sequence[Option] = (), translate: Translate | None = None) -> typer.Typer:
@@ -134,15 +145,17 @@ def run_app(foreign: Sequence[Option] = (), translate: Translate | None = None) 
         inputs = Inputs(
             cluster=cluster, cluster_config=cluster_config, dataset=dataset, deployment=deployment
         )
+        translation = None if translate is None else translate(options)
+        run_id = None if translation is None else translation.run_id
+        csv, results, trace, report = (named(path, run_id) for path in (output, results, trace, report))
         outputs = Outputs(
-            csv=output,
+            csv=csv,
             itl=not no_itl,
             results=results,
             trace=trace,
             trace_window=trace_window,
             report=report,
         )
-        translation = None if translate is None else translate(options)
         run_job(inputs, options, outputs, log_level or "WARNING", translation)
 
     return app

@@ -11,6 +11,7 @@ import numpy as np
 
 from penstock.cost.calibrated import calibrated_stage, calibration_basis
 from penstock.cost.experts.layer import expert_layer
+from penstock.cost.memory_cost import memory_basis, with_memory
 from penstock.cost.network import Int64Array, Link, MeasuredLink, inner_link, outer_link
 from penstock.cost.sources import CostQuestion, kernel_tables
 from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
@@ -20,7 +21,7 @@ from penstock.cost.weights import activation_bytes, shard_of
 from penstock.errors import Problem, UserError
 from penstock.spec.calibration import obstacles
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
-from penstock.spec.layers import LayerKind, MoeMlp, StageLayers, count_layers
+from penstock.spec.layers import LayerGroup, LayerKind, MoeMlp, StageLayers, count_layers
 from penstock.spec.options import EngineOverhead
 from penstock.units import NS_PER_US
 
@@ -37,10 +38,14 @@ def compile_cost(
         UserError: no profile and unknown hardware, a broken bundle, or a calibration that says nothing of it.
     """
     inner = inner_link(cluster.link)
-    stage, basis = _stage_cost(instance, inner, layers, profile_root)
+    stage, basis = _stage_cost(instance, cluster, layers, profile_root)
     links = [_link_between(instance, cluster, stage, stage + 1) for stage in range(len(layers) - 1)]
     back = _link_between(instance, cluster, len(layers) - 1, 0)
-    basis += (*instance.model.notes, *_network_basis(instance, inner, links))
+    basis += (
+        *memory_basis(instance, cluster),
+        *instance.model.notes,
+        *_network_basis(instance, inner, links),
+    )
     return PipelineCost(
         stage=stage,
         hops=tuple(
@@ -53,7 +58,7 @@ def compile_cost(
 
 
 def _stage_cost(
-    instance: InstanceSpec, inner: Link, layers: tuple[StageLayers, ...], profile_root: Path | None
+    instance: InstanceSpec, cluster: ClusterSpec, layers: tuple[StageLayers, ...], profile_root: Path | None
 ) -> tuple[StageCost, list[str]]:
     """The stages' cost and what it rests on: kernel times, changed or replaced by a calibration."""
     calibration = instance.calibration
@@ -65,30 +70,43 @@ def _stage_cost(
     counts = [count_layers(stage) for stage in layers]
     if calibration is not None and calibration.step is not None:
         return calibrated_stage(None, calibration, counts), calibration_basis(calibration)
-    members, basis = _stages(instance, inner, layers, profile_root)
+    members, basis = _stages(instance, cluster, layers, profile_root)
     stage = members[0][0] if len(members) == 1 else MixedStageCost(members)
     if calibration is None:
         return stage, basis
     return calibrated_stage(stage, calibration, counts), [*basis, *calibration_basis(calibration)]
 
 
+def _pieces(kinds: tuple[LayerKind, ...]) -> list[StageRole]:
+    """The embedding, a layer of each kind, and the head, as if they were stages."""
+    return [
+        StageRole(layers=(), first=True, last=False),
+        *(StageRole(layers=(LayerGroup(kind, 1),), first=False, last=False) for kind in kinds),
+        StageRole(layers=(), first=False, last=True),
+    ]
+
+
 def _stages(
-    instance: InstanceSpec, inner: Link, layers: tuple[StageLayers, ...], profile_root: Path | None
-) -> tuple[list[tuple[TabulatedStageCost, tuple[int, ...]]], list[str]]:
+    instance: InstanceSpec, cluster: ClusterSpec, layers: tuple[StageLayers, ...], profile_root: Path | None
+) -> tuple[list[tuple[StageCost, tuple[int, ...]]], list[str]]:
     """One cost per hardware with the stages it answers for, and what it rests on."""
     labels = instance.stage_hardware or (instance.hardware,) * len(layers)
     hidden_bytes = instance.model.hidden_size * activation_bytes(instance.dtype)
-    members: list[tuple[TabulatedStageCost, tuple[int, ...]]] = []
+    inner = inner_link(cluster.link)
+    members: list[tuple[StageCost, tuple[int, ...]]] = []
     basis: list[str] = []
     for label in dict.fromkeys(labels):
         stages = tuple(stage for stage, own in enumerate(labels) if own == label)
         tables = {
-            kind: _kind_tables(cost_question(instance, label, kind), instance, profile_root)
+            kind: layer_tables(cost_question(instance, label, kind), instance, profile_root)
             for kind in dict.fromkeys(group.kind for stage in stages for group in layers[stage])
         }
-        cost = TabulatedStageCost(
+        outside = instance.placement is not None or instance.pim is not None
+        kernels = TabulatedStageCost(
             tables,
-            [
+            _pieces(tuple(tables))
+            if outside
+            else [
                 StageRole(layers=layers[stage], first=stage == 0, last=stage == len(layers) - 1)
                 for stage in stages
             ],
@@ -100,6 +118,9 @@ def _stages(
             if instance.calibration is not None
             else instance.overhead.prefill_step_ns / instance.model.num_layers,
         )
+        cost = (
+            with_memory(instance, cluster, kernels, (layers, stages), tuple(tables)) if outside else kernels
+        )
         members.append((cost, stages))
         prefix = "" if len(set(labels)) == 1 else f"stages {', '.join(map(str, stages))} on {label}: "
         told = dict.fromkeys(note for one in tables.values() for note in one.basis)
@@ -107,7 +128,7 @@ def _stages(
     return members, basis
 
 
-def _kind_tables(question: CostQuestion, instance: InstanceSpec, profile_root: Path | None) -> KernelTables:
+def layer_tables(question: CostQuestion, instance: InstanceSpec, profile_root: Path | None) -> KernelTables:
     """Kernels of one kind of layer, its experts among them."""
     tables = kernel_tables(question, profile_root)
     moe = question.kind.mlp

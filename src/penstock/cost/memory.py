@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
+from penstock.cost.placement import LEAST_PREFETCH, PlacedStage, placed_stage
 from penstock.cost.weights import Shard, activation_bytes, kv_bytes, shard_of, stage_weight_bytes
 from penstock.errors import Problem, UserError
 from penstock.spec.cluster import InstanceSpec
@@ -48,7 +50,7 @@ def plan_memory(instance: InstanceSpec, layers: tuple[StageLayers, ...]) -> Memo
     stages = [_stage(instance, shape, stage) for stage in range(len(layers))]
     blocks = instance.num_gpu_blocks
     if blocks is None:
-        blocks = min(stage.kv_blocks for stage in stages)
+        blocks = min([*(stage.kv_blocks for stage in stages), *_blocks_elsewhere(instance, shape)])
         if blocks < 2:
             raise UserError([Problem(instance.where, _does_not_fit(instance, stages))])
         basis = "derived from capacity, weights and reserves; the smallest stage decides"
@@ -61,6 +63,55 @@ def plan_memory(instance: InstanceSpec, layers: tuple[StageLayers, ...]) -> Memo
         num_gpu_blocks=blocks,
         basis=basis,
     )
+
+
+def with_prefetch(instance: InstanceSpec, layers: tuple[StageLayers, ...]) -> InstanceSpec:
+    """The instance with room for the loads of all placed layers, or, where that leaves none for KV, of the fewest."""
+    placement = instance.placement
+    if placement is None or placement.prefetch_layers is not None:
+        return instance
+    shape = _Shape(instance.tp_size, layers)
+    if all(_stage(instance, shape, stage).kv_blocks >= 2 for stage in range(len(layers))):
+        return instance
+    return replace(instance, placement=replace(placement, prefetch_layers=LEAST_PREFETCH))
+
+
+def _placed(instance: InstanceSpec, shape: _Shape, stage: int) -> PlacedStage | None:
+    placement = instance.placement
+    if placement is None:
+        return None
+    return placed_stage(instance, placement, shape.stages, stage, shape.tp_size)
+
+
+def _blocks_elsewhere(instance: InstanceSpec, shape: _Shape) -> list[int]:
+    """KV blocks that each device outside the NPUs has room for beside the instance's own weights there.
+
+    Raises:
+        UserError: the weights alone are more than a device holds.
+    """
+    placement = instance.placement
+    if placement is None:
+        return []
+    weights: Counter[str] = Counter()
+    per_block: Counter[str] = Counter()
+    for stage in range(len(shape.stages)):
+        placed = placed_stage(instance, placement, shape.stages, stage, shape.tp_size)
+        for device, size, _ in (entry for layer in placed.layers for entry in layer):
+            weights[device] += size * shape.tp_size
+        for device, size in placed.kv:
+            per_block[device] += size * shape.tp_size * instance.scheduler.block_size
+    sizes = {one.name: one.size_bytes for one in placement.devices}
+    problems = [
+        Problem(
+            f"{instance.where}.placement",
+            f"weights of {size / GIB:.2f} GiB do not fit {device}, which has {sizes[device] / GIB:g} GiB",
+        )
+        for device, size in weights.items()
+        if size > sizes[device]
+    ]
+    if problems:
+        raise UserError(problems)
+    return [(sizes[device] - weights[device]) // size for device, size in per_block.items()]
 
 
 def _check_given_blocks(instance: InstanceSpec, stages: list[StageMemory], blocks: int) -> None:
@@ -85,7 +136,14 @@ def _stage(instance: InstanceSpec, shape: _Shape, stage: int) -> StageMemory:
     layers = shape.stages[stage]
     shard = shard_of(instance, shape.tp_size)
     weights = stage_weight_bytes(instance.model, shard, instance.dtype, layers=layers, first=first, last=last)
+    placed = _placed(instance, shape, stage)
+    buffer = 0
+    if placed is not None and instance.placement is not None:
+        weights -= placed.weights_bytes
+        buffer = placed.buffer_bytes(instance.placement.prefetch_layers or len(placed.layers))
+        layers = placed.kv_at_home
     reserves = (
+        ("loads", buffer),
         ("activation peak", activation_peak_bytes(instance, shape.tp_size, last=last)),
         ("CUDA context", CUDA_CONTEXT_BYTES),
         ("CUDA graphs", CUDA_GRAPH_BYTES),

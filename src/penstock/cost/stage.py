@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.cost.attention import AttentionLookup
-from penstock.cost.step_cost import StepLoad, StepShape
+from penstock.cost.step_cost import StageCost, StepLoad, StepShape
 from penstock.cost.tables import KernelTables
 from penstock.spec.layers import Attention, LayerKind, StageLayers
 from penstock.units import Int64Array
@@ -131,6 +131,15 @@ class TabulatedStageCost:
             times[-1] += head[sampled]
         return times
 
+    def attention_ns(self, load: StepLoad) -> int:
+        """The part of :meth:`stage_ns` that is attention, of one layer of the first kind."""
+        context, shortest, longest = load.decode_context, load.min_context, load.max_context
+        if not load.prefill_tokens:
+            return int(self._attention.decode_ns(load.decodes, context, shortest, longest) + 0.5)
+        chunk = (load.prefill_tokens, load.prefill_context)
+        time = self._attention.mixed_ns(*chunk, load.decodes, context, shortest, longest)
+        return int(time + self._mixed_extra)
+
     def _add_attention(self, times: list[int], load: StepLoad) -> None:
         """Add the attention of all kinds but the first."""
         prefill_tokens = load.prefill_tokens
@@ -226,14 +235,14 @@ def _layers_with(role: StageRole, attention: Attention) -> int:
 
 
 class MixedStageCost:
-    """Stages on different hardware: one :class:`TabulatedStageCost` per hardware, put together in order.
+    """Stages on different hardware: one cost per hardware, put together in order.
 
     ``members`` = (cost, the stages it answers for, ascending).
     """
 
     __slots__ = ("_members", "_pp_size")
 
-    def __init__(self, members: Sequence[tuple[TabulatedStageCost, tuple[int, ...]]]) -> None:
+    def __init__(self, members: Sequence[tuple[StageCost, tuple[int, ...]]]) -> None:
         self._members = tuple(members)
         self._pp_size = sum(len(stages) for _, stages in members)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from penstock.cost.compile import compile_cost, shared_link
 from penstock.cost.compile_group import compile_group
 from penstock.cost.group_cost import GroupCost
-from penstock.cost.memory import plan_memory
+from penstock.cost.memory import plan_memory, with_prefetch
 from penstock.cost.step_cost import PipelineCost, StepShape
 from penstock.errors import Problem, UserError
 from penstock.pipeline.partition import balance_layers, partition_layers
@@ -86,6 +86,7 @@ def _with_groups(
 def _build(spec: InstanceSpec, cluster: ClusterSpec, profile_root: Path | None) -> BuiltInstance:
     counts, note = _counts(spec, cluster, profile_root)
     layers = spec.model.cut(counts)
+    spec = with_prefetch(spec, layers)
     memory = plan_memory(spec, layers)
     cost = compile_cost(spec, cluster, layers, profile_root)
     deployment = Deployment(

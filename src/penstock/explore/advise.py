@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.accounting.bubbles import BUBBLE_CAUSES, BubbleLedger, Bubbles
+from penstock.accounting.energy import EnergyMeter
 from penstock.accounting.metrics import RequestTable, throughput
 from penstock.accounting.stage_spans import StageCause
 from penstock.engine.simulation import Simulation
@@ -30,7 +31,8 @@ class Outcome:
     """What a simulated deployment came to, over the whole workload. ``busy_ns[i][s]`` is of stage s of instance i.
 
     ``ttft_ns`` and ``tpot_ns`` are the p99 with their 95% intervals from sections of the run
-    (:func:`penstock.statistics.intervals.sectioned_interval`).
+    (:func:`penstock.statistics.intervals.sectioned_interval`). ``joules_per_token`` is None where the power of an
+    accelerator is not known.
     """
 
     requests_per_s: float
@@ -40,6 +42,7 @@ class Outcome:
     rejected: int
     bubbles: Bubbles
     deployments: tuple[Deployment, ...]
+    joules_per_token: float | None = None
 
     @property
     def ttft_p99_ns(self) -> float:
@@ -138,7 +141,9 @@ def simulate_outcome(cluster: ClusterSpec, workload: Workload, options: RunOptio
         blocking_sends=blocking,
         in_lockstep=[instance.in_lockstep for instance in cluster.instances],
     )
-    simulation = Simulation(cluster, workload, plain, sinks=[ledger])
+    meter = EnergyMeter.of(cluster, workload.first_arrival_ns)
+    sinks = [ledger] if meter is None else [ledger, meter]
+    simulation = Simulation(cluster, workload, plain, sinks=sinks)
     record = simulation.run()
     table = RequestTable.of(record)
     rates = throughput(table, record.first_arrival_ns)
@@ -153,6 +158,7 @@ def simulate_outcome(cluster: ClusterSpec, workload: Workload, options: RunOptio
         rejected=len(record.rejections),
         bubbles=ledger.finish(record.first_arrival_ns, int(table.column("finish_ns").max())),
         deployments=simulation.deployments,
+        joules_per_token=None if meter is None else meter.finish(record).per_token_j,
     )
 
 

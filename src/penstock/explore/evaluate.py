@@ -176,6 +176,7 @@ class Evaluator:
             usd_per_million_tokens=None
             if usd is None or not tokens_per_s
             else usd * job.point.gpus / 3600 / tokens_per_s * 1e6,
+            joules_per_token=_joules_per_token(found),
             requests=found.requests,
             why_wide=found.why_wide,
             excess=None if state is None else _finite(state.excess),
@@ -187,6 +188,20 @@ class Evaluator:
             trials=found.trials,
             basis=load_test.basis,
         )
+
+
+def _joules_per_token(found: Capacity) -> float | None:
+    """Mean of the trials at the tried rate that is nearest to the capacity; None where power is not known."""
+    known = [
+        (trial.rate_per_s or found.rate_per_s, trial.joules_per_token)
+        for trial in found.trials
+        if trial.joules_per_token is not None
+    ]
+    if not known:
+        return None
+    nearest_rate = min((rate for rate, _ in known), key=lambda rate: abs(rate - found.rate_per_s))
+    values = [joules for rate, joules in known if rate == nearest_rate]
+    return sum(values) / len(values)
 
 
 class _Nothing:

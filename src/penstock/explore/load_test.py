@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from penstock.accounting.energy import EnergyMeter
 from penstock.accounting.metrics import RequestTable, throughput
 from penstock.engine.build import BuiltInstance, build_instances
 from penstock.engine.simulation import Simulation
@@ -40,7 +41,8 @@ class Trial:
     ``excess`` is the worst statistic over its limit (the SLO holds up to 1; None is infinity), ``attained`` the
     share of requests within all limits by themselves, ``statistics_ns`` those of ``SHOWN_STATISTICS`` and of the
     SLO. ``None`` among them: never, or not measured. ``growth_per_s`` is by how much the queue grows,
-    ``warm_up_s`` what was cut off at the start.
+    ``warm_up_s`` what was cut off at the start. ``joules_per_token`` is the energy of the whole run by generated
+    tokens, None where the power of an accelerator is not known.
     """
 
     rate_per_s: float | None
@@ -56,6 +58,7 @@ class Trial:
     statistics_ns: Mapping[str, float | None]
     growth_per_s: float = 0.0
     warm_up_s: float = 0.0
+    joules_per_token: float | None = None
 
     @property
     def holds(self) -> bool:
@@ -90,6 +93,7 @@ class LoadTest:
         self._options = replace(options or RunOptions(), record="requests", keep_token_times=gaps)
         root = Path(self._options.profile_root) if self._options.profile_root else None
         self._built = build_instances(cluster, root)
+        self._joules_per_token: float | None = None
 
     @property
     def basis(self) -> tuple[str, ...]:
@@ -141,7 +145,11 @@ class LoadTest:
         return watch.bottleneck(record, trial.worst)
 
     def _run(self, workload: Workload, sinks: Sequence[TurnSink] = ()) -> RunRecord:
-        return Simulation(self.cluster, workload, self._options, sinks=sinks, built=self._built).run()
+        meter = EnergyMeter.of(self.cluster, workload.first_arrival_ns)
+        listening = sinks if meter is None else (*sinks, meter)
+        record = Simulation(self.cluster, workload, self._options, sinks=listening, built=self._built).run()
+        self._joules_per_token = None if meter is None else meter.finish(record).per_token_j
+        return record
 
     def _steady_trial(self, record: RunRecord, steady: SteadyRun, rate_per_s: float, seed: int) -> Trial:
         state = SteadyState(rate_per_s, (steady,), self.slo)
@@ -160,6 +168,7 @@ class LoadTest:
             statistics_ns=shown_statistics_ns(state),
             growth_per_s=steady.growth.whole_per_s,
             warm_up_s=(steady.window_ns[0] - record.first_arrival_ns) / NS_PER_S,
+            joules_per_token=self._joules_per_token,
         )
 
     def _trial(self, record: RunRecord, rate_per_s: float | None, seed: int) -> Trial:
@@ -184,6 +193,7 @@ class LoadTest:
             generated_tokens_per_s=rates.generated_tokens_per_s if rates else 0.0,
             preemptions=sum(total.preemptions for total in record.totals),
             statistics_ns={name: _finite(statistics[name]) for name in names},
+            joules_per_token=self._joules_per_token,
         )
 
 

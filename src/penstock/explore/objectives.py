@@ -38,6 +38,7 @@ OBJECTIVES: tuple[Objective, ...] = (
     Objective("goodput_per_gpu", "requests/s per GPU", True, lambda r: r.goodput_per_gpu),
     Objective("goodput", "requests/s", True, lambda r: r.goodput_per_s),
     Objective("cost_per_million_tokens", "USD", False, lambda r: r.usd_per_million_tokens),
+    Objective("joules_per_token", "J", False, lambda r: r.joules_per_token),
     Objective("ttft_p99", "ms", False, _statistic("ttft_p99")),
     Objective("tpot_p99", "ms", False, _statistic("tpot_p99")),
     Objective("gpus", "GPUs", False, lambda r: float(r.gpus), measured=False),

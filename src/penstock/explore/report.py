@@ -125,6 +125,7 @@ def _row(result: PointResult, on_front: bool) -> dict[str, Any]:
         "goodput_per_gpu": full.goodput_per_gpu,
         "generated_tokens_per_s": full.generated_tokens_per_s,
         "usd_per_million_tokens": full.usd_per_million_tokens,
+        "joules_per_token": full.joules_per_token,
         **{
             f"{name}_ms": _ms(full.statistics_ns.get(name))
             for name in ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99")
@@ -156,7 +157,19 @@ def _write_tables(rows: list[dict[str, Any]], csv: Path, parquet: Path) -> None:
 
 def _is_figure(name: str) -> bool:
     return name.startswith(
-        ("rate", "low", "high", "saturated", "goodput", "generated", "usd", "ttft", "tpot", "first_look")
+        (
+            "rate",
+            "low",
+            "high",
+            "saturated",
+            "goodput",
+            "generated",
+            "usd",
+            "joules",
+            "ttft",
+            "tpot",
+            "first_look",
+        )
     )
 
 

@@ -23,6 +23,7 @@ class PointResult:
     engine's rules; ``failed`` with an error of its own; ``stopped`` after the pilot. ``reason`` says why it is not
     ok. ``rate_per_s`` is the capacity (with its interval) or the given rate; statistics, goodput, tokens and their
     price are of the steady state there. ``saturated_per_s`` is the throughput with a queue that never empties,
+    ``joules_per_token`` the energy of the runs at the rate nearest to it,
     ``requests`` how long the runs were, ``why_wide`` why the interval is wider than was asked for, ``excess`` the worst
     statistic over its limit.
     """
@@ -40,6 +41,7 @@ class PointResult:
     goodput_per_s: float | None = None
     generated_tokens_per_s: float | None = None
     usd_per_million_tokens: float | None = None
+    joules_per_token: float | None = None
     requests: int | None = None
     why_wide: str | None = None
     excess: float | None = None

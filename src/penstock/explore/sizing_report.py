@@ -86,7 +86,17 @@ def text_report(
 def _table(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> str:
     metrics = list(dict.fromkeys(["ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99"]))
     metrics += [bound.name for bound in question.slo.bounds if bound.name not in metrics]
-    head = ["deployment", "GPUs", "headroom", *metrics, "$/hour", "$/month", "$/M tokens", "GPU watts"]
+    head = [
+        "deployment",
+        "GPUs",
+        "headroom",
+        *metrics,
+        "$/hour",
+        "$/month",
+        "$/M tokens",
+        "GPU watts",
+        "J/token",
+    ]
     rows = [[*head, "limited by"]]
     for choice in sorted(
         _all(answers), key=lambda one: (_usd_per_hour(question, one) or 0.0, one.at_rate.gpus)
@@ -103,6 +113,7 @@ def _table(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> str:
                 "-" if usd is None else f"{usd * HOURS_PER_MONTH:,.0f}",
                 "-" if result.usd_per_million_tokens is None else f"{result.usd_per_million_tokens:.3f}",
                 "-" if watts is None else f"{watts * result.gpus:,.0f}",
+                "-" if result.joules_per_token is None else f"{result.joules_per_token:.3f}",
                 f"{result.limiting_metric or '-'}: {result.limiting_cause or '-'}",
             ]
         )
@@ -187,6 +198,7 @@ def as_json(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> dict[s
                         "headroom": choice.headroom,
                         "usd_per_hour": _usd_per_hour(question, choice),
                         "usd_per_million_tokens": choice.at_rate.usd_per_million_tokens,
+                        "joules_per_token": choice.at_rate.joules_per_token,
                         "statistics_ns": dict(choice.at_rate.statistics_ns),
                         "limited_by": choice.at_rate.limiting_text,
                     }

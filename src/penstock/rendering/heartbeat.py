@@ -18,6 +18,7 @@ in_flight  turns scheduled before T whose result the engine takes at T or later,
 waiting    requests waiting after the last schedule() before T
 bubble     1 - (time the stages computed in the interval) / (stages x time in it in which the
            instance had requests), 0 where it had none; both by overlap with the interval
+power      where the cluster config gives it: what the instance's NPUs drew in the interval, on average
 =========  ===================================================================================
 
 Where the engine has taken the result of every step and does not call schedule() within its own overhead and idle
@@ -60,12 +61,20 @@ class HeartbeatLog:
         *,
         instances: Sequence[InstanceSpec] | None = None,
         start_ns: int = 0,
+        power_w: Callable[[int, int, int], float] | None = None,
+        summed: Summed | None = None,
     ) -> None:
         """``instances``, in the order of ``deployments``, tell the depth of the batch queue (else it is taken
-        to be ``pp_size``) and how long the engine may pause between two turns (else a millisecond)."""
+        to be ``pp_size``) and how long the engine may pause between two turns (else a millisecond). ``power_w`` is
+        asked for the power of an instance in an interval, once all turns of it have come by. ``summed`` makes further
+        lines of all instances' figures, after those of an interval."""
         if interval_ns <= 0:
             raise ValueError(f"interval_ns is {interval_ns}, must be positive")
         self._write = write
+        self._power_w = power_w
+        self._summed = summed
+        self._interval_ns = interval_ns
+        self._end_ns: int | None = None
         self._logs: dict[int, _InstanceLog] = {}
         for place, deployment in enumerate(deployments):
             spec = instances[place] if instances else None
@@ -86,6 +95,7 @@ class HeartbeatLog:
     def finish(self, end_ns: int) -> None:
         """Write what is left, up to ``end_ns``, the end of the run; the last line may cover a part of an
         interval."""
+        self._end_ns = end_ns
         for log in self._logs.values():
             log.finish(end_ns)
         self._write_before(None)
@@ -93,9 +103,40 @@ class HeartbeatLog:
     def _write_before(self, interval: int | None) -> None:
         """Write all lines of earlier intervals (None: all), merged by time."""
         ready = [line for log in self._logs.values() for line in log.take_before(interval)]
-        for line in sorted(ready, key=lambda line: (line.interval, line.instance)):
+        ordered = sorted(ready, key=lambda line: (line.interval, line.instance))
+        for place, line in enumerate(ordered):
             prefix = f"instance={line.instance} " if len(self._logs) > 1 else ""
-            self._write(f"[INFO] {prefix}{line.text}")
+            self._write(f"[INFO] {prefix}{line.text}{self._power(line)}")
+            is_last = place + 1 == len(ordered) or ordered[place + 1].interval != line.interval
+            if self._summed is not None and is_last:
+                of_interval = [one.figures for one in ordered if one.interval == line.interval]
+                end_ns = min((line.interval + 1) * self._interval_ns, self._end_ns or _NEVER_NS)
+                for text in self._summed(end_ns, of_interval):
+                    self._write(text)
+
+    def _power(self, line: _Line) -> str:
+        if self._power_w is None:
+            return ""
+        begin_ns = line.interval * self._interval_ns
+        end_ns = begin_ns + self._interval_ns
+        if self._end_ns is not None:
+            end_ns = max(min(end_ns, self._end_ns), begin_ns + 1)
+        return f" power={self._power_w(line.instance, begin_ns, end_ns):.1f} W"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a line says of an instance: tokens/s, and requests."""
+
+    instance: int
+    prompt_per_s: float
+    decode_per_s: float
+    running: int
+    waiting: int
+
+
+Summed = Callable[[int, Sequence[Figures]], Iterator[str]]
+"""Makes lines of an interval's end and all instances' figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +144,7 @@ class _Line:
     interval: int
     instance: int
     text: str
+    figures: Figures
 
 
 class _InstanceLog:
@@ -238,6 +280,7 @@ class _InstanceLog:
             self._idle_lines = 0 if active else self._idle_lines + 1
             if self._idle_lines > _IDLE_LINES_MAX + 1:
                 continue
+            figures = Figures(self._deployment.instance, prompt, decode, batch, waiting)
             text = (
                 f"step={step} batch={batch} prompt_t={_rate(prompt)} tok/s decode_t={_rate(decode)} tok/s "
                 f"npu_mem={memory:.1f} GB in_flight={in_flight}/{self._depth} waiting={waiting} "
@@ -245,7 +288,8 @@ class _InstanceLog:
             )
             if self._idle_lines > _IDLE_LINES_MAX:
                 text = f"step={step} idle for {_IDLE_LINES_MAX} intervals, no line until a request arrives"
-            yield _Line(int(edges[k]) // self._interval_ns, self._deployment.instance, text)
+            interval = int(edges[k]) // self._interval_ns
+            yield _Line(interval, self._deployment.instance, text, figures)
 
     def _memory_gib(self, free_blocks: Int64Array) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Weights and used KV on the fullest stage; -1 free blocks mean that none is in use."""

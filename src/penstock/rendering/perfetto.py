@@ -18,6 +18,7 @@ from typing import TextIO
 
 import numpy as np
 
+from penstock.accounting.energy_report import EnergyReport
 from penstock.accounting.metrics import RequestTable
 from penstock.accounting.stage_spans import StageCause, StageSpans
 from penstock.errors import Problem, UserError
@@ -166,10 +167,11 @@ class PerfettoTrace:
                 self._counter(instance, f"bubble cause, stage {stage}", begin, {"cause": cause})
                 self._counter(instance, f"bubble cause, stage {stage}", end, {"cause": 0})
 
-    def finish(self, record: RunRecord, *, requests: int = 20) -> None:
-        """Write the KV that moved between instances, and the lives of the first few requests that touch the
-        window."""
+    def finish(self, record: RunRecord, *, energy: EnergyReport | None = None, requests: int = 20) -> None:
+        """Write the KV that moved between instances, power over time, and the lives of the first few requests that
+        touch the window."""
         self._kv_transfers(record.transfers)
+        self._power(energy)
         table = RequestTable.of(record)
         arrival, finish = table.column("arrival_ns"), table.column("finish_ns")
         process = len(self._deployments)
@@ -186,6 +188,18 @@ class PerfettoTrace:
             for name, begin, end in zip(("waiting", "prefill", "decode"), times, times[1:], strict=False):
                 if end > begin:
                     self._slice(process, request, begin, end, name, f'"args":{json.dumps(args)}')
+
+    def _power(self, energy: EnergyReport | None) -> None:
+        """A counter of mean W by component."""
+        if energy is None or self.truncated:
+            return
+        process = len(self._deployments) + 2
+        self._meta(process, None, "process_name", "power")
+        names = list(energy.components_j)
+        begin, end = energy.edges_ns[:-1], energy.edges_ns[1:]
+        for place in np.flatnonzero(self._touches(begin, end)):
+            watts = {name: round(energy.watts[name][place], 3) for name in names}
+            self._counter(process, "W", int(begin[place]), watts)
 
     def _kv_transfers(self, transfers: Sequence[Transfer]) -> None:
         """A track per source and reading stage; a read's wait for its links stands before it."""
@@ -226,7 +240,9 @@ class PerfettoTrace:
             start, end = (int(chunk.stage(stage, what)[row]) for what in ("start", "end"))
             self._slice(chunk.instance, _stage_track(stage), start, end, "dummy", '"cat":"dummy"')
 
-    def _step(self, chunk: TurnChunk, row: int, number: int, values: dict[str, int]) -> None:
+    def _step(
+        self, chunk: TurnChunk, row: int, number: int, values: dict[str, int] | dict[str, float]
+    ) -> None:
         """The slices of a step on all stages and links, and the arrows between them."""
         args = f'"args":{_numbers({"step": number, "turn": chunk.first_turn + row} | values)}'
         prefill = f"{values['prefill_tokens']}p " if values["prefills"] else ""
@@ -296,7 +312,9 @@ class PerfettoTrace:
             f'"name":"hop","cat":"hop"{bind}}}'
         )
 
-    def _counter(self, process: int, name: str, at_ns: int, values: dict[str, int]) -> None:
+    def _counter(
+        self, process: int, name: str, at_ns: int, values: dict[str, int] | dict[str, float]
+    ) -> None:
         self._write(
             f'{{"ph":"C","pid":{process},"ts":{_us(at_ns)},"name":"{name}","args":{_numbers(values)}}}'
         )
@@ -312,7 +330,7 @@ class PerfettoTrace:
         return chosen if self._end_ns is None else chosen & (begin < self._end_ns)
 
 
-def _numbers(values: dict[str, int]) -> str:
+def _numbers(values: dict[str, int] | dict[str, float]) -> str:
     """JSON; these are most of a trace, and its own encoder takes three times as long."""
     return "{" + ",".join([f'"{name}":{value}' for name, value in values.items()]) + "}"
 

@@ -43,7 +43,7 @@ class RunView:
 
     ``summary`` and ``inputs`` are those of ``summary.json``; ``steps[instance]`` holds columns of the turn log,
     ``requests`` columns of the table of requests, finished ones only; ``memory`` each instance's stages as
-    (part, bytes) pairs; ``gantt`` each instance's stages over time, packed.
+    (part, bytes) pairs; ``gantt`` each instance's stages over time, packed; ``power`` columns of the table of power.
     """
 
     name: str
@@ -53,6 +53,7 @@ class RunView:
     steps: Mapping[int, Mapping[str, Int64Array]]
     memory: Sequence[Sequence[Sequence[tuple[str, int]]]]
     gantt: Sequence[Mapping[str, Any]] = field(default=())
+    power: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
 
 
 def view_of(result: SimulationResult, name: str = "run") -> RunView:
@@ -85,6 +86,7 @@ def view_of(result: SimulationResult, name: str = "run") -> RunView:
         steps=_steps_of(chunks),
         memory=memory,
         gantt=_gantt(result, chunks) if result.keeps_stages else (),
+        power={} if result.energy is None else result.power.to_dict(as_series=False),
     )
 
 
@@ -103,6 +105,11 @@ def view_of_directory(directory: str | Path) -> RunView:
         steps = pl.read_parquet(path / "steps.parquet") if (path / "steps.parquet").exists() else None
         summary, inputs = document["summary"], document["inputs"]
         columns = [f"{column}_ns" for column in (*_LATENCIES.values(), "arrival", "finish")]
+        power = (
+            pl.read_parquet(path / "power.parquet").to_dict(as_series=False)
+            if (path / "power.parquet").exists()
+            else {}
+        )
         columns_of_requests = {column: requests[column].to_numpy() for column in columns}
     except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
         hint = "is this a directory of --results?"
@@ -126,6 +133,7 @@ def view_of_directory(directory: str | Path) -> RunView:
         requests=columns_of_requests,
         steps=by_instance,
         memory=memory,
+        power=power,
     )
 
 
@@ -162,6 +170,7 @@ def page_data(view: RunView) -> dict[str, Any]:
         "latency": summary["latency"],
         "cdfs": {title: _cdf(view.requests[f"{key}_ns"]) for title, key in _LATENCIES.items()},
         "over_time": _over_time(view),
+        "energy": _energy(view),
         "instances": instances,
         "inputs": view.inputs,
         "basis": list(dict.fromkeys(line for one in summary["instances"] for line in one["basis"])),
@@ -234,6 +243,21 @@ def _over_time(view: RunView) -> dict[str, Any]:
     middle = (edges[1:] + edges[:-1]) / 2
     return {"t": _rounded((middle - start) / NS_PER_S, 6)} | {
         name: _rounded(values, 3) for name, values in series.items()
+    }
+
+
+def _energy(view: RunView) -> dict[str, Any]:
+    """The summary's energy, and mean W by component over time, in s from the first arrival; empty if not known."""
+    energy = view.summary.get("energy")
+    if energy is None or not view.power:
+        return {}
+    start = view.summary["first_arrival_ns"]
+    names = [name for name in view.power if name.endswith("_w") and any(view.power[name])]
+    begin, end = np.array(view.power["begin_ns"]), np.array(view.power["end_ns"])
+    return {
+        "summary": energy,
+        "t": _rounded(((begin + end) / 2 - start) / NS_PER_S, 6),
+        "watts": {name.removesuffix("_w"): _rounded(view.power[name], 3) for name in names},
     }
 
 

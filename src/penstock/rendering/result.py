@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock.accounting.bubbles import Bubbles
+from penstock.accounting.energy_report import EnergyReport
 from penstock.accounting.metrics import RequestTable
 from penstock.files.frames import write_parquet
 from penstock.files.writing import all_or_nothing, atomic_write
@@ -42,6 +43,7 @@ _OPTIONAL_TABLES = (
     "bubbles.parquet",
     "timeline.parquet",
     "transfers.parquet",
+    "power.parquet",
 )
 
 SAVED_FILES = ("summary.json", "requests.parquet", *_OPTIONAL_TABLES)
@@ -137,7 +139,8 @@ class RunContext:
 class SimulationResult:
     """A finished run. The tables are Polars frames, made when first asked for; times are integer nanoseconds.
 
-    ``turns`` are None where the run kept only requests; ``bubbles`` is None where they were not accounted.
+    ``turns`` are None where the run kept only requests; ``bubbles`` is None where they were not accounted, ``energy``
+    where the power of an accelerator is not known.
     """
 
     def __init__(
@@ -146,8 +149,10 @@ class SimulationResult:
         turns: KeepTurns | None = None,
         bubbles: Bubbles | None = None,
         context: RunContext | None = None,
+        energy: EnergyReport | None = None,
     ) -> None:
         self.record = record
+        self.energy = energy
         self.context = context or RunContext()
         self._bubbles = bubbles
         self._turns = turns
@@ -173,7 +178,9 @@ class SimulationResult:
     @cached_property
     def summary(self) -> RunSummary:
         """Counts, latency distributions, throughput, and every stage's memory and time."""
-        return build_summary(self.record, notices=self.context.notices, bubbles=self._bubbles)
+        return build_summary(
+            self.record, notices=self.context.notices, bubbles=self._bubbles, energy=self.energy
+        )
 
     @cached_property
     def requests(self) -> pl.DataFrame:
@@ -183,10 +190,26 @@ class SimulationResult:
         failed), ``reason`` (why it did not finish), ``input_tokens``, ``output_tokens`` (generated; asked for, if
         rejected),
         ``arrival_ns``, ``first_scheduled_ns``, ``first_token_ns``, ``finish_ns``, ``latency_ns``,
-        ``queuing_ns``, ``ttft_ns``, ``tpot_ns``, ``preemptions``, ``cached_tokens``. What a rejected request
+        ``queuing_ns``, ``ttft_ns``, ``tpot_ns``, ``preemptions``, ``cached_tokens``, and ``energy_j``, its share of
+        the run's energy (:mod:`penstock.accounting.energy_shares`), where that is known. What a rejected request
         never had is null.
         """
-        return _requests_frame(self.record)
+        return _requests_frame(self.record, self.energy)
+
+    @cached_property
+    def power(self) -> pl.DataFrame:
+        """A row per interval of the run: ``begin_ns``, ``end_ns``, and mean W by component, ``npu_w``, ``cpu_w``, ....
+
+        Raises:
+            LookupError: the power of an accelerator is not known.
+        """
+        import polars as pl
+
+        energy = self.energy
+        if energy is None:
+            raise LookupError("the power of an accelerator is not known: give 'power' in the cluster config")
+        watts = {f"{name}_w": values for name, values in energy.watts.items()}
+        return pl.DataFrame({"begin_ns": energy.edges_ns[:-1], "end_ns": energy.edges_ns[1:], **watts})
 
     @cached_property
     def legs(self) -> pl.DataFrame:
@@ -321,6 +344,8 @@ class SimulationResult:
             tables["legs"] = partial(write_parquet, frame=self.legs)
         if self.record.transfers:
             tables["transfers"] = partial(write_parquet, frame=self.transfers)
+        if self.energy is not None:
+            tables["power"] = partial(write_parquet, frame=self.power)
         turns = self._turns
         if turns is not None:
             tables["steps"] = partial(write_turns, frame_of=steps_frame, turns=turns.turns)
@@ -336,7 +361,7 @@ class SimulationResult:
         return self._turns
 
 
-def _requests_frame(record: RunRecord) -> pl.DataFrame:
+def _requests_frame(record: RunRecord, energy: EnergyReport | None) -> pl.DataFrame:
     """Finished, rejected, aborted and failed requests, by index."""
     import polars as pl
 
@@ -354,6 +379,7 @@ def _requests_frame(record: RunRecord) -> pl.DataFrame:
             "preemptions": table.column("preemptions"),
             "cached_tokens": table.column("cached_tokens"),
         }
+        | ({} if energy is None or energy.requests_j is None else {"energy_j": energy.requests_j})
     ).with_columns(status=pl.lit("finished"), reason=pl.lit(None, dtype=pl.String))
     refused = _rejections_columns(record)
     rejected = pl.DataFrame(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from penstock.accounting.bubbles import CAUSE_NAMES, Bubbles
+from penstock.accounting.energy_report import EnergyReport
 from penstock.accounting.metrics import (
     Distribution,
     LatencyMetrics,
@@ -124,6 +125,7 @@ class RunSummary:
     notices: tuple[str, ...]
     kv_moves: KvMoves | None = None
     tiers: tuple[TierTotals | None, ...] = ()
+    energy: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings."""
@@ -131,10 +133,14 @@ class RunSummary:
 
 
 def build_summary(
-    record: RunRecord, *, notices: Sequence[str] = (), bubbles: Bubbles | None = None
+    record: RunRecord,
+    *,
+    notices: Sequence[str] = (),
+    bubbles: Bubbles | None = None,
+    energy: EnergyReport | None = None,
 ) -> RunSummary:
     """Sum up a run. ``notices`` are what the user was told of options that change nothing;
-    ``bubbles`` is the ledger, where one was kept."""
+    ``bubbles`` is the ledger, ``energy`` what was measured of it, where they were kept."""
     table = RequestTable.of(record)
     last_ns = int(table.column("finish_ns").max()) if len(table) else None
     window_ns = last_ns - record.first_arrival_ns if last_ns is not None else 0
@@ -174,6 +180,7 @@ def build_summary(
         notices=tuple(notices),
         kv_moves=_kv_moves(record),
         tiers=tuple(total.tier for total in totals) if any(total.tier for total in totals) else (),
+        energy=None if energy is None else energy.to_json(),
     )
 
 
@@ -305,7 +312,26 @@ def _counts(summary: RunSummary, wall_s: float | None) -> str:
         )
         lines.append(["throughput", f"{rates.requests_per_s:,.3f} requests/s, {tokens}"])
     lines += _kv_lines(summary)
+    lines += _energy_lines(summary.energy)
     return _table(lines, left=(0, 1), indent="")
+
+
+def _energy_lines(energy: Mapping[str, Any] | None) -> list[list[str]]:
+    """What the run drew, and by what."""
+    if energy is None or not energy["total_j"]:
+        return []
+    text = f"{_joules(energy['total_j'])}, {energy['mean_w']:,.1f} W on average"
+    if energy["per_generated_token_j"] is not None:
+        text += f", {energy['per_generated_token_j']:,.3f} J per generated token"
+    lines = [["energy", text]]
+    parts: Mapping[str, float] = energy["components_j"]
+    if len(parts) > 1:
+        lines.append(["", ", ".join(f"{name} {_joules(joules)}" for name, joules in parts.items())])
+    return lines
+
+
+def _joules(joules: float) -> str:
+    return f"{joules / 1000:,.3f} kJ" if joules >= 1000 else f"{joules:,.3f} J"
 
 
 def _kv_lines(summary: RunSummary) -> list[list[str]]:
@@ -415,6 +441,7 @@ def _causes(stages: Sequence[StageSummary]) -> list[str]:
 def _remarks(summary: RunSummary) -> str:
     """What the costs rest on, what was refused and what the user should know."""
     basis = list(dict.fromkeys(line for instance in summary.instances for line in instance.basis))
+    basis += () if summary.energy is None else summary.energy["basis"]
     lines = ["rests on", *(_wrapped(line, "  ") for line in basis)]
     for instance in summary.instances:
         lines += [_wrapped(f"note: instance {instance.instance}: {note}", "") for note in instance.notes]

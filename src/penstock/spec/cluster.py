@@ -8,6 +8,9 @@ from penstock.spec.data_parallel import DataParallelOptions
 from penstock.spec.experts import ExpertOptions
 from penstock.spec.model import ModelSpec
 from penstock.spec.options import EngineOverhead, SchedulerOptions
+from penstock.spec.pim import PimSpec
+from penstock.spec.placement import PlacementSpec
+from penstock.spec.power import NodePower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +139,8 @@ class InstanceSpec:
     replicas that are one data-parallel deployment, of which this is number ``dp_rank``; None stands alone.
     ``engine`` says which engine's defaults hold, and where they were read; empty where none was asked for.
     ``pd_type`` prefill | decode: it serves one part of each request. ``tier`` is where its KV goes below the GPU.
+    ``placement`` is what lies outside its NPUs, ``pim`` the memory that its decodes attend in; with ``interleaves`` two
+    halves of each step take turns at that.
     """
 
     index: int
@@ -165,6 +170,9 @@ class InstanceSpec:
     calibration: Calibration | None = None
     pd_type: str | None = None
     tier: TierSpec | None = None
+    placement: PlacementSpec | None = None
+    pim: PimSpec | None = None
+    interleaves: bool = False
     where: str = ""
     engine: str = ""
 
@@ -180,7 +188,7 @@ class ClusterSpec:
     """All instances, in file order, and the network between their NPUs.
 
     With ``shared_node_links`` all hops that leave a node share one link of the outermost dimension (the node's
-    NIC); without, each NPU has links of its own, as in ASTRA-Sim.
+    NIC); without, each NPU has links of its own, as in ASTRA-Sim. ``node_powers`` has what each node says of its power.
 
     ``notices`` say what was asked for and has no effect; ``remarks`` the same of members that any config has.
     """
@@ -190,5 +198,17 @@ class ClusterSpec:
     instances: tuple[InstanceSpec, ...]
     shared_node_links: bool = False
     kv_transfer: KvTransferSpec = field(default_factory=KvTransferSpec)
+    node_powers: tuple[NodePower | None, ...] = ()
     notices: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+
+    @property
+    def num_nodes(self) -> int:
+        """Those that an instance stands in, and those before them."""
+        stages = (node for one in self.instances for node in one.placement_nodes or ())
+        return 1 + max((*(one.node for one in self.instances), *stages), default=0)
+
+    @property
+    def power(self) -> tuple[NodePower | None, ...]:
+        """Of each node; None where the config does not say."""
+        return (*self.node_powers, *(None for _ in range(self.num_nodes - len(self.node_powers))))

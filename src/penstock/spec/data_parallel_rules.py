@@ -80,6 +80,9 @@ def data_parallel_problems(instances: Sequence[InstanceSpec], *, shared_links: b
             )
         if instance.tier is not None:
             problems.append(Problem(where, "a tier in host memory is not simulated for ranks in lock-step"))
+        if instance.placement is not None or instance.pim is not None:
+            outside = "placement and attention offloading are not simulated for ranks in lock-step"
+            problems.append(Problem(where, outside))
         if shared_links and instance.pp_size > 1:
             problems.append(
                 Problem(where, "shared_node_links are not simulated for ranks in lock-step with pp_size > 1")

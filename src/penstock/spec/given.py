@@ -35,6 +35,10 @@ class SimulateOptions(TypedDict, total=False):
     """Of weights and activations [the model's]."""
     kv_cache_dtype: Literal["auto", "fp8"] | None
     """Of the KV cache; auto: as dtype [auto]."""
+    enable_attn_offloading: bool | None
+    """Decodes attend in the node's memory, by its pim_config [off]."""
+    enable_sub_batch_interleaving: bool | None
+    """With that, two halves of a step in turns, one in memory, one on the NPU [off]."""
     npu_memory_utilization: float | None
     """Share of a device's memory to use [0.9]."""
     profile_root: str | os.PathLike[str] | None

@@ -13,11 +13,15 @@ from penstock.spec.cluster import InstanceSpec, TierSpec
 from penstock.spec.data_parallel_rules import data_parallel_options
 from penstock.spec.engines import Preset, engine_names, engine_preset
 from penstock.spec.expert_rules import expert_options, expert_problems
+from penstock.spec.layers import GroupedAttention
 from penstock.spec.model import ModelSpec
 from penstock.spec.option_table import RawFlags
 from penstock.spec.options import EngineOverhead, SchedulerOptions
+from penstock.spec.pim import PimSpec
+from penstock.spec.placement import PlacementSpec
+from penstock.spec.placement_rules import HostDevices, placement_spec
 from penstock.spec.raw import RawCxlMemory, RawHostMemory, RawInstance, RawMemory
-from penstock.spec.refusals import check_placement, instance_notices, instance_refusals
+from penstock.spec.refusals import instance_notices
 from penstock.spec.tier_rules import FLAG_NOTICE, asked_by_flags, tier_spec
 from penstock.units import GIB
 
@@ -55,6 +59,8 @@ class InstanceRules:
         self.problems: list[Problem] = []
         self.notices: list[str] = []
         self._tier: TierSpec | None = None
+        self._placement: PlacementSpec | None = None
+        self._pim: PimSpec | None = None
 
     def check_tier(self, host: RawHostMemory | None, cxl: RawCxlMemory | None, sharers: int) -> None:
         """The tier of KV that the instance asks for, or the options for all that do not."""
@@ -65,14 +71,34 @@ class InstanceRules:
                 self.notices.append(FLAG_NOTICE)
         self._tier = tier_spec(raw, host, cxl, sharers, self._place, self.problems)
 
+    def check_memory(self, hosts: HostDevices, pim: PimSpec | None) -> None:
+        """What lies or is computed outside the NPUs."""
+        if self._model is None:
+            return
+        layers = self._model.num_layers
+        self._placement, notices = placement_spec(
+            self._raw.placement, layers, hosts, self._place, self.problems
+        )
+        self.notices += notices
+        if not self._chosen("enable_attn_offloading", False):
+            if self._chosen("enable_sub_batch_interleaving", False):
+                self._blame("enable_sub_batch_interleaving", "needs enable_attn_offloading")
+            return
+        self._pim = pim
+        if hosts.host is None or hosts.host.pim_config is None:
+            self._blame("enable_attn_offloading", "needs the node's cpu_mem.pim_config")
+        if self._placement is not None:
+            self._blame("placement", "is not simulated beside enable_attn_offloading")
+        if any(not isinstance(kind.attention, GroupedAttention) for kind in self._model.kinds) or (
+            len({kind.attention for kind in self._model.kinds}) > 1
+        ):
+            self._blame("enable_attn_offloading", f"the PIM has no times for attention of {self._model.name}")
+
     def check(self, num_nodes: int) -> None:
         """All rules whose members could be read."""
         name = self._raw.engine
         if name is not None and name not in engine_names():
             self._blame("engine", unknown_engine(name))
-        for name, why in instance_refusals(self._raw).items():
-            self._blame(name, why)
-        self.notices += check_placement(self._raw, self._place, self.problems)
         memory = None if self._memory is None else self._memory.value
         self.notices += instance_notices(self._raw, memory, self._place)
         self._check_parallelism()
@@ -124,6 +150,9 @@ class InstanceRules:
             data_parallel=data_parallel_options(raw),
             pd_type=raw.pd_type,
             tier=self._tier,
+            placement=self._placement,
+            pim=self._pim,
+            interleaves=bool(self._chosen("enable_sub_batch_interleaving", False)),
             where=str(self._place),
             engine=""
             if self._preset is None

@@ -26,8 +26,12 @@ from penstock.spec.link_classes import link_class_names
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model
 from penstock.spec.option_table import RawFlags
+from penstock.spec.pim import PimSpec, find_pim
+from penstock.spec.placement_rules import HostDevices
+from penstock.spec.power import NodePower
+from penstock.spec.power_rules import node_power
 from penstock.spec.raw import REQUIRED, RawCluster, RawCxlMemory, RawInstance, RawMemory, RawNode
-from penstock.spec.refusals import cluster_notices, node_notices, node_remarks
+from penstock.spec.refusals import cluster_notices, node_remarks
 from penstock.spec.tier_rules import sharing_problems
 
 ClusterSource = str | os.PathLike[str] | Mapping[str, Any]
@@ -114,6 +118,8 @@ class _ClusterReader:
         self._library = ModelLibrary.near(directory)
         self._cxl: RawCxlMemory | None = None
         self._models: dict[str, ModelSpec | None] = {}
+        self._powers: list[NodePower | None] = []
+        self._pim: PimSpec | None = None
 
     def read(self, data: Any) -> ClusterSpec | None:
         """The cluster, complete only if nothing was added to the problems."""
@@ -140,14 +146,17 @@ class _ClusterReader:
             self._problems += data_parallel_problems(instances, shared_links=bool(raw.shared_node_links))
             self._problems += check_roles(instances, raw.kv_transfer, self._place)
             self._problems += sharing_problems(instances)
+        used = {device.name for one in instances if one.placement for device in one.placement.devices}
         uses_cxl = any(one.tier is not None and one.tier.store_bytes_per_s is not None for one in instances)
-        self._notices += cluster_notices(raw, self._place, has_tier=uses_cxl)
+        uses_cxl |= any(name.startswith("cxl") for name in used)
+        self._notices += cluster_notices(raw, self._place, is_used=uses_cxl)
         return ClusterSpec(
             source=self._place.file,
             link=self._link(checked),
             instances=tuple(instances),
             shared_node_links=bool(raw.shared_node_links),
             kv_transfer=kv_transfer_spec(raw.kv_transfer),
+            node_powers=tuple(self._powers),
             notices=tuple(dict.fromkeys(self._notices)),
             remarks=tuple(dict.fromkeys(self._remarks)),
         )
@@ -162,17 +171,34 @@ class _ClusterReader:
         entries = raw.instances or []
         if checked.sound("instances", "num_instances") and raw.instances is not None:
             self._match("num_instances", raw.num_instances, len(entries), place)
-        self._notices += node_notices(raw, place, self._problems)
         read: list[InstanceSpec] = []
+        self._read_power(raw, place)
         for index, entry in enumerate(entries):
             spot = place.key("instances").item(index)
             instance = self._read_instance(len(instances) + len(read), (node, raw), num_nodes, entry, spot)
             if instance is not None:
                 read += ranks_of(instance)
         instances += read
-        has_tier = any(instance.tier is not None for instance in read)
-        self._remarks += node_remarks(raw, place, has_tier=has_tier)
+        is_used = any(one.tier or one.placement or one.pim for one in read)
+        self._remarks += node_remarks(raw, place, is_used=is_used)
         return len(entries)
+
+    def _read_power(self, raw: RawNode, place: Place) -> None:
+        """What the node draws, with PIM in the place of its DIMMs."""
+        host = raw.cpu_mem
+        pim: PimSpec | None = None
+        if host is not None and host.pim_config is not None:
+            spot = place.key("cpu_mem").key("pim_config")
+            pim = find_pim(host.pim_config, host.mem_size, self._directory, spot, self._problems)
+        labels = [
+            label
+            for entry in raw.instances or []
+            if isinstance(entry, Mapping)
+            for label in (entry.get("stage_hardware") or [entry.get("hardware")])
+            if isinstance(label, str)
+        ]
+        self._pim = pim
+        self._powers.append(node_power(raw, labels, pim, place, self._problems))
 
     def _read_instance(
         self, index: int, where: tuple[int, RawNode], num_nodes: int, data: Any, place: Place
@@ -197,6 +223,7 @@ class _ClusterReader:
             self._check_hardware(label, place.key("stage_hardware").item(stage))
         rules = InstanceRules(checked, memory, model, self._flags, place)
         rules.check(num_nodes)
+        rules.check_memory(HostDevices(node, raw_node.cpu_mem, self._cxl), self._pim)
         rules.check_tier(raw_node.cpu_mem, self._cxl, len(raw_node.instances or ()))
         self._problems += rules.problems
         self._notices += rules.notices

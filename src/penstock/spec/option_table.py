@@ -116,6 +116,13 @@ class RawEngine(Raw):
     engine_idle_sleep_ns: Annotated[
         Nanoseconds | None, About("engine", "The engine's sleep after an empty schedule")
     ] = None
+    enable_attn_offloading: Annotated[
+        bool | None, About("costs", "Decodes attend in the node's memory, by its pim_config", "off")
+    ] = None
+    enable_sub_batch_interleaving: Annotated[
+        bool | None,
+        About("costs", "With that, two halves of a step in turns, one in memory, one on the NPU", "off"),
+    ] = None
 
 
 class RawFlags(RawEngine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -43,9 +44,13 @@ def find_price(hardware: str, own: Mapping[str, float], listed: Mapping[str, Pri
 
 def listed_watts(hardware: str) -> float | None:
     """Maximum board power of a GPU by the package's list, None where it is not on it."""
+    entry = find_hardware(hardware)
+    return _watts().get(entry.label if entry is not None else hardware)
+
+
+@cache
+def _watts() -> Mapping[str, float]:
     import yaml
 
     text = files("penstock.data").joinpath("power.yaml").read_text(encoding="utf-8")
-    entry = find_hardware(hardware)
-    found = yaml.safe_load(text)["watts"].get(entry.label if entry is not None else hardware)
-    return None if found is None else float(found)
+    return {label: float(watts) for label, watts in yaml.safe_load(text)["watts"].items()}

@@ -183,14 +183,12 @@ class RawInstance(RawEngine):
     max_model_len: Count | None = None
     engine_overhead: RawOverhead | None = None
     enable_local_offloading: bool | None = None
-    enable_attn_offloading: bool | None = None
-    enable_sub_batch_interleaving: bool | None = None
     enable_block_copy: bool | None = None
     kv_offloading: RawKvOffloading | None = None
 
 
 class RawNpuPower(Raw):
-    """An entry of ``power.npu``: W, and ns of standby after the last work."""
+    """An entry of ``power.npu``: W, and seconds of standby after the last work."""
 
     idle_power: NonNegative | None = None
     standby_power: NonNegative | None = None
@@ -237,7 +235,7 @@ class RawStoragePower(Raw):
 
 
 class RawPower(Raw):
-    """``power`` of a node: read and checked, not simulated."""
+    """``power`` of a node."""
 
     base_node_power: NonNegative | None = None
     npu: dict[str, RawNpuPower] | None = None
