@@ -50,6 +50,7 @@ class Disaggregation:
         self._policy = make_disaggregation_policy(transfer)
         # Who goes on with a request, where the policy had to know that when it arrived.
         self._chosen_at: dict[int, int] = {}
+        self._moved: dict[Replica, None] = {}
         self._built = built
         self._instances: Sequence[Replica] = ()
         self._sides: dict[str, Side] = {}
@@ -96,9 +97,11 @@ class Disaggregation:
         agenda: Agenda,
         router: Router,
         options: RunOptions,
+        moved: dict[Replica, None],
         deliver: Deliver,
     ) -> None:
-        """All instances are there: put the proxy before them, with a router for each side.
+        """All instances are there: put the proxy before them, with a router for each side. ``moved`` are those that
+        have acted since a router last looked.
 
         Raises:
             UserError: there is no such router.
@@ -107,6 +110,7 @@ class Disaggregation:
         named = self._transfer.decode_router
         where = "kv_transfer.decode_router" if named else "--router"
         decode_router = make_router(named or options.router, options.seed, where)
+        self._moved = moved
         prefill = self._side("prefill", router, "--router")
         decode = self._side("decode", decode_router, where)
         self._sides = {"prefill": prefill, "decode": decode}
@@ -114,7 +118,7 @@ class Disaggregation:
             receiver.scheduler = vllm_scheduler(instances[receiver.place])
         if self._transfer.kind == "push":
             self.proxy = PairingProxy(
-                choose_prefill=prefill.choose,
+                choose_prefill=self._choose_prefill,
                 choose_decode=self._choose_decode,
                 serves_whole=self._serves_whole,
                 deliver=deliver,
@@ -123,7 +127,7 @@ class Disaggregation:
             )
             return
         self.proxy = proxy = Proxy(
-            choose_prefill=prefill.choose,
+            choose_prefill=self._choose_prefill,
             choose_decode=self._choose_decode,
             serves_whole=self._serves_whole,
             deliver=deliver,
@@ -141,6 +145,7 @@ class Disaggregation:
         if self._policy is None:
             return None
         prefill, decode = self._sides["prefill"], self._sides["decode"]
+        self._look()
         index = decode.choose(request)
         hit_tokens = decode.hit_tokens(index, request)
         if not self._policy.disaggregates(request, prefill.fleet, decode.fleet, hit_tokens):
@@ -148,18 +153,27 @@ class Disaggregation:
         self._chosen_at[request.index] = index
         return None
 
+    def _choose_prefill(self, request: Request) -> int:
+        self._look()
+        return self._sides["prefill"].choose(request)
+
     def _choose_decode(self, request: Request) -> int:
         chosen = self._chosen_at.pop(request.index, None)
-        return self._sides["decode"].choose(request) if chosen is None else chosen
+        if chosen is not None:
+            return chosen
+        self._look()
+        return self._sides["decode"].choose(request)
+
+    def _look(self) -> None:
+        """Let both sides' routers see how those stand that have moved."""
+        for replica in self._moved:
+            for side in self._sides.values():
+                side.refresh(replica)
+        self._moved.clear()
 
     def computes_prompts(self, replica: Replica) -> bool:
         """Whether an instance hands its requests on."""
         return self._built[replica.index].spec.pd_type == "prefill"
-
-    def refresh(self, replica: Replica) -> None:
-        """Let the routers of both sides see how a replica stands."""
-        for side in self._sides.values():
-            side.refresh(replica)
 
     def reason_to_reject(self, request: Request) -> tuple[int, str] | None:
         """The first instance that could never run the request's part, and why: any may be asked to."""

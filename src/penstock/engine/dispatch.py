@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from penstock.engine.build import BuiltInstance
 from penstock.engine.data_parallel import DataParallelDeployment
@@ -18,7 +18,7 @@ from penstock.workload.request import Request
 
 class Dispatch:
     """``router`` chooses among ``instances``, unless ``groups`` say that front-ends do. ``routes`` says whether
-    anybody looks at how instances stand; ``when_shown`` are told of each that may have changed."""
+    anybody looks at how instances stand; ``moved`` are those that have acted or got a request since somebody did."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Dispatch:
         router: Router,
     ) -> None:
         self.routes = len(instances) > 1 and not groups.take_all(len(instances))
-        self.when_shown: list[Callable[[Replica], None]] = []
+        self.moved: dict[Replica, None] = {}
         self._built = built
         self._instances = instances
         self._groups = groups
@@ -43,7 +43,12 @@ class Dispatch:
         Raises:
             UserError: the router named one that is not there.
         """
-        index = self.router.route(request, self._fleet)[0] if self.routes else 0
+        if not self.routes:
+            return 0
+        for replica in self.moved:
+            self._columns.refresh(replica.index, replica)
+        self.moved.clear()
+        index = self.router.route(request, self._fleet)[0]
         if not 0 <= index < len(self._instances):
             raise UserError([Problem("--router", f"returned instance {index} of {len(self._instances)}")])
         return index
@@ -57,8 +62,7 @@ class Dispatch:
         if group is not None:
             return self._send_to_group(group, state, index, now)
         replica.deliver(state)
-        if self.routes:
-            self.show(replica)
+        self.moved[replica] = None
         self.rewake(replica)
         return index
 
@@ -76,20 +80,11 @@ class Dispatch:
         while self._agenda.next_ns() <= now and self._agenda.next_is(Phase.MESSAGE):
             self._agenda.run_next(now + 1, alone=False)
 
-    def show(self, replica: Replica) -> None:
-        """Let routers see how a replica stands."""
-        status = replica.scheduler.status()
-        waiting = status.waiting + len(replica.inbox)
-        self._columns.set(replica.index, status.running, waiting, replica.outstanding_tokens)
-        for show in self.when_shown:
-            show(replica)
-
-    def show_group_of(self, index: int) -> None:
-        """The same of all ranks of an instance's group, if it has one."""
+    def group_moved(self, index: int) -> None:
+        """The front-end of an instance's group, if it has one, may have sent a request to any of its ranks."""
         group = self._groups.deployment_of(index)
-        if group is not None and self.routes:
-            for replica in group.ranks:
-                self.show(replica)
+        if group is not None:
+            self.moved.update(dict.fromkeys(group.ranks))
 
     def rewake(self, replica: Replica) -> None:
         """A replica that had nothing to do may have now."""

@@ -58,7 +58,7 @@ class Side:
         return 0 if found is None else scheduler.kv.count_found(state, found)[0] * scheduler.kv.block_size
 
     def refresh(self, replica: Replica) -> None:
-        """A replica has acted or got a request; nothing happens if it is not of this side."""
+        """A replica may stand otherwise than before; nothing happens if it is not of this side."""
         place = self._place.get(replica.index)
         if place is not None:
             self._columns.refresh(place, replica)

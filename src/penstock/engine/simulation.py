@@ -101,8 +101,10 @@ class Simulation:
         self._dispatch = Dispatch(self._built, self.instances, self._groups, self._agenda, router)
         if self._disaggregation is not None:
             self._dispatch.routes = True
-            self._disaggregation.start(self.instances, self._agenda, router, self.options, self._deliver_part)
-            self._dispatch.when_shown.append(self._disaggregation.refresh)
+            moved = self._dispatch.moved
+            self._disaggregation.start(
+                self.instances, self._agenda, router, self.options, moved, self._deliver_part
+            )
         self._listen()
 
     @property
@@ -266,11 +268,12 @@ class Simulation:
         """Let everyone act who acts before ``limit_ns``, unless a request is released that arrives earlier."""
         agenda = self._agenda
         dispatch = self._dispatch
+        moved = dispatch.moved
         while (at_ns := agenda.next_ns()) < limit_ns:
             self.now_ns = at_ns
             actor = agenda.run_next(limit_ns, alone=not self._is_coupled)
             if dispatch.routes and isinstance(actor, Replica):
-                dispatch.show(actor)
+                moved[actor] = None
             if self._reacts and self._arrivals.next_ns() < limit_ns:
                 return
 
@@ -286,7 +289,7 @@ class Simulation:
             self._arrivals.ended(request, request.arrival_ns)
             return
         self._dispatch.deliver_messages(self.now_ns)
-        self._dispatch.show_group_of(index)
+        self._dispatch.group_moved(index)
 
     def _send(self, request: Request) -> tuple[int, str | None]:
         """A request comes: the instance that gets it, or the one that could never run it and why."""

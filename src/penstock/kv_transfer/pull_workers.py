@@ -113,12 +113,23 @@ class PullWorkers:
 
     def started(self, step: Step, stage: int, start_ns: int, end_ns: int) -> None:
         """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
-        self._moment(step, stage, end_ns if self._looks_at_end else start_ns)
+        worker = self._stages[stage]
+        at_ns = end_ns if self._looks_at_end else start_ns
+        if worker.orders or worker.reads or self.connector.latest:
+            self._moment(step, stage, at_ns)
+        else:
+            worker.moments.append(at_ns)
 
     def passed(self, step: Step, now: int, stage_free_ns: list[int]) -> int:
         """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
+        has_news = bool(self.connector.latest)
         for stage, free_ns in enumerate(stage_free_ns):
-            self._moment(step, stage, max(now, free_ns))
+            worker = self._stages[stage]
+            at_ns = free_ns if free_ns > now else now
+            if has_news or worker.orders or worker.reads:
+                self._moment(step, stage, at_ns)
+            else:
+                worker.moments.append(at_ns)
         return now
 
     def _moment(self, step: Step, stage: int, at_ns: int) -> None:
@@ -233,6 +244,8 @@ class PullWorkers:
         failing: list[int] = []
         for stage, worker in enumerate(self._stages):
             moment = worker.moments.popleft()
+            if not (worker.inbox or worker.ends or worker.lease_ends):
+                continue
             if worker.inbox and worker.inbox[0][0] <= moment:
                 self._read_inbox(worker, moment, sent)
             ends = worker.ends

@@ -215,7 +215,8 @@ class VllmScheduler:
         status.waiting = waiting = len(self.waiting)
         status.free_blocks = self.kv.free
         if self.connector is not None:
-            waiting = self.status().waiting
+            status.loading = loading = len(self.loading)
+            status.waiting = waiting = waiting + loading + len(self.loaded)
             self.connector.scheduled(step, now)
         if self.out_of_capacity:
             full = running >= self._max_seqs and not step.preempted
