@@ -16,6 +16,7 @@ from penstock.accounting.stage_spans import StageCause, StageSpans
 from penstock.accounting.verdict import verdict
 from penstock.errors import Problem, UserError
 from penstock.recording.records import TURN_COLUMNS, Int64Array, TurnChunk
+from penstock.rendering.kv_data import kv_data
 from penstock.rendering.result import SimulationResult
 from penstock.units import NS_PER_MS, NS_PER_S
 
@@ -43,7 +44,8 @@ class RunView:
 
     ``summary`` and ``inputs`` are those of ``summary.json``; ``steps[instance]`` holds columns of the turn log,
     ``requests`` columns of the table of requests, finished ones only; ``memory`` each instance's stages as
-    (part, bytes) pairs; ``gantt`` each instance's stages over time, packed; ``power`` columns of the table of power.
+    (part, bytes) pairs; ``gantt`` each instance's stages over time, packed; ``power`` columns of the table of power;
+    ``kv`` is :func:`kv_data`'s.
     """
 
     name: str
@@ -54,6 +56,7 @@ class RunView:
     memory: Sequence[Sequence[Sequence[tuple[str, int]]]]
     gantt: Sequence[Mapping[str, Any]] = field(default=())
     power: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
+    kv: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def view_of(result: SimulationResult, name: str = "run") -> RunView:
@@ -87,6 +90,7 @@ def view_of(result: SimulationResult, name: str = "run") -> RunView:
         memory=memory,
         gantt=_gantt(result, chunks) if result.keeps_stages else (),
         power={} if result.energy is None else result.power.to_dict(as_series=False),
+        kv=kv_data(result.record),
     )
 
 
@@ -179,6 +183,7 @@ def page_data(view: RunView) -> dict[str, Any]:
         "start_ns": start_ns,
         "gantt": list(view.gantt),
         "causes": list(CAUSE_NAMES),
+        "kv": dict(view.kv),
     }
 
 

@@ -28,6 +28,9 @@ SHARED_BESIDE_TOKENS = 256
 ``fused_moe/layer.py``, ``VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD``)."""
 
 
+_MOST_RANKS_TOLD = 32
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertLayer:
     """``routed`` is over the tokens of all replicas, ``shared`` and ``router`` over a replica's own. A curve is None
@@ -155,5 +158,13 @@ def _routing_basis(moe: MoeMlp, shard: Shard, options: ExpertOptions, routing: R
     copies = f", {shard.redundant_experts} copies" if shard.redundant_experts else ""
     return (
         f"{told}; shared out over {shard.ep_size} ranks, {placed}{copies}: the most loaded rank has "
-        f"{routing.imbalance:.2f} times the mean"
+        f"{routing.imbalance:.2f} times the mean{_loads(routing)}"
     )
+
+
+def _loads(routing: Routing) -> str:
+    """Pairs of a token by rank, where they differ and are few enough to read."""
+    sums = [float(load.sum()) for load in routing.loads]
+    if len(sums) > _MOST_RANKS_TOLD or max(sums) - min(sums) < 1e-6:
+        return ""
+    return f" (pairs of a token by rank: {', '.join(f'{one:.2f}' for one in sums)})"
