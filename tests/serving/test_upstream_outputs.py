@@ -104,3 +104,15 @@ def test_interleaving_doubles_the_time_per_token_as_there() -> None:
     tpot = ours("single_node_pim_instance", **both).summary.latency.tpot
     assert tpot is not None
     assert tpot.mean_ns / 1e6 == pytest.approx(mean_ms(rows, "TPOT"), rel=0.02)
+
+
+def test_the_pipeline_differs_by_what_is_named() -> None:
+    # The sleep after an empty schedule, the sampled token's way back, and the second tensor of three hops.
+    rows = theirs("outputs/example_pp_run.csv")
+    named = 1_000_000 + 20_000 + 3 * 477
+    assert first_gap_ns(ours("single_node_pp_instance")) - named == their_first_gap_ns(rows)
+
+
+def test_a_session_of_twenty_calls_on_data_parallel_experts() -> None:
+    result = ours("single_node_moe_dp_ep_instance", "swe-bench-standin-1", 1)
+    assert result.summary.requests.finished == 20
