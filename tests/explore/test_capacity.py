@@ -14,9 +14,9 @@ from penstock.explore.capacity import (
     CapacityOptions,
     HopelessError,
     find_capacity,
-    hold_rate,
     latency_curve,
 )
+from penstock.explore.hold import hold_rate
 from penstock.explore.load_test import LoadTest, Trial
 from penstock.explore.slo import parse_slo
 from penstock.explore.steady_state import SteadyState

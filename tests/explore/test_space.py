@@ -27,7 +27,8 @@ SITE = Site(
 
 
 def point(**members: Any) -> DesignPoint:
-    return DesignPoint(**{"hardware": "H100", "tp": 4, "pp": 1, "replicas": 1, "network": "fast", **members})
+    own: dict[str, Any] = {"hardware": "H100", "tp": 4, "pp": 1, "replicas": 1, "network": "fast"}
+    return DesignPoint(**{**own, **members})
 
 
 def points_of(directory: Path, **changes: Any) -> tuple[list[DesignPoint], Pruned]:
@@ -159,3 +160,46 @@ def test_a_space_in_which_nothing_can_run_says_why_by_reason_and_count(tmp_path:
     assert "2 x memory" in text
     assert "1 x gpus" in text
     assert "1 x tp_size" in text
+
+
+def test_prefill_apart_and_ranks_in_lock_step_are_points_with_their_own_gpus_and_prices() -> None:
+    apart = point(tp=2, pp=2, replicas=1, prefill_replicas=2, prefill_tp=1, prefill_hardware="L40S")
+    assert apart.gpus == 4 + 2 * 2
+    assert apart.label == "H100, decode TP2 PP2 + prefill 2 x PP2 of L40S, fast"
+    assert apart.usd_per_hour({"H100": 3.0, "L40S": 1.0}) == 4 * 3 + 4 * 1
+    assert apart.usd_per_hour({"H100": 3.0}) is None
+    assert spans_nodes(apart, SITE)
+    site = replace(SITE, model="meta-llama/Llama-3.1-8B")
+    cluster = load_cluster(cluster_config(apart, site))
+    assert [(s.pd_type, s.hardware, s.tp_size, s.node) for s in cluster.instances] == [
+        ("prefill", "L40S", 1, 0),
+        ("prefill", "L40S", 1, 0),
+        ("decode", "H100", 2, 1),
+    ]
+    ranks = point(tp=2, dp=2, replicas=2, ep=4)
+    assert (ranks.gpus, ranks.label) == (8, "H100, 2 x TP2 DP2, EP 4, fast")
+    cluster = load_cluster(cluster_config(ranks, replace(SITE, model="mistralai/Mixtral-8x7B-v0.1")))
+    assert [(s.dp_group, s.dp_size, s.node, s.experts.ep_size) for s in cluster.instances] == [
+        ("replica 0", 2, 0, 4),
+        ("replica 0", 2, 0, 4),
+        ("replica 1", 2, 1, 4),
+        ("replica 1", 2, 1, 4),
+    ]
+
+
+def test_spaces_fill_what_prefill_leaves_and_name_what_is_missing(tmp_path: Path) -> None:
+    space = {"hardware": "H100", "gpus": 4, "tp": [1, 2], "prefill_replicas": [0, 1], "prefill_tp": [1, 2]}
+    points, pruned = points_of(tmp_path, space=space)
+    assert [one.label for one in points] == [
+        "H100, 4 x TP1",
+        "H100, decode 3 x TP1 + prefill TP1",
+        "H100, decode 2 x TP1 + prefill TP2",
+        "H100, 2 x TP2",
+        "H100, decode TP2 + prefill TP2",
+    ]
+    assert pruned.lines() == ["1 x gpus: tp 2 x pp 1 = 2 does not divide the 3 of 4 GPUs that prefill leaves"]
+    points, pruned = points_of(tmp_path, space={"hardware": "H100", "dp": [1, 2], "ep": 2})
+    assert not points
+    assert "is no mixture of experts" in pruned.lines()[0]
+    with pytest.raises(UserError, match="prefill_tp: says nothing without prefill_replicas above 0"):
+        points_of(tmp_path, space={"hardware": "H100", "prefill_tp": 2})

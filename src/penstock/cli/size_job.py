@@ -11,9 +11,9 @@ import typer
 
 from penstock.cli.progress import progress_line
 from penstock.errors import Problem, UserError, nearest
-from penstock.explore.evaluate import PointJob
 from penstock.explore.pool import Executor, InProcess, LocalPool
 from penstock.explore.result import PointResult
+from penstock.explore.size_evaluate import SizeJob
 from penstock.explore.sizing import SizeQuestion, size
 from penstock.explore.sizing_report import as_json, text_report, write_choices
 from penstock.explore.slo import Slo, parse_slo
@@ -60,7 +60,7 @@ def run_size(options: SizeOptions) -> None:
     """
     question = _question(options)
 
-    def make_executor(evaluate: Callable[[PointJob], PointResult]) -> Executor[PointJob, PointResult]:
+    def make_executor(evaluate: Callable[[SizeJob], PointResult]) -> Executor[SizeJob, PointResult]:
         return InProcess(evaluate) if options.workers == 1 else LocalPool(evaluate, options.workers)
 
     tell = progress_line()

@@ -26,15 +26,16 @@ from dataclasses import dataclass
 from penstock.errors import Problem, UserError
 from penstock.explore.bottleneck import Bottleneck
 from penstock.explore.load_test import LoadTest, Trial
+from penstock.explore.replications import Replications, rounded
 from penstock.explore.slo import Slo, shown_ns
-from penstock.explore.steady_state import FullThroughput, SteadyRun, SteadyState
+from penstock.explore.steady_state import FullThroughput, SteadyState
 
 _FIRST_STEP = 1.25
 _LOWEST_SHARE = 1 / 1024
 _ALONE_SHARE = 1 / 16
 _HIGHEST_SHARE = 256
 _ROUGHLY = 0.1
-_PER_CONCURRENT = 6
+PER_CONCURRENT = 6
 """So many requests for each that a full system holds at once: half of them are left after warm-up and drain."""
 
 _SURE_STEPS = 10
@@ -112,25 +113,13 @@ def find_capacity(load_test: LoadTest, options: CapacityOptions, *, explain: boo
     return _Search(load_test, options).run(explain=explain)
 
 
-def hold_rate(
-    load_test: LoadTest, rate_per_s: float, options: CapacityOptions, *, explain: bool = True
-) -> Capacity:
-    """Whether a deployment holds its SLO at one rate: ``held`` or ``broke`` is its steady state there.
-
-    Runs are made longer until the answer is sure, or they are as long as they may be: then the estimates decide.
-    """
-    return _Search(load_test, options).hold(_rounded(rate_per_s), explain=explain)
-
-
 class _Search:
-    """Steady states of one deployment by rate, at the present length of runs."""
+    """For one capacity, at the present length of runs."""
 
     def __init__(self, load_test: LoadTest, options: CapacityOptions) -> None:
         self._load_test = load_test
         self._options = options
-        self._count = min(load_test.offered_load.requests(options.requests), options.max_requests)
-        self._trials: list[Trial] = []
-        self._runs: dict[tuple[float, int], SteadyRun] = {}
+        self._runs = Replications(load_test, options.requests, options.max_requests)
         self._full: FullThroughput | None = None
 
     def run(self, *, explain: bool) -> Capacity:
@@ -147,84 +136,43 @@ class _Search:
         except _HoldsAtAllRatesError:
             return self._without_edge(throughput)
 
-    def hold(self, rate_per_s: float, *, explain: bool) -> Capacity:
-        """At one rate."""
-        while True:
-            found = self.state(rate_per_s, self._options.seeds)
-            sure = found.surely_holds or found.surely_breaks
-            if sure or self._count >= self._options.max_requests:
-                break
-            self._lengthen(2)
-        return Capacity(
-            rate_per_s=rate_per_s,
-            low_per_s=rate_per_s,
-            high_per_s=rate_per_s,
-            goodput_per_s=rate_per_s * found.attained,
-            full=None,
-            held=found if found.holds else None,
-            broke=None if found.holds else found,
-            requests=self._count,
-            trials=tuple(self._trials),
-            why_wide=None if sure else f"not sure after {self._count:,} requests a run",
-            bottleneck=self._load_test.explain(rate_per_s, 0, self._count) if explain else None,
-        )
-
-    def state(self, rate_per_s: float, seeds: int) -> SteadyState:
-        """So many replications at a rate, each run once."""
-        runs: list[SteadyRun] = []
-        for seed in range(seeds):
-            if (rate_per_s, seed) not in self._runs:
-                trial, run = self._load_test.run_at(rate_per_s, seed, self._count)
-                assert run is not None, "a finite rate"
-                self._trials.append(trial)
-                self._runs[rate_per_s, seed] = run
-            runs.append(self._runs[rate_per_s, seed])
-        return SteadyState(rate_per_s, tuple(runs), self._load_test.slo)
-
-    def _lengthen(self, factor: int) -> None:
-        self._count = min(self._count * factor, self._options.max_requests)
-        self._runs.clear()
-
     def _fill(self) -> float:
         """Throughput of a full system in requests/s; sets the length of runs by what it holds at once."""
-        options = self._options
+        options, runs = self._options, self._runs
         while True:
-            trial, self._full = self._load_test.full_throughput(self._count)
-            self._trials.append(trial)
-            if not trial.requests_per_s or self._full is None:
-                raise HopelessError(f"{self._load_test.slo}: every request is rejected", self._trials)
-            if self._full.sound or self._count >= options.max_requests:
+            self._full = runs.full()
+            if self._full is None:
+                raise HopelessError(f"{self._load_test.slo}: every request is rejected", runs.trials)
+            if self._full.sound or runs.longest:
                 break
-            self._lengthen(2)
-        wanted = math.ceil(_PER_CONCURRENT * self._full.running)
-        self._count = min(
-            max(self._load_test.offered_load.requests(options.requests), wanted), options.max_requests
-        )
+            runs.lengthen(2 * runs.count)
+        wanted = math.ceil(PER_CONCURRENT * self._full.running)
         if options.rough:
-            self._count = min(self._count, max(options.requests, wanted // 2))
+            wanted = wanted // 2
+        runs.lengthen(max(options.requests, wanted))
         return self._full.requests_per_s.estimate
 
     # --- halving --------------------------------------------------------------------------------------------
 
     def _bracket(self, guess: float, step: float, seeds: int) -> tuple[SteadyState, SteadyState]:
         """A rate that holds and one above it that breaks; each step is the square of the one before."""
-        guess = _rounded(guess)
-        before = self.state(guess, seeds)
+        guess = rounded(guess)
+        before = self._runs.state(guess, seeds)
         rising = before.holds
         checked_alone = False
         rate = guess
         while True:
-            rate = _rounded(rate * step if rising else rate / step)
+            rate = rounded(rate * step if rising else rate / step)
             if not rising and rate < guess * _ALONE_SHARE and not checked_alone:
                 checked_alone = True
-                alone = self.state(_rounded(guess * _LOWEST_SHARE), 1)
+                alone = self._runs.state(rounded(guess * _LOWEST_SHARE), 1)
                 if not alone.holds:
-                    raise HopelessError(self._hopeless(alone), self._trials)
+                    raise HopelessError(self._hopeless(alone), self._runs.trials)
             if not rising and rate < guess * _LOWEST_SHARE:
-                raise HopelessError(self._hopeless(before), self._trials)
+                raise HopelessError(self._hopeless(before), self._runs.trials)
             if rate > guess * _HIGHEST_SHARE:
                 raise _HoldsAtAllRatesError
-            found = self.state(rate, seeds)
+            found = self._runs.state(rate, seeds)
             if found.holds is not rising:
                 return (before, found) if rising else (found, before)
             before = found
@@ -234,10 +182,10 @@ class _Search:
         self, low: SteadyState, high: SteadyState, resolution: float, seeds: int
     ) -> tuple[SteadyState, SteadyState]:
         while high.rate_per_s > low.rate_per_s * (1 + resolution):
-            middle = _rounded(math.sqrt(low.rate_per_s * high.rate_per_s))
+            middle = rounded(math.sqrt(low.rate_per_s * high.rate_per_s))
             if not low.rate_per_s < middle < high.rate_per_s:
                 break
-            found = self.state(middle, seeds)
+            found = self._runs.state(middle, seeds)
             low, high = (found, high) if found.holds else (low, found)
         return low, high
 
@@ -252,9 +200,9 @@ class _Search:
             sure = (self._sure_below(low, step), self._sure_above(high, step))
             around = math.sqrt(low.rate_per_s * high.rate_per_s)
             width = (sure[1] - sure[0]) / around
-            if width <= options.tolerance or self._count >= options.max_requests:
+            if width <= options.tolerance or self._runs.longest:
                 return self._answer(low, high, sure, explain=explain)
-            self._lengthen(2 if width < 2 * options.tolerance else 4)
+            self._runs.lengthen(self._runs.count * (2 if width < 2 * options.tolerance else 4))
 
     def _sure_below(self, low: SteadyState, step: float) -> float:
         """The highest rate up to ``low``, to the step, at which the SLO holds for sure; 0 if none is near."""
@@ -271,15 +219,15 @@ class _Search:
         seeds = self._options.seeds
         unsure, rate = start, start
         for place in range(_SURE_STEPS):
-            if sure(self.state(rate, seeds)):
+            if sure(self._runs.state(rate, seeds)):
                 break
             unsure = rate
-            rate = _rounded(rate * (1 + step * 1.6**place) ** direction)
+            rate = rounded(rate * (1 + step * 1.6**place) ** direction)
         else:
             return None
         while max(rate, unsure) > min(rate, unsure) * (1 + 1.5 * step):
-            middle = _rounded(math.sqrt(rate * unsure))
-            if sure(self.state(middle, seeds)):
+            middle = rounded(math.sqrt(rate * unsure))
+            if sure(self._runs.state(middle, seeds)):
                 rate = middle
             else:
                 unsure = middle
@@ -299,17 +247,17 @@ class _Search:
             full=self._full,
             held=low,
             broke=high,
-            requests=self._count,
-            trials=tuple(self._trials),
+            requests=self._runs.count,
+            trials=tuple(self._runs.trials),
             why_wide=self._why_wide(low, high) if wide else None,
-            bottleneck=self._load_test.explain(high.rate_per_s, 0, self._count) if explain else None,
+            bottleneck=self._load_test.explain(high.rate_per_s, 0, self._runs.count) if explain else None,
         )
 
     def _why_wide(self, low: SteadyState, high: SteadyState) -> str:
-        runs = f"runs of {self._count:,} requests, the most allowed,"
+        runs = f"runs of {self._runs.count:,} requests, the most allowed,"
         if not all(run.settled for state in (low, high) for run in state.runs):
             return f"{runs} end before the queue has settled"
-        if self._full is not None and self._count < _PER_CONCURRENT * self._full.running:
+        if self._full is not None and self._runs.count < PER_CONCURRENT * self._full.running:
             return f"{runs} are few beside the {self._full.running:,.0f} that are served at once"
         return f"{runs} leave {len(low.runs)} replications this far apart"
 
@@ -322,15 +270,15 @@ class _Search:
             full=self._full,
             held=None,
             broke=None,
-            requests=self._count,
-            trials=tuple(self._trials),
-            why_wide=f"runs of {self._count:,} requests, the most allowed, are over before a queue has grown",
+            requests=self._runs.count,
+            trials=tuple(self._runs.trials),
+            why_wide=f"runs of {self._runs.count:,} requests, the most allowed, are over before a queue has grown",
         )
 
     def _hopeless(self, alone: SteadyState) -> str:
         slo = self._load_test.slo
         assert slo is not None
-        trial = self._trials[-1]
+        trial = self._runs.trials[-1]
         return f"cannot hold at any rate: at {alone.rate_per_s:g} requests/s {_broken(alone, slo)}" + (
             f" ({trial.rejected} of {trial.requests} requests are rejected and count as never)"
             if trial.rejected
@@ -349,9 +297,4 @@ def _broken(state: SteadyState, slo: Slo) -> str:
 def latency_curve(load_test: LoadTest, capacity: Capacity, points: int = 12) -> list[Trial]:
     """Trials of seed 0 at ``points`` rates from a tenth of the capacity to half as much again."""
     rates = [capacity.rate_per_s * (0.1 + 1.4 * place / (points - 1)) for place in range(points)]
-    return [load_test.try_rate(_rounded(rate), 0, capacity.requests) for rate in rates]
-
-
-def _rounded(rate_per_s: float) -> float:
-    """Four digits: the rate that is printed is the rate that was run."""
-    return float(f"{rate_per_s:.4g}")
+    return [load_test.try_rate(rounded(rate), 0, capacity.requests) for rate in rates]

@@ -47,14 +47,14 @@ class Constraint:
         """Those that it mentions."""
         return frozenset(node.id for node in ast.walk(_tree(self.text)) if isinstance(node, ast.Name))
 
-    def holds(self, point: DesignPoint, usd_per_gpu_hour: float | None) -> bool:
-        """Whether a point keeps it. A choice that is left to the engine (None) keeps every bound on it.
+    def holds(self, point: DesignPoint, usd_per_hour: float | None) -> bool:
+        """Whether a point keeps it, at the price of all its GPUs. A choice that is left to the engine (None) keeps
+        every bound on it.
 
         Raises:
             ArithmeticError: a division by zero.
         """
-        known = {**point.to_json(), "gpus": point.gpus}
-        known["usd_per_hour"] = None if usd_per_gpu_hour is None else usd_per_gpu_hour * point.gpus
+        known = {**point.to_json(), "gpus": point.gpus, "usd_per_hour": usd_per_hour}
         if any(known[name] is None for name in self.names):
             return True
         return bool(_value(_tree(self.text).body, known))
@@ -72,7 +72,7 @@ def parse_constraint(text: str, where: str, problems: list[Problem]) -> Constrai
             problems.append(Problem(where, f"'{text}': no choice '{node.id}'{nearest(node.id, NAMES)}"))
             return None
     example = dict.fromkeys(NAMES, 1) | {"hardware": "", "partition": "", "policy": "", "router": ""}
-    example |= {"network": "", "dtype": "", "kv_cache_dtype": ""}
+    example |= {"prefill_hardware": "", "network": "", "dtype": "", "kv_cache_dtype": ""}
     try:
         result = _value(tree.body, example)
     except ZeroDivisionError:

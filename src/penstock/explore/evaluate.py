@@ -7,12 +7,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from penstock import __version__
 from penstock.errors import UserError
-from penstock.explore.capacity import Capacity, CapacityOptions, HopelessError, find_capacity, hold_rate
+from penstock.explore.capacity import Capacity, CapacityOptions, HopelessError, find_capacity
 from penstock.explore.design_point import DesignPoint, Site, cluster_config
+from penstock.explore.hold import hold_rate
 from penstock.explore.load_test import LoadTest, Trial, shown_statistics_ns
 from penstock.explore.result import FAILED, HOPELESS, INFEASIBLE, MISSES, OK, PointResult
 from penstock.explore.slo import shown_ns
@@ -39,9 +41,9 @@ class PointJob:
     guess_per_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Everything about a search that is the same for all points."""
+    """Everything about a search that is the same for all points. What points share is made once in each process."""
 
     site: Site
     load: LoadPlan
@@ -59,7 +61,7 @@ class Evaluator:
             "cluster": cluster_config(point, self.site),
             "router": point.router,
             "guess_per_s": guess_per_s,
-            "usd_per_hour": self.prices.get(point.hardware),
+            "usd_per_hour": point.usd_per_hour(self.prices),
         }
         return PointJob(_hash(meaning)[:_KEY_DIGITS], phase, point, guess_per_s)
 
@@ -70,27 +72,33 @@ class Evaluator:
             Exception: an error of the program, not of the point.
         """
         try:
-            load_test = self._rig(job)
+            load_test = self.load_test(job.point)
             if self.load.rate is None:
                 return self._at_capacity(job, load_test)
             return self._at_rate(job, load_test)
         except HopelessError as error:
-            return _without(job, HOPELESS, error.problems[0].message, error.trials)
+            return without_figures(job, HOPELESS, error.problems[0].message, error.trials)
         except UserError as error:
-            return _without(job, INFEASIBLE, str(error.problems[0].message))
+            return without_figures(job, INFEASIBLE, str(error.problems[0].message))
 
+    @cached_property
     def offered_load(self) -> OfferedLoad:
         """What every point is loaded with."""
         return OfferedLoad(self.load.workload, self.load.arrivals, self.load.recipe)
 
-    def _rig(self, job: PointJob) -> LoadTest:
+    def load_test(self, point: DesignPoint) -> LoadTest:
+        """A point, built.
+
+        Raises:
+            UserError: it cannot run.
+        """
         cluster = load_cluster(
-            cluster_config(job.point, self.site),
+            cluster_config(point, self.site),
             profile_root=self.profile_root,
             calibration=self.calibration,
         )
-        options = RunOptions(router=job.point.router, profile_root=self.profile_root)
-        return LoadTest(cluster, self.offered_load(), self.load.slo, options)
+        options = RunOptions(router=point.router, profile_root=self.profile_root)
+        return LoadTest(cluster, self.offered_load, self.load.slo, options)
 
     def _at_capacity(self, job: PointJob, load_test: LoadTest) -> PointResult:
         pilot = job.phase == PILOT
@@ -103,14 +111,14 @@ class Evaluator:
             rough=pilot,
         )
         found = find_capacity(load_test, options, explain=not pilot)
-        return self._result(job, load_test, found)
+        return self.result(job, load_test, found)
 
     def _at_rate(self, job: PointJob, load_test: LoadTest) -> PointResult:
         rate = self.load.rate
         if not isinstance(rate, float):
             return self._as_given(job, load_test)
         found = hold_rate(load_test, rate, self._options())
-        result = self._result(job, load_test, found)
+        result = self.result(job, load_test, found)
         state = found.held or found.broke
         assert state is not None
         result = replace(result, high_per_s=rate, low_per_s=rate, unbounded=False)
@@ -134,7 +142,7 @@ class Evaluator:
             bottleneck=load_test.explain(None, 0),
         )
         result = replace(
-            self._result(job, load_test, found),
+            self.result(job, load_test, found),
             statistics_ns=trial.statistics_ns,
             excess=trial.excess,
             high_per_s=trial.requests_per_s,
@@ -156,9 +164,10 @@ class Evaluator:
             max_requests=self.load.max_requests,
         )
 
-    def _result(self, job: PointJob, load_test: LoadTest, found: Capacity) -> PointResult:
+    def result(self, job: PointJob, load_test: LoadTest, found: Capacity) -> PointResult:
+        """What was found, as a search keeps it."""
         tokens_per_s = found.rate_per_s * load_test.offered_load.answer_tokens
-        usd = self.prices.get(job.point.hardware)
+        usd = job.point.usd_per_hour(self.prices)
         bottleneck = found.bottleneck
         state = found.held or found.broke
         return PointResult(
@@ -175,7 +184,7 @@ class Evaluator:
             generated_tokens_per_s=tokens_per_s,
             usd_per_million_tokens=None
             if usd is None or not tokens_per_s
-            else usd * job.point.gpus / 3600 / tokens_per_s * 1e6,
+            else usd / 3600 / tokens_per_s * 1e6,
             joules_per_token=_joules_per_token(found),
             requests=found.requests,
             why_wide=found.why_wide,
@@ -257,10 +266,11 @@ def workload_digest(workload: Workload) -> str:
 
 def lost(job: PointJob, reason: str) -> PointResult:
     """The result of a job that has none."""
-    return _without(job, FAILED, reason)
+    return without_figures(job, FAILED, reason)
 
 
-def _without(job: PointJob, status: str, reason: str, trials: tuple[Trial, ...] = ()) -> PointResult:
+def without_figures(job: PointJob, status: str, reason: str, trials: tuple[Trial, ...] = ()) -> PointResult:
+    """Of a point that has none, and why."""
     return PointResult(
         key=job.key, phase=job.phase, point=job.point, status=status, reason=reason, trials=trials
     )

@@ -1,56 +1,50 @@
 """How many GPUs of which kind, cut how, serve a load within an SLO: the question of who has to buy them.
 
-Candidates are all cuts tp x pp x replicas with a few engine options. Those that the engine's rules, the memory or the
-bounds of :mod:`penstock.explore.bounds` rule out are never simulated; each has its reason. What is left is looked at in
-three steps: the capacity of one replica of every cut, roughly; for the best cuts of each hardware other engine options;
-and the whole deployment at the asked rate, in its steady state (:func:`penstock.explore.capacity.hold_rate`), with its
-own capacity beside it. A deployment that misses there gets one replica more, twice at most.
+Candidates are all cuts tp x pp (x dp of a mixture of experts) x replicas x engine options, and prefill apart from
+decode.
+
+* What the engine's rules, the memory or the bounds of :mod:`penstock.explore.bounds` rule out is never simulated.
+* The estimate of :mod:`penstock.explore.estimate` gives each cut its options and how many replicas to begin with, and
+  so the order. Cuts that would need more GPUs than the third best even if it were too low by 15% are set aside.
+* The others are simulated whole, at the asked rate, in their steady state (:func:`penstock.explore.hold.hold_rate`): a
+  deployment that misses gets a replica more, one that holds is tried with one less where the estimate is that near.
+* What is shown has its headroom beside it (:func:`penstock.explore.hold.find_edge`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from penstock.cost.memory import plan_memory
-from penstock.explore.bounds import Bounds, bounds_of, why_impossible
-from penstock.explore.design_point import DesignPoint, Site, cluster_config
-from penstock.explore.evaluate import FULL, PILOT, Evaluator, PointJob, make_evaluator
+from penstock.explore.capacity import PER_CONCURRENT
+from penstock.explore.design_point import DesignPoint, Site
+from penstock.explore.evaluate import Evaluator, make_evaluator
 from penstock.explore.pool import Executor, Lost
 from penstock.explore.result import OK, PointResult
-from penstock.explore.slo import Slo
-from penstock.explore.space import Feasibility
+from penstock.explore.size_cuts import BELIEVED, Asked, Cut, Cuts, cuts_of
+from penstock.explore.size_evaluate import ALONE, ALONE_REQUESTS, EDGE, HOLD, SizeEvaluator, SizeJob
+from penstock.explore.slo import Slo, shown_ns
 from penstock.explore.study_spec import LoadPlan
-from penstock.pipeline.partition import partition_layers
-from penstock.spec.hardware import find_hardware
-from penstock.spec.load import load_cluster
+from penstock.units import NS_PER_S
 from penstock.workload.generate import Recipe
 from penstock.workload.offered_load import Arrivals
 from penstock.workload.workload import Workload
 
-TP = (1, 2, 4, 8)
-PP = (1, 2, 4, 8, 16)
-MAX_NUM_SEQS = (64, 128, 256, 512)
-MAX_NUM_BATCHED_TOKENS = (1024, 2048, 4096, 8192)
-FIRST_OPTIONS = (256, 2048)
-"""``max_num_seqs`` and ``max_num_batched_tokens`` of the first look at a cut."""
-
-OTHER_OPTIONS = ((256, 8192), (512, 2048), (128, 2048))
-"""Those that the best cuts are tried with as well."""
-
 CUTS_SHOWN = 3
-_SPARE = 1.02
-"""A first look's capacity is believed to this factor when replicas are counted; the full look decides."""
+MOST_CUTS = 8
+"""Cuts of one hardware that are simulated, at most."""
 
-MakeExecutor = Callable[[Callable[[PointJob], PointResult]], Executor[PointJob, PointResult]]
+MOST_GPUS = 4096
+_TRIES = 6
+_ALONE_AFTER = 2
+
+MakeExecutor = Callable[[Callable[[SizeJob], PointResult]], Executor[SizeJob, PointResult]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeQuestion:
     """``hardware`` is how many GPUs of each label there are; ``requests`` and ``max_requests`` how long runs are at
-    first and at most."""
+    least and at most."""
 
     model: str
     rate_per_s: float
@@ -68,11 +62,12 @@ class SizeQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A deployment that holds the SLO at the rate: ``at_rate`` is its steady state there, ``capacity_per_s`` the
-    highest rate of a first look at the whole of it."""
+    """A deployment that holds the SLO at the rate: ``at_rate`` is its steady state there, ``edge`` that of the highest
+    rate that held in a look upwards. ``fits`` says whether there are so many GPUs."""
 
     at_rate: PointResult
-    capacity_per_s: float | None
+    fits: bool
+    edge: PointResult | None = None
 
     @property
     def point(self) -> DesignPoint:
@@ -82,49 +77,127 @@ class Choice:
     @property
     def headroom(self) -> float | None:
         """By how much the load may grow, relative to the rate."""
-        rate = self.at_rate.rate_per_s
-        return None if self.capacity_per_s is None or not rate else max(self.capacity_per_s / rate - 1, 0.0)
+        rate, edge = self.at_rate.rate_per_s, self.edge
+        if edge is None or not rate or edge.rate_per_s is None:
+            return None
+        return max(edge.rate_per_s / rate - 1, 0.0)
+
+
+@dataclass(slots=True)
+class _Trials:
+    """One cut under way: which deployments of it held and missed, and which one is next; None ends it. After two that
+    missed it is asked whether requests that come one by one are within the SLO; ``hopeless`` says that they are not."""
+
+    cut: Cut
+    next: DesignPoint | None
+    alone: bool = False
+    held: PointResult | None = None
+    hopeless: PointResult | None = None
+    missed: dict[DesignPoint, PointResult] = field(default_factory=dict[DesignPoint, PointResult])
+
+    def job(self, question: SizeQuestion) -> SizeJob:
+        """The next look: as long as the requests that are in the system at once ask for."""
+        assert self.next is not None
+        in_engine_s = float(question.workload.output_tokens.mean()) * self.cut.round_ns / NS_PER_S
+        if self.alone:
+            one = replace(self.next, replicas=1, prefill_replicas=min(self.next.prefill_replicas, 1))
+            return SizeJob(ALONE, one, 1 / (20 * in_engine_s), ALONE_REQUESTS)
+        requests = max(question.requests, round(PER_CONCURRENT * question.rate_per_s * in_engine_s))
+        return SizeJob(HOLD, self.next, question.rate_per_s, min(requests, question.max_requests))
+
+    def take(self, result: PointResult, rate_per_s: float) -> None:
+        """Note a result and choose what to try next."""
+        point = result.point
+        if self.alone:
+            self.alone = False
+            self.hopeless = None if result.status == OK else result
+            if self.hopeless or not self.cut.capacity_per_s:
+                self.next = None
+            return
+        if result.status == OK:
+            if self.held is None or point.gpus < self.held.gpus:
+                self.held = result
+            self.next = self._smaller(point, rate_per_s)
+            return
+        self.missed[point] = result
+        self.alone = len(self.missed) == _ALONE_AFTER
+        larger = _larger(point, result)
+        stop = self.held is not None or len(self.missed) >= _TRIES or larger.gpus > MOST_GPUS
+        self.next = None if stop or result.rate_per_s is None else larger
+
+    def why_not(self) -> str:
+        """Why nothing held."""
+        last = self.hopeless or next(reversed(self.missed.values()), None)
+        if last is not None:
+            return f"{last.point.label}: {last.reason}"
+        took = shown_ns(self.cut.round_ns)
+        return f"{self.cut.point.label}: a token takes {took} with no other request beside it, by estimate"
+
+    def _smaller(self, point: DesignPoint, rate_per_s: float) -> DesignPoint | None:
+        """A replica less, of those for prompts first, where the estimate does not speak clearly against it."""
+        least = self.cut.replicas(rate_per_s, BELIEVED)
+        for member in ("prefill_replicas", "replicas"):
+            count: int = getattr(point, member)
+            fewer = replace(point, **{member: count - 1})
+            if count > getattr(least, member) and fewer not in self.missed:
+                return fewer
+        return None
+
+
+def _larger(point: DesignPoint, result: PointResult) -> DesignPoint:
+    """A replica more, or a fourth of them: of those for prompts where first tokens come too late."""
+    metric = (result.limiting_metric or "").partition("_")[0]
+    member = "prefill_replicas" if point.prefill_replicas and metric in ("ttft", "queuing") else "replicas"
+    count: int = getattr(point, member)
+    return replace(point, **{member: count + max(count // 4, 1)})
 
 
 @dataclass(slots=True, kw_only=True)
 class HardwareAnswer:
-    """Of one kind of GPU: the best cuts, or why there are none. ``candidates`` were thought of, ``ruled_out`` of them
-    by reason without a simulation; ``needs_at_least`` is the fewest GPUs that the bounds leave, ``would_need`` the
-    fewest that a first look at single replicas says, whatever there are."""
+    """Of one kind of GPU: the deployments that hold, those with the fewest GPUs first; or the reasons why none does.
+    ``set_aside`` are cuts that were not simulated because others need fewer GPUs by far."""
 
     hardware: str
     available: int
-    choices: list[Choice] = field(default_factory=list["Choice"])
-    candidates: int = 0
-    ruled_out: dict[str, int] = field(default_factory=dict[str, int])
-    needs_at_least: int | None = None
-    would_need: tuple[int, str] | None = None
+    cuts: Cuts
+    choices: list[Choice] = field(default_factory=list[Choice])
     reasons: list[str] = field(default_factory=list[str])
-
-    def rule_out(self, kind: str, count: int) -> None:
-        """So many more for a reason."""
-        self.ruled_out[kind] = self.ruled_out.get(kind, 0) + count
-
-
-@dataclass(slots=True)
-class _Cut:
-    """A way to cut one replica, and the fewest replicas that the bounds leave for the rate."""
-
-    point: DesignPoint
-    bounds: Bounds
-    least_replicas: int
-    first_look: PointResult | None = None
+    set_aside: int = 0
+    trials: list[_Trials] = field(default_factory=list[_Trials])
 
     @property
-    def per_replica(self) -> int:
-        return self.point.tp * self.point.pp
+    def fits(self) -> bool:
+        """Whether the GPUs that there are will do."""
+        return any(choice.fits for choice in self.choices)
 
-    def replicas(self, rate_per_s: float) -> int | None:
-        """By the first look; None where that found no capacity."""
-        look = self.first_look
-        if look is None or look.status != OK or not look.rate_per_s:
-            return None
-        return max(math.ceil(rate_per_s / (look.rate_per_s * _SPARE)), self.least_replicas)
+    def begin(self, rate_per_s: float) -> list[_Trials]:
+        """Trials with something to try: as many cuts as may still be among the best are under way."""
+        held = sorted(one.held.gpus for one in self.trials if one.held is not None)
+        worst = held[CUTS_SHOWN - 1] if len(held) >= CUTS_SHOWN else MOST_GPUS
+        open_ = [one for one in self.trials if one.next is not None]
+        if not self.cuts.found and not self.trials:
+            # All are too slow by the estimate: the fastest is asked, so that a simulation says it.
+            self.trials = [_Trials(cut, cut.point, alone=True) for cut in self.cuts.too_slow[:1]]
+            return list(self.trials)
+        waiting = self.cuts.found[len(self.trials) : MOST_CUTS]
+        for cut in waiting:
+            if len(held) + len(open_) >= CUTS_SHOWN and cut.replicas(rate_per_s, BELIEVED).gpus >= worst:
+                break
+            if len(open_) >= CUTS_SHOWN:
+                break
+            open_.append(_Trials(cut, cut.replicas(rate_per_s)))
+            self.trials.append(open_[-1])
+        return open_
+
+    def conclude(self) -> None:
+        """Choices and reasons from the trials."""
+        held = [one.held for one in self.trials if one.held is not None]
+        held.sort(key=lambda result: (result.gpus, result.excess or 0.0))
+        self.choices = [Choice(at_rate=one, fits=one.gpus <= self.available) for one in held[:CUTS_SHOWN]]
+        if self.fits:
+            self.choices = [choice for choice in self.choices if choice.fits]
+        self.set_aside = max(len(self.cuts.found) - len(self.trials), 0) + self.cuts.pairs_set_aside
+        self.reasons = [one.why_not() for one in self.trials if one.held is None]
 
 
 def size(
@@ -134,38 +207,41 @@ def size(
     site = Site(
         model=question.model, gpus_per_node=question.gpus_per_node, networks={}, npu_mem={}, engine={}
     )
-    looking = make_evaluator(site, _load(question, None), question.prices, question.profile_root)
-    holding = make_evaluator(
-        site, _load(question, question.rate_per_s), question.prices, question.profile_root
+    asked = Asked(
+        site=site,
+        rate_per_s=question.rate_per_s,
+        slo=question.slo,
+        workload=question.workload,
+        profile_root=question.profile_root,
     )
-    answers = [HardwareAnswer(hardware=label, available=count) for label, count in question.hardware.items()]
-    cuts = [list(_cuts(question, site, answer)) for answer in answers]
-    tried = [_worth_a_look(answer, of_answer) for answer, of_answer in zip(answers, cuts, strict=True)]
-    with make_executor(looking) as look, make_executor(holding) as hold:
-        flat = [cut for of_answer in tried for cut in of_answer]
-        tell(f"one replica of {len(flat)} cuts")
-        for cut, result in zip(flat, _run(look, [looking.job(c.point, PILOT) for c in flat]), strict=True):
-            cut.first_look = result
-        best = [_best(question, answer, of, CUTS_SHOWN) for answer, of in zip(answers, tried, strict=True)]
-        flat = [cut for of_answer in best for cut in of_answer]
-        tell(f"engine options of the {len(flat)} best")
-        _try_options(looking, look, flat)
+    evaluator = make_evaluator(site, _load(question), question.prices, question.profile_root)
+    tell("bounds and estimates")
+    answers = [
+        HardwareAnswer(hardware=label, available=count, cuts=cuts_of(label, count, asked))
+        for label, count in question.hardware.items()
+    ]
+    with make_executor(SizeEvaluator(evaluator)) as executor:
         tell("whole deployments at the rate")
-        for answer, of_answer in zip(answers, best, strict=True):
-            answer.choices = _held(question, holding, hold, of_answer, answer)
+        rate = question.rate_per_s
+        while open_ := [one for answer in answers for one in answer.begin(rate)]:
+            results = _run(executor, [trials.job(question) for trials in open_])
+            for trials, result in zip(open_, results, strict=True):
+                trials.take(result, rate)
+        for answer in answers:
+            answer.conclude()
         tell("their headroom")
-        _find_headroom(looking, look, answers)
-    return answers, holding
+        _find_headroom(question, answers, executor)
+    return answers, evaluator
 
 
-def _load(question: SizeQuestion, rate: float | None) -> LoadPlan:
+def _load(question: SizeQuestion) -> LoadPlan:
     return LoadPlan(
         workload=question.workload,
         recipe=question.recipe,
-        pilot=question.requests,
+        pilot=None,
         arrivals=question.arrivals,
         slo=question.slo,
-        rate=rate,
+        rate=question.rate_per_s,
         seeds=1,
         tolerance=0.1,
         requests=question.requests,
@@ -173,173 +249,38 @@ def _load(question: SizeQuestion, rate: float | None) -> LoadPlan:
     )
 
 
-def _run(executor: Executor[PointJob, PointResult], jobs: Sequence[PointJob]) -> list[PointResult | None]:
-    """Results in the order of the jobs, None where a job was lost."""
-    found = {index: outcome for index, outcome in executor.run(jobs) if not isinstance(outcome, Lost)}
-    return [found.get(index) for index in range(len(jobs))]
+def _run(executor: Executor[SizeJob, PointResult], jobs: Sequence[SizeJob]) -> list[PointResult]:
+    """Results in the order of the jobs.
 
-
-# --- what need not be simulated -----------------------------------------------------------------------------
-
-
-def _cuts(question: SizeQuestion, site: Site, answer: HardwareAnswer) -> Iterator[_Cut]:
-    """Cuts that can run and that no bound rules out, however many replicas; counts candidates and reasons."""
-    feasibility = Feasibility(site, question.profile_root)
-    per_seqs = len(MAX_NUM_BATCHED_TOKENS)
-    for tp in TP:
-        for pp in PP:
-            replicas = max(answer.available // (tp * pp), 1)
-            answer.candidates += replicas * len(MAX_NUM_SEQS) * per_seqs
-            seqs, tokens = FIRST_OPTIONS
-            point = DesignPoint(
-                hardware=answer.hardware,
-                tp=tp,
-                pp=pp,
-                replicas=1,
-                max_num_seqs=seqs,
-                max_num_batched_tokens=tokens,
-            )
-            reason = feasibility.why_not(point)
-            if reason is not None:
-                answer.rule_out(reason.kind, replicas * len(MAX_NUM_SEQS) * per_seqs)
-                answer.reasons.append(reason.text)
-                continue
-            for cut in _bounded(question, site, point):
-                impossible = why_impossible(cut.bounds, question.slo, question.workload)
-                if impossible is not None:
-                    answer.rule_out(impossible.partition(":")[0], replicas * per_seqs)
-                    answer.reasons.append(impossible)
-                    continue
-                needed = cut.least_replicas * cut.per_replica
-                answer.needs_at_least = min(needed, answer.needs_at_least or needed)
-                answer.rule_out(cut.bounds.limited_by, min(cut.least_replicas - 1, replicas) * per_seqs)
-                if cut.point.max_num_seqs == seqs:
-                    yield cut
-
-
-def _bounded(question: SizeQuestion, site: Site, point: DesignPoint) -> Iterator[_Cut]:
-    """The cut with every ``max_num_seqs``, each with its bounds."""
-    cluster = load_cluster(cluster_config(point, site), profile_root=_path(question.profile_root))
-    given = cluster.instances[0]
-    hardware = find_hardware(point.hardware)
-    assert hardware is not None, "checked with the question"
-    layers = given.model.cut(partition_layers(given.model.num_layers, given.pp_size))
-    for seqs in MAX_NUM_SEQS:
-        instance = replace(given, scheduler=replace(given.scheduler, max_num_seqs=seqs))
-        plan = plan_memory(instance, layers)
-        kv_tokens = (plan.num_gpu_blocks - 1) * plan.block_size
-        bounds = bounds_of(instance, hardware, kv_tokens, question.workload)
-        least = max(math.ceil(question.rate_per_s / bounds.requests_per_s), 1)
-        yield _Cut(replace(point, max_num_seqs=seqs), bounds, least)
-
-
-def _path(root: str | None) -> Path | None:
-    return None if root is None else Path(root)
-
-
-def _worth_a_look(answer: HardwareAnswer, cuts: list[_Cut]) -> list[_Cut]:
-    """Cuts that may fit the GPUs that there are; where none does, the three that the bounds leave the fewest GPUs,
-    for what would do."""
-    fitting = [cut for cut in cuts if cut.least_replicas * cut.per_replica <= answer.available]
-    if fitting:
-        return fitting
-    return sorted(cuts, key=lambda cut: cut.least_replicas * cut.per_replica)[:CUTS_SHOWN]
-
-
-# --- what is simulated --------------------------------------------------------------------------------------
-
-
-def _best(question: SizeQuestion, answer: HardwareAnswer, cuts: Sequence[_Cut], most: int) -> list[_Cut]:
-    """The cuts that need the fewest GPUs by the first look, of those that fit; of equals the one with more to
-    spare. Notes what would do, whatever there are."""
-    ranked: list[tuple[int, float, _Cut]] = []
-    for cut in cuts:
-        replicas = cut.replicas(question.rate_per_s)
-        if replicas is None or cut.first_look is None:
-            continue
-        gpus = replicas * cut.per_replica
-        spare = replicas * (cut.first_look.rate_per_s or 0.0)
-        ranked.append((gpus, -spare, cut))
-    ranked.sort(key=lambda one: one[:2])
-    if ranked:
-        gpus, _, cut = ranked[0]
-        shape = replace(
-            cut.point, replicas=gpus // cut.per_replica, max_num_seqs=None, max_num_batched_tokens=None
-        )
-        answer.would_need = (gpus, shape.label)
-    else:
-        answer.reasons += [c.first_look.reason for c in cuts if c.first_look and c.first_look.reason]
-    return [cut for gpus, _, cut in ranked if gpus <= answer.available][:most]
-
-
-def _try_options(
-    evaluator: Evaluator, executor: Executor[PointJob, PointResult], cuts: Sequence[_Cut]
-) -> None:
-    """Give each cut the options with which one replica of it takes most."""
-    jobs: list[tuple[_Cut, DesignPoint]] = [
-        (cut, replace(cut.point, max_num_seqs=seqs, max_num_batched_tokens=tokens))
-        for cut in cuts
-        for seqs, tokens in OTHER_OPTIONS
-    ]
-    results = _run(
-        executor,
-        [
-            evaluator.job(point, PILOT, cut.first_look.rate_per_s if cut.first_look else None)
-            for cut, point in jobs
-        ],
-    )
-    for (cut, point), result in zip(jobs, results, strict=True):
-        before = cut.first_look
-        if result is None or result.status != OK or before is None:
-            continue
-        # The engine's own options stay unless others are clearly better: a first look is to ten per cent.
-        if (result.rate_per_s or 0.0) > 1.1 * (before.rate_per_s or 0.0):
-            cut.point, cut.first_look = point, result
-
-
-def _held(
-    question: SizeQuestion,
-    evaluator: Evaluator,
-    executor: Executor[PointJob, PointResult],
-    cuts: Sequence[_Cut],
-    answer: HardwareAnswer,
-) -> list[Choice]:
-    """The cuts with as many replicas as hold the rate, fewest GPUs first."""
-    waiting = [
-        replace(cut.point, replicas=replicas)
-        for cut in cuts
-        if (replicas := cut.replicas(question.rate_per_s))
-    ]
-    held: list[Choice] = []
-    for _ in range(3):
-        results = _run(executor, [evaluator.job(point, FULL) for point in waiting])
-        more: list[DesignPoint] = []
-        for point, result in zip(waiting, results, strict=True):
-            if result is not None and result.status == OK:
-                held.append(Choice(at_rate=result, capacity_per_s=None))
-            elif (point.replicas + 1) * point.tp * point.pp <= answer.available:
-                more.append(replace(point, replicas=point.replicas + 1))
-            elif result is not None and result.reason:
-                answer.reasons.append(f"{point.label}: {result.reason}")
-        waiting = more
-    return sorted(held, key=lambda one: (one.at_rate.gpus, one.at_rate.excess or 0.0))
+    Raises:
+        RuntimeError: an error of the program at one of them.
+    """
+    found: dict[int, PointResult] = {}
+    for index, outcome in executor.run(jobs):
+        if isinstance(outcome, Lost):
+            raise RuntimeError(f"{jobs[index].point.label}: {outcome.reason}")
+        found[index] = outcome
+    return [found[index] for index in range(len(jobs))]
 
 
 def _find_headroom(
-    evaluator: Evaluator, executor: Executor[PointJob, PointResult], answers: Sequence[HardwareAnswer]
+    question: SizeQuestion, answers: Sequence[HardwareAnswer], executor: Executor[SizeJob, PointResult]
 ) -> None:
+    cuts = {one.held.point: one.cut for answer in answers for one in answer.trials if one.held is not None}
     places = [(answer, place) for answer in answers for place in range(len(answer.choices))]
-    jobs = [
-        evaluator.job(
-            answer.choices[place].point, PILOT, (answer.choices[place].at_rate.rate_per_s or 1.0) * 1.1
-        )
-        for answer, place in places
-    ]
+    jobs: list[SizeJob] = []
+    for answer, place in places:
+        held = answer.choices[place].at_rate
+        guess = held.point.replicas * cuts[held.point].capacity_per_s
+        requests = held.requests or question.requests
+        jobs.append(SizeJob(EDGE, held.point, question.rate_per_s, requests, guess, held.excess or 0.0))
     for (answer, place), result in zip(places, _run(executor, jobs), strict=True):
-        if result is not None and result.status == OK:
-            answer.choices[place] = replace(answer.choices[place], capacity_per_s=result.rate_per_s)
+        answer.choices[place] = replace(answer.choices[place], edge=result)
 
 
 def total_candidates(answers: Sequence[HardwareAnswer]) -> tuple[int, int]:
     """Thought of, and ruled out without a simulation."""
-    return sum(one.candidates for one in answers), sum(sum(one.ruled_out.values()) for one in answers)
+    return (
+        sum(one.cuts.candidates for one in answers),
+        sum(sum(one.cuts.ruled_out.values()) for one in answers),
+    )

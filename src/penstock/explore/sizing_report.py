@@ -24,8 +24,11 @@ HOURS_PER_MONTH = 730
 def stem_of(choice: Choice, directory: Path) -> Path:
     """Of a deployment's files: ``H100-2xtp4-pp1``."""
     point = choice.point
+    prefill = point.prefill_pool
+    apart = f"-prefill-{prefill.replicas}xtp{prefill.tp}-pp{prefill.pp}" if prefill is not None else ""
+    ranks = f"-dp{point.dp}" if point.dp > 1 else ""
     options = f"-seqs{point.max_num_seqs}-tokens{point.max_num_batched_tokens}"
-    return directory / f"{point.hardware}-{point.replicas}xtp{point.tp}-pp{point.pp}{options}"
+    return directory / f"{point.hardware}-{point.replicas}xtp{point.tp}-pp{point.pp}{ranks}{apart}{options}"
 
 
 def write_choices(answers: Sequence[HardwareAnswer], evaluator: Evaluator, directory: Path) -> list[Path]:
@@ -51,7 +54,7 @@ def _write_choices(answers: Sequence[HardwareAnswer], evaluator: Evaluator, dire
             written.append(path)
             rate = choice.at_rate.rate_per_s or 1.0
             with atomic_write(path) as file:
-                file.writelines(lines(evaluator.offered_load().at(rate, 0, count)))
+                file.writelines(lines(evaluator.offered_load.at(rate, 0, count)))
     return written
 
 
@@ -72,18 +75,31 @@ def text_report(
 ) -> str:
     """Everything, for a terminal."""
     thought, ruled_out = total_candidates(answers)
+    fitting = [choice for answer in answers for choice in answer.choices if choice.fits]
+    larger = [choice for answer in answers for choice in answer.choices if not choice.fits]
     parts = [
         f"{question.model} at {question.rate_per_s:g} requests/s, {question.slo}",
-        f"{thought:,} candidates, {ruled_out:,} of them ruled out by rules, memory and bounds",
-        _table(question, answers),
-        *(_cannot(question, answer) for answer in answers if not answer.choices),
+        f"{thought:,} candidates, {ruled_out:,} of them ruled out by rules, memory and bounds"
+        + _set_aside(answers),
+        _table(question, fitting) if fitting else "no deployment holds it on the GPUs that there are",
+        *(_cannot(question, answer) for answer in answers if not answer.fits),
+        f"what would do, with more GPUs:\n\n{_table(question, larger)}" if larger else "",
         _commands(answers, directory),
         _basis(question, answers, evaluator),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _table(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> str:
+def _set_aside(answers: Sequence[HardwareAnswer]) -> str:
+    cuts = sum(answer.set_aside for answer in answers)
+    return (
+        f"; {cuts} cuts not simulated, as by estimate they need more GPUs than those that were"
+        if cuts
+        else ""
+    )
+
+
+def _table(question: SizeQuestion, choices: Sequence[Choice]) -> str:
     metrics = list(dict.fromkeys(["ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99"]))
     metrics += [bound.name for bound in question.slo.bounds if bound.name not in metrics]
     head = [
@@ -98,9 +114,7 @@ def _table(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> str:
         "J/token",
     ]
     rows = [[*head, "limited by"]]
-    for choice in sorted(
-        _all(answers), key=lambda one: (_usd_per_hour(question, one) or 0.0, one.at_rate.gpus)
-    ):
+    for choice in sorted(choices, key=lambda one: (_usd_per_hour(question, one) or 0.0, one.at_rate.gpus)):
         result, usd = choice.at_rate, _usd_per_hour(question, choice)
         watts = listed_watts(choice.point.hardware)
         rows.append(
@@ -114,10 +128,16 @@ def _table(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> str:
                 "-" if result.usd_per_million_tokens is None else f"{result.usd_per_million_tokens:.3f}",
                 "-" if watts is None else f"{watts * result.gpus:,.0f}",
                 "-" if result.joules_per_token is None else f"{result.joules_per_token:.3f}",
-                f"{result.limiting_metric or '-'}: {result.limiting_cause or '-'}",
+                _limit(choice),
             ]
         )
-    return text_table(rows, left=(0,)) if len(rows) > 1 else "no deployment holds it"
+    return text_table(rows, left=(0,))
+
+
+def _limit(choice: Choice) -> str:
+    """What breaks first as the load grows, and why."""
+    edge = choice.edge
+    return "-" if edge is None else f"{edge.limiting_metric or '-'}: {edge.limiting_cause or '-'}"
 
 
 def _all(answers: Sequence[HardwareAnswer]) -> list[Choice]:
@@ -125,26 +145,26 @@ def _all(answers: Sequence[HardwareAnswer]) -> list[Choice]:
 
 
 def _usd_per_hour(question: SizeQuestion, choice: Choice) -> float | None:
-    usd = question.prices.get(choice.point.hardware)
-    return None if usd is None else usd * choice.at_rate.gpus
+    return choice.point.usd_per_hour(question.prices)
 
 
 def _cannot(question: SizeQuestion, answer: HardwareAnswer) -> str:
     """Why a hardware has no row, and how many GPUs would do."""
     text = f"{answer.available} {answer.hardware} cannot:"
-    if answer.needs_at_least is None:
-        reasons = "; ".join(answer.reasons[:3]) or "no cut of the model can run"
-        return f"{text} no number of them can: {reasons}"
-    lines_ = [text]
-    if answer.needs_at_least > answer.available:
-        lines_[0] += (
-            f" by data sheet alone {question.rate_per_s:g} requests/s take {answer.needs_at_least} GPUs or more"
-        )
-    if answer.would_need is not None:
-        gpus, label = answer.would_need
-        lines_.append(f"  about {gpus} would: {label}, by a first look at one replica")
-    lines_ += [f"  {reason}" for reason in dict.fromkeys(answer.reasons[-3:])]
-    return "\n".join(lines_)
+    reasons = [f"  {reason}" for reason in _told(answer)]
+    if answer.choices:
+        best = answer.choices[0]
+        text += f" {question.rate_per_s:g} requests/s take {best.at_rate.gpus}, as {best.point.pool.label}"
+        least = answer.cuts.needs_at_least
+        if least is not None and least > answer.available:
+            text += f"; by data sheet alone {least} or more"
+        return text
+    return "\n".join([f"{text} no number of them would", *(reasons or ["  no cut of the model can run"])])
+
+
+def _told(answer: HardwareAnswer) -> list[str]:
+    """The reasons of the cuts that were simulated, else of those that were not; a few, each once."""
+    return list(dict.fromkeys(answer.reasons or answer.cuts.reasons))[:3]
 
 
 def _commands(answers: Sequence[HardwareAnswer], directory: Path) -> str:
@@ -162,7 +182,7 @@ def _basis(question: SizeQuestion, answers: Sequence[HardwareAnswer], evaluator:
     told = [f"rests on: {line}" for line in statements]
     if results:
         longest = max(result.requests or 0 for result in results)
-        how = evaluator.offered_load().how(longest)
+        how = evaluator.offered_load.how(longest)
         told.append(f"measured: up to {longest:,} requests a run ({how}), between warm-up and drain")
         unsure = [result.point.label for result in results if result.why_wide]
         told += [f"note: {label} is not sure to hold it after runs as long as allowed" for label in unsure]
@@ -186,21 +206,23 @@ def as_json(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> dict[s
             {
                 "hardware": answer.hardware,
                 "available": answer.available,
-                "candidates": answer.candidates,
-                "ruled_out": answer.ruled_out,
-                "needs_at_least": answer.needs_at_least,
-                "would_need": answer.would_need,
-                "reasons": answer.reasons,
+                "candidates": answer.cuts.candidates,
+                "ruled_out": answer.cuts.ruled_out,
+                "set_aside": answer.set_aside,
+                "needs_at_least": answer.cuts.needs_at_least,
+                "fits": answer.fits,
+                "reasons": _told(answer),
                 "choices": [
                     {
                         **choice.point.to_json(),
                         "gpus": choice.at_rate.gpus,
+                        "fits": choice.fits,
                         "headroom": choice.headroom,
                         "usd_per_hour": _usd_per_hour(question, choice),
                         "usd_per_million_tokens": choice.at_rate.usd_per_million_tokens,
                         "joules_per_token": choice.at_rate.joules_per_token,
                         "statistics_ns": dict(choice.at_rate.statistics_ns),
-                        "limited_by": choice.at_rate.limiting_text,
+                        "limited_by": None if choice.edge is None else choice.edge.limiting_text,
                     }
                     for choice in answer.choices
                 ],

@@ -61,17 +61,18 @@ class Space:
             for dimension, index in zip(self.dimensions, choice, strict=True)
         }
         gpus = chosen.pop("gpus", None)
-        per_replica = chosen["tp"] * chosen["pp"]
         if chosen["replicas"] == FILL:
-            if gpus is None or gpus % per_replica:
-                text = f"tp {chosen['tp']} x pp {chosen['pp']} = {per_replica} does not divide {gpus} GPUs"
-                return Infeasible("gpus", text)
-            chosen["replicas"] = gpus // per_replica
-        if gpus is not None and per_replica * chosen["replicas"] != gpus:
-            total = f"tp {chosen['tp']} x pp {chosen['pp']} x {chosen['replicas']} replicas"
+            shape = _shape({**chosen, "replicas": 1})
+            per_replica, prefill = shape.pool.gpus_per_replica, shape.gpus - shape.pool.gpus
+            if gpus is None or gpus <= prefill or (gpus - prefill) % per_replica:
+                return Infeasible("gpus", f"{_product(shape)} does not divide {_left(gpus, prefill)}")
+            chosen["replicas"] = (gpus - prefill) // per_replica
+        shape = _shape(chosen)
+        apart = f" and {shape.gpus - shape.pool.gpus} for prefill" if shape.prefill_replicas else ""
+        total = f"tp {shape.tp} x pp {shape.pp} x {shape.replicas} replicas{apart}"
+        if gpus is not None and shape.gpus != gpus:
             return Infeasible("gpus", f"{total} is not {gpus} GPUs")
-        if per_replica * chosen["replicas"] > MAX_GPUS:
-            total = f"tp {chosen['tp']} x pp {chosen['pp']} x {chosen['replicas']} replicas"
+        if shape.gpus > MAX_GPUS:
             return Infeasible("gpus", f"{total} are more than {MAX_GPUS:,} GPUs")
         chosen["max_in_flight"] = _depth(chosen["max_in_flight"], chosen["pp"])
         partition = chosen["partition"]
@@ -108,7 +109,7 @@ class Spaces:
         if isinstance(found, Infeasible):
             return found
         for constraint in self.constraints:
-            if not constraint.holds(found, self.prices.get(found.hardware)):
+            if not constraint.holds(found, found.usd_per_hour(self.prices)):
                 return Infeasible(constraint.text, f"{found.label} does not keep it")
         return found
 
@@ -128,8 +129,25 @@ def _depth(depth: int | str | None, pp: int) -> int | None:
     return None if depth == pp else depth
 
 
+def _shape(chosen: Mapping[str, Any]) -> DesignPoint:
+    """The pools of a choice, before its other members are looked at."""
+    members = ("hardware", "tp", "pp", "replicas", "dp", "prefill_replicas", "prefill_tp", "prefill_pp")
+    return DesignPoint(**{name: chosen[name] for name in members})
+
+
+def _product(shape: DesignPoint) -> str:
+    ranks = f" x dp {shape.dp}" if shape.dp > 1 else ""
+    return f"tp {shape.tp} x pp {shape.pp}{ranks} = {shape.pool.gpus_per_replica}"
+
+
+def _left(gpus: int | None, apart: int) -> str:
+    return f"the {(gpus or 0) - apart} of {gpus} GPUs that prefill leaves" if apart else f"{gpus} GPUs"
+
+
 def _plain(point: DesignPoint) -> DesignPoint:
-    if point.replicas == 1:
+    if not point.prefill_replicas:
+        point = replace(point, prefill_hardware=None, prefill_tp=None, prefill_pp=None)
+    if point.replicas == 1 and point.prefill_replicas <= 1:
         point = replace(point, router="LOAD")
     if point.pp == 1:
         point = replace(point, partition="even")
@@ -150,7 +168,7 @@ class Feasibility:
 
     def why_not(self, point: DesignPoint) -> Infeasible | None:
         """None if the point can run."""
-        alone = replace(point, replicas=1)
+        alone = replace(point, replicas=1, prefill_replicas=min(point.prefill_replicas, 1))
         try:
             cluster = load_cluster(
                 cluster_config(alone, self._site),
@@ -163,14 +181,14 @@ class Feasibility:
         layout = misplaced(point, self._site)
         if layout is not None:
             return Infeasible("nodes", layout)
-        instance = cluster.instances[0]
-        layers = instance.layer_partition
-        if not isinstance(layers, tuple):
-            layers = partition_layers(instance.model.num_layers, instance.pp_size)
-        try:
-            plan_memory(instance, instance.model.cut(layers))
-        except UserError as error:
-            return Infeasible("memory", error.problems[0].message)
+        for instance in (cluster.instances[0], cluster.instances[-1]):
+            layers = instance.layer_partition
+            if not isinstance(layers, tuple):
+                layers = partition_layers(instance.model.num_layers, instance.pp_size)
+            try:
+                plan_memory(instance, instance.model.cut(layers))
+            except UserError as error:
+                return Infeasible("memory", error.problems[0].message)
         return None
 
 

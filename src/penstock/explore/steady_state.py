@@ -92,7 +92,7 @@ def steady_run(record: RunRecord, last_arrival_ns: int, slo: Slo | None) -> Stea
         times_ns=_times_of_window(record, table, window),
         attained=_attained(table, window, slo),
         growth=growth(waiting[cut:], seconds) if window.arrivals >= FEWEST_REQUESTS else UNKNOWN,
-        settled=all(one.settled for one in cuts),
+        settled=all(one.settled for one in cuts) and window.undisturbed,
         finished_per_s=float(finished[cut:].sum()) / seconds if seconds > 0 else 0.0,
     )
 
@@ -100,12 +100,14 @@ def steady_run(record: RunRecord, last_arrival_ns: int, slo: Slo | None) -> Stea
 @dataclass(frozen=True, slots=True)
 class _Window:
     """Rows of the table that arrive in the window; those of them that finish undisturbed by the drain; and the
-    arrivals of requests that were rejected beside each."""
+    arrivals of requests that were rejected beside each. Where the drain reaches into the warm-up nobody is
+    ``undisturbed``: then ``whole`` are all that arrive, for want of better."""
 
     arriving: npt.NDArray[np.bool_]
     whole: npt.NDArray[np.bool_]
     lost_arriving: npt.NDArray[np.int64]
     lost_whole: npt.NDArray[np.int64]
+    undisturbed: bool
 
     @property
     def arrivals(self) -> int:
@@ -119,7 +121,10 @@ class _Window:
         until = float(unfinished.min()) if len(unfinished) else end
         arriving = (arrival >= warm) & (arrival <= end)
         lost = rejected[(rejected >= warm) & (rejected <= end)]
-        return cls(arriving, arriving & (arrival < until), lost, lost[lost <= until])
+        whole = arriving & (arrival < until)
+        if arriving.any() and not whole.any():
+            return cls(arriving, arriving, lost, lost, undisturbed=False)
+        return cls(arriving, whole, lost, lost[lost <= until], undisturbed=True)
 
 
 def _times_of_window(record: RunRecord, table: RequestTable, window: _Window) -> dict[str, FloatArray]:
@@ -145,8 +150,6 @@ def _times_of_window(record: RunRecord, table: RequestTable, window: _Window) ->
 def _attained(table: RequestTable, window: _Window, slo: Slo | None) -> float:
     """Token gaps are not looked at."""
     chosen, lost = window.whole, window.lost_whole
-    if not chosen.any():
-        chosen, lost = window.arriving, window.lost_arriving
     good = chosen.copy()
     of = {
         "ttft": table.ttft_ns,

@@ -57,7 +57,13 @@ class RawSpace(Raw):
     gpus: Gpus | None = None
     tp: Degrees | None = None
     pp: Degrees | None = None
+    dp: Degrees | None = None
+    ep: Degrees | None = None
     replicas: Annotated[list[Annotated[Any, BeforeValidator(_replicas)]], NotEmpty, Many] | None = None
+    prefill_replicas: Annotated[list[Counter], NotEmpty, Many] | None = None
+    prefill_hardware: Names | None = None
+    prefill_tp: Degrees | None = None
+    prefill_pp: Degrees | None = None
     partition: Annotated[list[Annotated[Any, BeforeValidator(_partition)]], NotEmpty, Many] | None = None
     max_num_seqs: Counts | None = None
     max_num_batched_tokens: Counts | None = None

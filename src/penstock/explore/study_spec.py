@@ -175,7 +175,8 @@ class _Reader:
 
     def _hardware(self) -> list[str]:
         """Of all spaces, each label once."""
-        return list(dict.fromkeys(label for one in self._spaces for label in one.hardware or []))
+        named = [[*(one.hardware or []), *(one.prefill_hardware or [])] for one in self._spaces]
+        return list(dict.fromkeys(label for labels in named for label in labels))
 
     def _constraints(self) -> tuple[Constraint, ...]:
         found: list[Constraint] = []
@@ -257,13 +258,20 @@ class _Reader:
             return
         if space.hardware is None:
             self._blame(where, "missing key 'hardware'")
-        for index, label in enumerate(space.hardware or []):
-            calibrated = self._calibration is not None and self._calibration.hardware == label
-            profiled = calibrated or (root is not None and (Path(root) / label).is_dir())
-            if find_hardware(label) is None and not (profiled and label in self._raw.npu_mem):
-                hint = nearest(label, hardware_labels())
-                message = f"unknown hardware {shown(label)}{hint}; hardware with a profile alone needs npu_mem.{label}"
-                self._blame(f"{where}.hardware[{index}]", message)
+        for member in ("hardware", "prefill_hardware"):
+            for index, label in enumerate(getattr(space, member) or []):
+                calibrated = self._calibration is not None and self._calibration.hardware == label
+                profiled = calibrated or (root is not None and (Path(root) / label).is_dir())
+                if find_hardware(label) is None and not (profiled and label in self._raw.npu_mem):
+                    hint = nearest(label, hardware_labels())
+                    message = (
+                        f"unknown hardware {shown(label)}{hint}; hardware with a profile alone needs "
+                        f"npu_mem.{label}"
+                    )
+                    self._blame(f"{where}.{member}[{index}]", message)
+        for member in ("prefill_hardware", "prefill_tp", "prefill_pp"):
+            if getattr(space, member) is not None and not any(space.prefill_replicas or []):
+                self._blame(f"{where}.{member}", "says nothing without prefill_replicas above 0")
         for index, name in enumerate(space.network or []):
             if name != "default" and name not in self._raw.networks:
                 hint = nearest(name, self._raw.networks)
@@ -289,7 +297,13 @@ class _Reader:
             "gpus": raw.gpus,
             "tp": raw.tp or [1],
             "pp": raw.pp or [1],
+            "dp": raw.dp or [1],
+            "ep": raw.ep or [None],
             "replicas": replicas,
+            "prefill_replicas": raw.prefill_replicas or [0],
+            "prefill_hardware": raw.prefill_hardware or [None],
+            "prefill_tp": raw.prefill_tp or [None],
+            "prefill_pp": raw.prefill_pp or [None],
             "partition": raw.partition or ["even"],
             "max_num_seqs": raw.max_num_seqs or [None],
             "max_num_batched_tokens": raw.max_num_batched_tokens or [None],

@@ -17,6 +17,8 @@ from penstock.workload.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
 ARRIVALS = ("poisson", "gamma", "constant", "scaled")
+_KEPT_REQUESTS = 50_000
+"""Of workloads that were drawn, so that deployments under one load share them; the one used last goes last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class OfferedLoad:
         self.workload = workload
         self.arrivals = arrivals
         self._recipe = recipe
-        self._drawn_last: dict[int, tuple[int, Workload]] = {}
+        self._drawn_before: dict[tuple[int, int], Workload] = {}
 
     def __len__(self) -> int:
         """Requests of the workload that arrive by themselves."""
@@ -98,10 +100,11 @@ class OfferedLoad:
 
     def _drawn(self, count: int, seed: int) -> Workload:
         """``count`` requests in the order in which they arrive."""
-        last = self._drawn_last.get(seed)
-        if last is None or last[0] != count:
-            self._drawn_last[seed] = last = (count, self._draw(count, seed))
-        return last[1]
+        drawn = self._drawn_before.pop((count, seed), None) or self._draw(count, seed)
+        self._drawn_before[count, seed] = drawn
+        while sum(map(len, self._drawn_before.values())) > _KEPT_REQUESTS and len(self._drawn_before) > 1:
+            del self._drawn_before[next(iter(self._drawn_before))]
+        return drawn
 
     def _draw(self, count: int, seed: int) -> Workload:
         workload = self.workload
