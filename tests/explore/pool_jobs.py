@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +35,16 @@ class Square:
         except FileExistsError:
             return False
         return True
+
+
+@dataclass(frozen=True)
+class KillsParent:
+    """An evaluator whose parent process is killed when it comes to one point."""
+
+    inner: Callable[[Any], Any]
+    label: str
+
+    def __call__(self, job: Any) -> Any:
+        if job.point.label == self.label:
+            os.kill(os.getppid(), signal.SIGKILL)
+        return self.inner(job)

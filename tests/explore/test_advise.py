@@ -14,7 +14,7 @@ from penstock.accounting.stage_spans import StageCause
 from penstock.api import load_scenario
 from penstock.cli.advise import app
 from penstock.explore.advise import Advice, AdviceTable, advise, balanced_layers
-from penstock.explore.changes import Candidate
+from penstock.explore.candidate import Candidate
 from penstock.spec.cluster import ClusterSpec
 from penstock.units import GIB
 
@@ -50,12 +50,19 @@ def advice(
     config: dict[str, Any], tmp_path: Path, requests: list[tuple[int, int]], **options: Any
 ) -> tuple[AdviceTable, StageCause]:
     """The advice for requests (prompt, answer) that all arrive at once, and the largest bubble as it is."""
+    table = table_of(config, tmp_path, requests, **options)
+    return table, StageCause[table.shares()[0][0].upper()]
+
+
+def table_of(
+    config: dict[str, Any], tmp_path: Path, requests: list[tuple[int, int]], **options: Any
+) -> AdviceTable:
+    """The advice for requests that all arrive at once."""
     lines = [json.dumps({"input_toks": i, "output_toks": o, "arrival_time_ns": 0}) for i, o in requests]
     (tmp_path / "requests.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "cluster.json").write_text(json.dumps(config))
     scenario = load_scenario(str(tmp_path / "cluster.json"), str(tmp_path / "requests.jsonl"), options)
-    table = advise(scenario.cluster, scenario.workload, scenario.options)
-    return table, StageCause[table.shares()[0][0].upper()]
+    return advise(scenario.cluster, scenario.workload, scenario.options)
 
 
 def best(table: AdviceTable) -> Advice:
@@ -169,3 +176,19 @@ def test_the_command(tmp_path: Path) -> None:
     assert "best first" in outcome.output
     outcome = CliRunner().invoke(app, [*arguments, "--json"])
     assert json.loads(outcome.output)["changes"][0]["gains"]["ttft_p99"] is not None
+
+
+def test_a_mixture_of_experts_is_tried_with_other_ranks_and_other_places_of_experts(tmp_path: Path) -> None:
+    shape = {"model_name": "mistralai/Mixtral-8x7B-v0.1", "tp_size": 4, "pp_size": 1}
+    table = table_of(cluster(link_bw=400, **shape), tmp_path, [(200, 20)] * 24)
+    rows = {row.knob: row for row in table.rows}
+    ranks = rows["data parallelism"]
+    assert ranks.change == "tp 4 x dp 1 to tp 2 x dp 2"
+    assert ranks.outcome is not None
+    assert [(one.tp_size, one.pp_size) for one in ranks.outcome.deployments] == [(2, 1), (2, 1)]
+    assert rows["expert parallelism"].change == "experts shared out over 4 GPUs to 1"
+    assert rows["expert parallelism"].outcome is not None
+    in_ranks = {"model_name": "mistralai/Mixtral-8x7B-v0.1", "tp_size": 1, "pp_size": 1, "num_npus": 1}
+    table = table_of(cluster(link_bw=400, **in_ranks, data_parallel_size=4), tmp_path, [(200, 20)] * 24)
+    changes = [row.change for row in table.rows if row.knob == "data parallelism"]
+    assert changes == ["tp 1 x dp 4 to tp 2 x dp 2"]

@@ -15,7 +15,8 @@ from penstock.accounting.metrics import RequestTable, throughput
 from penstock.accounting.stage_spans import StageCause
 from penstock.engine.simulation import Simulation
 from penstock.errors import NoProgressError, UserError
-from penstock.explore.changes import Candidate, single_changes, with_partition
+from penstock.explore.candidate import Candidate
+from penstock.explore.changes import single_changes, with_partition
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.options import RunOptions

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from penstock.explore.candidate import Candidate
+from penstock.explore.expert_changes import expert_changes
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
 from penstock.spec.deployment import Deployment
 
 LINK_FACTOR = 4
 Change = Callable[[InstanceSpec], InstanceSpec | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A cluster that differs from the given one in one thing."""
-
-    knob: str
-    change: str
-    moves: tuple[str, ...]  # causes of bubbles
-    cluster: ClusterSpec
 
 
 def single_changes(cluster: ClusterSpec, deployments: tuple[Deployment, ...]) -> Iterator[Candidate]:
@@ -68,6 +60,7 @@ def single_changes(cluster: ClusterSpec, deployments: tuple[Deployment, ...]) ->
     yield from _links(cluster)
     yield from _memory(cluster, deployments)
     yield from _parallelism(cluster)
+    yield from expert_changes(cluster)
 
 
 def with_partition(cluster: ClusterSpec, layers: tuple[tuple[int, ...], ...]) -> ClusterSpec:
