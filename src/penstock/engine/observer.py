@@ -29,8 +29,9 @@ class StepView:
 @dataclass(frozen=True, slots=True)
 class TokensView:
     """What came back with a step that an instance has just taken: a token for each of ``requests``, in the order of
-    admission. ``at_ns`` is when the engine had them, ``schedule_ns`` when the step was scheduled;
-    ``contexts`` of its requests had prompt left to compute, and computed ``context_tokens`` in it."""
+    admission. ``at_ns`` is when the engine had them, ``schedule_ns`` when the step was scheduled. As vLLM counts them,
+    ``contexts`` of its requests had prompt left to compute, and computed ``context_tokens`` in it; the others,
+    ``generations``, computed ``generation_tokens``."""
 
     instance: int
     schedule_ns: int
@@ -38,6 +39,8 @@ class TokensView:
     requests: tuple[int, ...]
     contexts: int
     context_tokens: int
+    generations: int
+    generation_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,8 @@ class _InFlight:
     sampling: tuple[RequestState, ...]
     contexts: int
     context_tokens: int
+    generations: int
+    generation_tokens: int
 
 
 class StepObservers:
@@ -154,7 +159,14 @@ class StepObservers:
                 state: tokens for state, tokens in known.items() if state.outcome is not Outcome.ABORTED
             }
         view = TokensView(
-            self._instance, sent.schedule_ns, now, tuple(requests), sent.contexts, sent.context_tokens
+            instance=self._instance,
+            schedule_ns=sent.schedule_ns,
+            at_ns=now,
+            requests=tuple(requests),
+            contexts=sent.contexts,
+            context_tokens=sent.context_tokens,
+            generations=sent.generations,
+            generation_tokens=sent.generation_tokens,
         )
         self._stand_at(now)
         for observer in self._observers:
@@ -171,4 +183,11 @@ class StepObservers:
             if state.first_token_ns is None and computed < state.request.input_tokens:
                 contexts += 1
                 context_tokens += new
-        self._in_flight[step] = _InFlight(now, tuple(taken), contexts, context_tokens)
+        self._in_flight[step] = _InFlight(
+            now,
+            tuple(taken),
+            contexts,
+            context_tokens,
+            len(contents) - contexts,
+            step.tokens - context_tokens,
+        )

@@ -91,7 +91,7 @@ class AsyncCohort(Cohort):
         return done
 
     def known_tokens(self, state: RequestState) -> int:
-        """A member's tokens without those in flight."""
+        """See :class:`~penstock.scheduler.cohort.Cohort`."""
         return state.num_tokens if self.returned <= state.segment_start else state.offset + self.returned
 
     def decodes_of(self, step: Step) -> list[tuple[RequestState, int, int]]:

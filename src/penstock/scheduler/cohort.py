@@ -113,6 +113,10 @@ class Cohort:
         del offsets[bisect_left(offsets, offset)]
         self.block_needs[(1 - offset) % self.block_size] -= 1
 
+    def known_tokens(self, state: RequestState) -> int:
+        """A member's tokens without those in flight."""
+        return state.offset + self.turn
+
     def decodes_of(self, step: Step) -> list[tuple[RequestState, int, int]]:
         """(request, 1, computed before) of the members in a step that has been scheduled and is not back."""
         computed = self.turn - 1

@@ -129,5 +129,5 @@ class RequestState:
 
     @property
     def tokens_so_far(self) -> int:
-        """Prompt and answer so far, in a cohort too."""
-        return self.num_tokens if self.cohort is None else self.offset + self.cohort.turn
+        """Prompt and answer so far, without what is in flight, in a cohort too."""
+        return self.num_tokens if self.cohort is None else self.cohort.known_tokens(self)

@@ -130,6 +130,7 @@ class Api:
             prompts=prompts,
             answers=answers,
             n=n,
+            max_tokens=max_tokens or 0,
             priority=body.priority,
             model=model.name,
             streams=bool(body.stream),

@@ -36,6 +36,7 @@ class Generation:
     prompts: Sequence[array[int]]
     answers: Sequence[Answer]
     n: int
+    max_tokens: int
     priority: int
     model: str | None
     streams: bool
@@ -49,6 +50,9 @@ class Generation:
             Wanted(
                 input_ids=self.prompts[place // self.n],
                 output_ids=answer.ids,
+                finish_reason=answer.finish_reason,
+                n=self.n,
+                max_tokens=self.max_tokens,
                 priority=self.priority,
                 model=self.model,
             )

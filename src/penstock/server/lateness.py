@@ -2,61 +2,43 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 
 import numpy as np
 
+from penstock.server.histogram import Histogram
 from penstock.units import NS_PER_S
 
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 RECENT = 10_000
-_FOLD_AT = 8192
+_FOLD_AT = 4096
 
 
 class Lateness:
-    """Machine time, in seconds, between a token's due time and its handing over to the socket, over all tokens and
-    over the last ``RECENT``. ``scale`` turns simulated into machine time."""
+    """Machine time, in seconds, between a token's due time and its handing over to the socket: over all tokens in
+    ``histogram``, and over the last ``RECENT``. ``scale`` turns machine into simulated time."""
 
     def __init__(self, scale: float) -> None:
-        self._per_s = scale * NS_PER_S
-        self._fresh: array[int] = array("q")
-        self._counts = np.zeros(len(BUCKETS_S) + 1, dtype=np.int64)
+        self.histogram = Histogram(BUCKETS_S, scale * NS_PER_S)
         self._recent = np.zeros(0)
-        self.total = 0
-        self.sum_s = 0.0
+        self._unfolded = 0
 
     def note(self, tokens: Sequence[tuple[int, int]], now_ns: int) -> None:
         """Tokens, (sequence, due_ns) each, have been handed over at ``now_ns``."""
-        fresh = self._fresh
+        add = self.histogram.add
         for _, due_ns in tokens:
-            fresh.append(now_ns - due_ns)
-        if len(fresh) >= _FOLD_AT:
+            add(now_ns - due_ns)
+        self._unfolded += len(tokens)
+        if self._unfolded >= _FOLD_AT:
             self._fold()
 
-    def quantile_s(self, q: float) -> float:
+    def quantiles_s(self, *of: float) -> list[float]:
         """Of the last tokens; 0 where there are none."""
         self._fold()
-        return float(np.quantile(self._recent, q)) if len(self._recent) else 0.0
-
-    def max_s(self) -> float:
-        """Of the last tokens; 0 where there are none."""
-        self._fold()
-        return float(self._recent.max()) if len(self._recent) else 0.0
-
-    def cumulative(self) -> list[int]:
-        """Tokens up to each of ``BUCKETS_S``, and all of them."""
-        self._fold()
-        return np.cumsum(self._counts).tolist()
+        if not len(self._recent):
+            return [0.0] * len(of)
+        return np.quantile(self._recent, of).tolist()
 
     def _fold(self) -> None:
-        if not self._fresh:
-            return
-        late_s = np.frombuffer(self._fresh, dtype=np.int64) / self._per_s
-        self._counts += np.bincount(
-            np.searchsorted(BUCKETS_S, late_s, side="left"), minlength=len(BUCKETS_S) + 1
-        )
-        self.total += len(late_s)
-        self.sum_s += float(late_s.sum())
-        self._recent = np.concatenate([self._recent, late_s])[-RECENT:]
-        self._fresh = array("q")
+        self._unfolded = 0
+        self._recent = np.concatenate([self._recent, self.histogram.fold()])[-RECENT:]

@@ -7,6 +7,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from penstock.engine.observer import Observer, RequestView, TokensView
 from penstock.engine.simulation import Simulation
@@ -23,12 +24,24 @@ FORGET_EVERY = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """One answer that is asked for: a prompt's token ids and the ids that will be generated."""
+    """One answer that is asked for: a prompt's token ids and the ids that will be generated. The rest is what the
+    client said, for whoever counts: ``n`` answers to the same prompt, ``max_tokens``, and why this one will end."""
 
     input_ids: array[int]
     output_ids: array[int]
+    finish_reason: str = "length"
+    n: int = 1
+    max_tokens: int = 0
     priority: int = 0
     model: str | None = None
+
+
+class ArrivalListener(Protocol):
+    """Is told of requests as they come, before anything happens to them."""
+
+    def arrived(self, request: Request, wanted: Wanted) -> None:
+        """A request has arrived, at ``request.arrival_ns``."""
+        ...
 
 
 class LiveCluster(Observer):
@@ -42,6 +55,7 @@ class LiveCluster(Observer):
         self.simulation = simulation
         self.clock = clock
         self.failure: str | None = None
+        self.listeners: list[ArrivalListener] = []
         self._keeps_record = keeps_record
         self._open: dict[int, tuple[Mailbox, int]] = {}
         self._ended = 0
@@ -80,6 +94,8 @@ class LiveCluster(Observer):
                 model=one.model,
             )
             self._open[index] = mailbox, place
+            for listener in self.listeners:
+                listener.arrived(request, one)
             simulation.submit(request)
             numbers.append(index)
         self.tick()
@@ -118,12 +134,19 @@ class LiveCluster(Observer):
             self._timer = loop.call_later(math.ceil(wait_s * 1000) / 1000, self.tick)
 
     def stop(self) -> None:
-        """Stand still; requests that are open get nothing more."""
+        """Stand still: requests that are open are aborted, and their clients told so."""
         if self._timer is not None:
             self._timer.cancel()
-        for mailbox, _ in self._open.values():
+            self._timer = None
+        simulation = self.simulation
+        for index, (mailbox, _) in self._open.items():
             mailbox.fail("the server is shutting down")
+            if self.failure is None:
+                simulation.abort(index)
         self._open.clear()
+        while self.failure is None and (next_ns := simulation.next_event_ns()) < NEVER_NS:
+            simulation.advance(next_ns + 1)  # until the engines have taken note
+        self.failure = self.failure or "the server is shutting down"
 
     def _fail(self, reason: str) -> None:
         self.failure = reason
