@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.inputs import (
     EXAMPLE_TRACE,
+    MODES,
     RATE_PER_GPU,
     SEED,
     SHAPES,
@@ -28,6 +29,9 @@ RUNNING = (8, 128, 512)
 PENSTOCK = (str(Path(sys.executable).parent / "penstock"),)
 
 
+_ASKED = ("shape", "requests", "max_num_seqs", "prefixes", "caching", "mode", "what")
+
+
 def job(shape: str, requests: int, **changes: Any) -> dict[str, Any]:
     """A worker's job: by default a run at 10 requests a second per GPU, 128 running at most."""
     return {
@@ -37,6 +41,7 @@ def job(shape: str, requests: int, **changes: Any) -> dict[str, Any]:
         "burst": False,
         "prefixes": False,
         "caching": True,
+        "mode": "synchronous",
         "what": "run",
         "repeats": 5 if requests <= QUICK_LIMIT else 1,
         "seconds": 5.0,
@@ -48,7 +53,7 @@ def measured(task: dict[str, Any]) -> Row:
     """The job's row: what was asked and what it took. Rates are over the fastest repeat."""
     usage, answer = run_worker(task)
     return {
-        **{name: task[name] for name in ("shape", "requests", "max_num_seqs", "prefixes", "caching", "what")},
+        **{name: task[name] for name in _ASKED},
         **answer,
         "iterations_per_s": answer["iterations"] / answer["min_cpu_s"],
         "median_iterations_per_s": answer["iterations"] / answer["median_cpu_s"],
@@ -63,6 +68,12 @@ def saturated(*, quick: bool) -> Iterator[Row]:
         requests = 600 if running == RUNNING[0] else 3_000 if quick else 10_000
         for what in ("run", "engine"):
             yield measured(job("pp4", requests, burst=True, max_num_seqs=running, what=what, seconds=15.0))
+
+
+def modes(*, quick: bool) -> Iterator[Row]:
+    """128 requests running all the time at pp 4, by the way of scheduling."""
+    for mode in MODES:
+        yield measured(job("pp4", 3_000 if quick else 10_000, burst=True, mode=mode, seconds=15.0))
 
 
 def reference(*, quick: bool) -> Iterator[Row]:
@@ -148,6 +159,7 @@ def _process(name: str, requests: int, arguments: Sequence[str], repeats: int = 
 
 GROUPS: dict[str, Callable[..., Iterator[Row]]] = {
     "saturated": saturated,
+    "modes": modes,
     "reference": reference,
     "prefixes": prefixes,
     "sizes": sizes,

@@ -49,6 +49,16 @@ SHAPES = {
 }
 
 
+MODES: dict[str, dict[str, Any]] = {
+    "synchronous": {},
+    "async scheduling": {"async_scheduling": True},
+    "decode-cap": {"policy": "decode-cap"},
+    "gllm": {"policy": "gllm"},
+    "sglang": {"policy": "sglang"},
+}
+"""Ways of scheduling, as options of a run."""
+
+
 def cluster_config(shape: DeploymentShape) -> dict[str, Any]:
     """A cluster config in LLMServingSim's schema."""
     instance: dict[str, Any] = {

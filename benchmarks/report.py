@@ -29,6 +29,7 @@ def render(report: Mapping[str, Any]) -> str:
     sections = (
         ("targets", "Targets", _targets(report)),
         ("saturated", "Iterations per CPU second, all requests arriving at once, pp 4", _rates(groups)),
+        ("modes", "By the way of scheduling, pp 4, 128 running", _modes(groups)),
         ("reference", "Beside the reference scheduler, pp 4, 512 running", _reference(groups)),
         ("prefixes", "Prefix caching, pp 4, 128 running", _prefixes(groups)),
         ("sizes", "Requests x deployments, 10 requests/s per GPU, 128 running at most", _sizes(groups)),
@@ -111,6 +112,24 @@ def _rates(groups: Mapping[str, Sequence[Row]]) -> list[str]:
                 _count(row["peak_mb"]),
             )
             for row in groups.get("saturated", ())
+        ),
+    )
+
+
+def _modes(groups: Mapping[str, Sequence[Row]]) -> list[str]:
+    return _table(
+        ("scheduling", "requests", "iterations", "it/s, best", "it/s, median", "requests/s", "peak MB"),
+        (
+            (
+                row["mode"],
+                _count(row["requests"]),
+                _count(row["iterations"]),
+                _count(row["iterations_per_s"]),
+                _count(row["median_iterations_per_s"]),
+                _count(row["requests_per_s"]),
+                _count(row["peak_mb"]),
+            )
+            for row in groups.get("modes", ())
         ),
     )
 

@@ -1,9 +1,9 @@
 """One case inside its own process: ``python -m benchmarks.worker JSON`` prints its figures as JSON.
 
 A job: ``shape`` (of ``inputs.SHAPES``), ``requests``, ``max_num_seqs``; ``burst`` (all arrive at 0) or 10 requests a
-second per GPU; ``prefixes`` and ``caching``; ``what``: ``run`` (as ``penstock.simulate``, bubbles accounted),
-``engine`` (no listener) or ``reference`` (the tests' per-request scheduler); ``repeats``, ``seconds`` to stop
-repeating after.
+second per GPU; ``prefixes`` and ``caching``; ``mode`` (of ``inputs.MODES``); ``what``: ``run`` (as
+``penstock.simulate``, bubbles accounted), ``engine`` (no listener) or ``reference`` (the tests' per-request scheduler);
+``repeats``, ``seconds`` to stop repeating after.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.inputs import RATE_PER_GPU, SHAPES, cluster_config, profile_root, sharegpt_like
+from benchmarks.inputs import MODES, RATE_PER_GPU, SHAPES, cluster_config, profile_root, sharegpt_like
 
 if TYPE_CHECKING:
     from penstock.api import Scenario
@@ -70,6 +70,7 @@ def _scenario(job: dict[str, Any], workload: Workload) -> Scenario:
         "max_num_seqs": job["max_num_seqs"],
         "enable_prefix_caching": job["caching"],
         "profile_root": None if root is None else str(root),
+        **MODES[job["mode"]],
     }
     return load_scenario(cluster_config(SHAPES[job["shape"]]), workload, options)
 

@@ -1,0 +1,85 @@
+"""Two checkouts beside each other: ``python -m benchmarks.beside COMMIT``.
+
+The cases of this checkout on the package of a commit and on that of the working tree, in turn, so that whatever else
+the machine does meets both alike. The table gives the best of the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import job
+from benchmarks.inputs import MODES, REPOSITORY, SHAPES, SHAREGPT_300, profile_root, write_cluster_config
+from benchmarks.measure import run_child
+
+RUN = [sys.executable, "-c", "from penstock.cli.main import main; main()"]
+
+
+def cases(folder: Path, requests: int) -> dict[str, tuple[list[str], bool]]:
+    """Commands by name, and whether they answer with the seconds and iterations inside the run."""
+    found: dict[str, tuple[list[str], bool]] = {}
+
+    def worker(name: str, task: dict[str, Any]) -> None:
+        found[name] = [sys.executable, "-m", "benchmarks.worker", json.dumps(task)], True
+
+    alone = {"repeats": 1, "burst": True}
+    for mode in MODES:
+        worker(f"pp 4, 128 running, {mode}", job("pp4", requests, mode=mode, **alone))
+    worker("pp 4, 128 running, 16 shared prefixes", job("pp4", requests, prefixes=True, **alone))
+    worker("pp 1, 10 requests/s", job("tp1", requests, repeats=1))
+    if SHAREGPT_300.is_file():
+        cluster = write_cluster_config(SHAPES["pp4"], folder / "cluster.json")
+        files = ["--dataset", str(SHAREGPT_300), "--output", str(folder / "requests.csv")]
+        root = profile_root()
+        measured = [] if root is None else ["--profile-root", str(root)]
+        command = [*RUN, "run", "--cluster-config", str(cluster), *files, *measured]
+        found["300 ShareGPT requests, whole process"] = command, False
+    return found
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.beside", description=__doc__)
+    parser.add_argument("commit", help="what to compare with")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=3_000)
+    parser.add_argument("--case", action="append", help="only cases with this in their name; may be repeated")
+    arguments = parser.parse_args()
+    print(f"load average {os.getloadavg()[0]:.1f} when it began\n")
+    print(f"| case | {arguments.commit[:7]}, CPU s | here, CPU s | iterations/s here | times as fast |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        archive = subprocess.run(
+            ["git", "archive", arguments.commit, "src", "configs"],
+            cwd=REPOSITORY,
+            check=True,
+            capture_output=True,
+        )
+        subprocess.run(["tar", "x", "-C", name], input=archive.stdout, check=True)
+        for title, (command, answers) in cases(folder, arguments.requests).items():
+            if arguments.case and not any(part in title for part in arguments.case):
+                continue
+            best = [1e9, 1e9]
+            iterations = 0
+            for _ in range(arguments.repeats):
+                for place, source in enumerate((folder / "src", REPOSITORY / "src")):
+                    usage, output = run_child(["env", f"PYTHONPATH={source}:{REPOSITORY}", *command])
+                    answer = json.loads(output.splitlines()[-1]) if answers else {"min_cpu_s": usage.cpu_s}
+                    best[place] = min(best[place], answer["min_cpu_s"])
+                    iterations = answer.get("iterations", 0)
+            rate = f"{iterations / best[1]:,.0f}" if iterations else ""
+            print(
+                f"| {title} | {best[0]:.3f} | {best[1]:.3f} | {rate} | {best[0] / best[1]:.2f} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
