@@ -56,11 +56,11 @@ MODES: dict[str, dict[str, Any]] = {
     "gllm": {"policy": "gllm"},
     "sglang": {"policy": "sglang"},
 }
-"""Ways of scheduling, as options of a run."""
+"""Ways of scheduling, as members of an instance in the cluster config."""
 
 
-def cluster_config(shape: DeploymentShape) -> dict[str, Any]:
-    """A cluster config in LLMServingSim's schema."""
+def cluster_config(shape: DeploymentShape, mode: str = "synchronous") -> dict[str, Any]:
+    """A cluster config in LLMServingSim's schema, its instances scheduled by ``mode``, one of ``MODES``."""
     instance: dict[str, Any] = {
         "model_name": "meta-llama/Llama-3.1-8B",
         "hardware": "RTXPRO6000",
@@ -69,6 +69,7 @@ def cluster_config(shape: DeploymentShape) -> dict[str, Any]:
         "tp_size": shape.tp_size,
         "pp_size": shape.pp_size,
         "pd_type": None,
+        **MODES[mode],
     }
     per_node = min(shape.instances, 8)
     node: dict[str, Any] = {"num_instances": per_node, "instances": [instance] * per_node}

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.inputs import MODES, RATE_PER_GPU, SHAPES, cluster_config, profile_root, sharegpt_like
+from benchmarks.inputs import RATE_PER_GPU, SHAPES, cluster_config, profile_root, sharegpt_like
 
 if TYPE_CHECKING:
     from penstock.api import Scenario
@@ -70,9 +70,8 @@ def _scenario(job: dict[str, Any], workload: Workload) -> Scenario:
         "max_num_seqs": job["max_num_seqs"],
         "enable_prefix_caching": job["caching"],
         "profile_root": None if root is None else str(root),
-        **MODES[job["mode"]],
     }
-    return load_scenario(cluster_config(SHAPES[job["shape"]]), workload, options)
+    return load_scenario(cluster_config(SHAPES[job["shape"]], job["mode"]), workload, options)
 
 
 def _whole_run(scenario: Scenario) -> Callable[[], int]:
