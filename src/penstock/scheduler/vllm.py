@@ -353,9 +353,9 @@ class VllmScheduler:
         if ready is not None and ready.slot is not None and ready.slot != slot:
             self.ready = None
             self._park(ready)
-        cohort = parked.pop(slot, None)
-        if cohort is not None:
-            self.ready = cohort if self.ready is None else self._joined(self.ready, cohort)
+        of_slot = parked.pop(slot, None)
+        if of_slot is not None:
+            self.ready = of_slot if self.ready is None else self._joined(self.ready, of_slot)
 
     def _park(self, cohort: Cohort) -> None:
         slot = cohort.slot
