@@ -65,15 +65,10 @@ class Browser:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
 
-    def open(self, page: Path, *, width: int = 1280, height: int = 1000) -> float:
-        """Open a file and wait until its scripts say that it is ready; returns seconds."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
+    def open(self, page: Path, *, width: int = 1280, height: int = 1000, theme: str = "light") -> float:
+        """Open a file in the system's ``theme`` and wait until its scripts say that it is ready; returns seconds."""
+        self.system_theme(theme)
+        self.resize(width, height)
         started = time.monotonic()
         self.call("Page.navigate", url=page.as_uri())
         while self.evaluate("document.documentElement?.dataset.ready || ''") != "yes":
@@ -82,12 +77,40 @@ class Browser:
             time.sleep(0.05)
         return time.monotonic() - started
 
+    def system_theme(self, theme: str) -> None:
+        """What the system says of colours: light | dark."""
+        features = [{"name": "prefers-color-scheme", "value": theme}]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def resize(self, width: int, height: int) -> None:
+        """The viewport, in CSS pixels."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+
     def evaluate(self, script: str) -> Any:
         """The value of an expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
+
+    def drawn(self) -> None:
+        """Wait until every chart is drawn."""
+        started = time.monotonic()
+        while self.evaluate("document.documentElement.dataset.drawn") != "yes":
+            if self.problems or time.monotonic() - started > self._timeout_s:
+                raise RuntimeError(f"the charts are not drawn: {self.problems}")
+            time.sleep(0.05)
+
+    def pdf(self) -> bytes:
+        """The page as it is printed."""
+        answer = self.call("Page.printToPDF", printBackground=True)
+        return base64.b64decode(answer["data"])
 
     def key(self, key: str) -> None:
         """Press and let go of a key."""

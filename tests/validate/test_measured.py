@@ -8,7 +8,7 @@ import pytest
 
 from penstock.errors import UserError
 from penstock.validate.measured import compare_times, host_overhead, report, validate_measured
-from penstock.validate.measured_plot import write_plot
+from penstock.validate.measured_page import write_measured_page
 from penstock.validate.measured_run import RequestTimes, read_measured_run
 
 CLUSTER = {
@@ -108,7 +108,7 @@ def test_a_small_run_is_simulated_reported_and_plotted(tmp_path: Path) -> None:
     plain = validate_measured(tmp_path, workload, profile_root=None, calibrated=False)
     assert "no overhead per turn" in report(plain)
     page = tmp_path / "plot.html"
-    write_plot(comparison, page)
+    write_measured_page(comparison, page)
     assert "simulated" in page.read_text(encoding="utf-8")
 
 

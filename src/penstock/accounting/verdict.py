@@ -72,9 +72,11 @@ def verdict(stages: Sequence[Mapping[str, int]], waiting: float | None = None) -
         )
     elif waiting is not None and waiting < KEEPS_UP:
         sentences.append(
-            f"It keeps up with its load: {waiting:.2g} requests wait for their first step on average. While there were "
-            f"requests the stages were busy {busy:.0%} of the time; the largest part of the rest, {shares[main]:.0%}, "
-            f"went to {main}: {EXPLANATIONS[main]}."
+            f"It keeps up with its load: {waiting:.2g} requests wait for their first step on average."
+        )
+        sentences.append(
+            f"While there were requests the stages were busy {busy:.0%} of the time, so there is room for more. The "
+            f"largest part of the rest, {shares[main]:.0%}, went to {main}: {EXPLANATIONS[main]}."
         )
     else:
         sentences.append(

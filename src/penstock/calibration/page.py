@@ -1,10 +1,8 @@
-"""The page of a calibration: measured against simulated, and what was fitted. One file, plotly.js inline."""
+"""The page of a calibration: how far off it is, measured against simulated, and what was fitted."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,59 +11,96 @@ from penstock.calibration.calibration_file import error_of, shown_value, source_
 from penstock.calibration.comparison import METRICS, THROUGHPUT, Row, compare, shown_error, shown_name
 from penstock.calibration.fit import Fit
 from penstock.calibration.parameters import FITTED, MEANINGS, Estimate
-from penstock.rendering.pages import COLOURS, div, figure, page, plotly_script
+from penstock.rendering import page
+from penstock.rendering.page import SERIES, Cell, Chart, Table
 
-_STYLE = (
-    "<style>td:first-child,td:last-child,th:first-child{text-align:left}"
-    ".grid{display:grid;grid-template-columns:1fr 1fr;gap:8px}@media(max-width:800px){.grid{grid-template-columns:1fr}}"
-    "</style>"
-)
 _POINTS = 400
-_SMALL = 360
+KEY_FIGURES = ("ttft_p50", "ttft_p99", "tpot_p50", "e2el_p99", THROUGHPUT)
+
+
+class _Body:
+    """Parts of a page and the charts in them."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.charts: list[Chart] = []
+
+    def add(self, *parts: str) -> None:
+        """Parts as they are."""
+        self.parts += parts
+
+    def pictures(self, charts: Sequence[Chart]) -> None:
+        """Charts side by side."""
+        self.charts += charts
+        self.parts.append(page.columns(*map(page.picture, charts)))
+
+    def document(self, title: str) -> str:
+        """The whole page."""
+        return page.document(title, "".join(self.parts), charts=self.charts)
 
 
 def fit_page(fit: Fit) -> str:
     """The whole document of ``penstock calibrate --report``."""
     way = way_of(fit)
     cost = "step cost fitted, no kernel times" if fit.cost == FITTED else "factors on kernel times"
-    parts = [
-        plotly_script(),
-        f"<p>Fitted to {html.escape(source_of(fit))}, by {way}; {cost}.</p>",
-        "<h2>Parameters</h2>",
-        _parameters(fit.estimates),
-        f"<p>{html.escape(_noise_text(fit))}</p>",
-        "<h2>Held-out check</h2>",
-        f"<p>{html.escape(error_of(fit))}.</p>",
-    ]
+    body = _Body()
+    told = error_of(fit)
+    body.add(
+        page.verdict(
+            [
+                f"{told[:1].upper()}{told[1:]}.",
+                f"Fitted to {source_of(fit)}, by {way}; {cost}. {_noise_text(fit)}",
+            ]
+        )
+    )
+    body.add(page.facts(_errors(fit.held_out[0])) if fit.held_out else "")
+    body.add(page.section("Parameters", page.card(page.table(_parameters(fit.estimates)))))
     halves = zip(fit.measured, fit.half_simulated, fit.held_out, strict=True)
     for place, (one, simulated, rows) in enumerate(halves):
         second = ~one.benchmark.first_half()
-        parts.append(f"<h3>{html.escape(one.benchmark.source)}: second half, by a fit of the first</h3>")
-        parts += [_rows(rows), _ecdfs(one.benchmark, simulated, second, f"half-{place}")]
+        title = f"Held out: the second half of {one.benchmark.source}, by a fit of the first"
+        body.add(page.section(title, page.card(page.table(_rows(rows)))))
+        body.pictures(_ecdfs(one.benchmark, simulated, second, f"half-{place}"))
     for place, (one, simulated) in enumerate(zip(fit.measured, fit.simulated, strict=True)):
-        parts.append(f"<h2>{html.escape(one.benchmark.source)}: all of it, by the fit of all of it</h2>")
-        parts.append(_rows(compare(one.benchmark, simulated)))
-        parts += [
-            _ecdfs(one.benchmark, simulated, None, f"all-{place}"),
-            _residuals(one.benchmark, simulated, place),
-        ]
+        title = f"All of {one.benchmark.source}, by the fit of all of it"
+        body.add(page.section(title, page.card(page.table(_rows(compare(one.benchmark, simulated))))))
+        body.pictures(_ecdfs(one.benchmark, simulated, None, f"all-{place}"))
+        body.pictures(_residuals(one.benchmark, simulated, place))
     if fit.step_errors is not None:
-        parts += ["<h2>Steps</h2>", _step_charts(fit)]
+        body.add(page.section("Steps"))
+        body.pictures(_step_charts(fit))
     if fit.notes:
-        parts.append(
-            "<h2>Notes</h2><ul>" + "".join(f"<li>{html.escape(note)}</li>" for note in fit.notes) + "</ul>"
-        )
-    name = f"Calibration of {fit.instance.hardware}, {fit.instance.model.name}"
-    return page(name, "".join(parts), _STYLE)
+        body.add(page.section("Notes", page.card(page.statements(fit.notes))))
+    return body.document(f"Calibration of {fit.instance.hardware}, {fit.instance.model.name}")
 
 
-def bench_page(measured: Benchmark, simulated: Benchmark, rows: Sequence[Row]) -> str:
+def bench_page(measured: Benchmark, simulated: Benchmark, rows: Sequence[Row], basis: Sequence[str]) -> str:
     """The whole document of ``penstock validate bench --report``."""
-    body = (
-        f"{plotly_script()}<p>{len(measured)} requests, {html.escape(measured.kind)}; nothing is fitted to them.</p>"
-        f"{_rows(rows)}{_ecdfs(measured, simulated, None, 'all')}{_residuals(measured, simulated, 0)}"
+    body = _Body()
+    figures = _errors(rows)
+    body.add(
+        page.verdict(
+            [
+                "; ".join(f"{what} {error}" for what, error in figures) + ", simulated against measured.",
+                f"{len(measured)} requests, {measured.kind}; nothing is fitted to them.",
+            ]
+        ),
+        page.facts(figures),
+        page.section("Measured and simulated", page.card(page.table(_rows(rows)))),
     )
-    return page(f"{measured.source}: measured and simulated", body, _STYLE)
+    body.pictures(_ecdfs(measured, simulated, None, "all"))
+    body.pictures(_residuals(measured, simulated, 0))
+    body.add(page.section("What it rests on", page.card(page.statements(basis))))
+    return body.document(f"{measured.source}: measured and simulated")
+
+
+def _errors(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    by_name = {row.name: row for row in rows}
+    return [
+        (f"error of {shown_name(name)}", shown_error(by_name[name]))
+        for name in KEY_FIGURES
+        if name in by_name
+    ]
 
 
 def _noise_text(fit: Fit) -> str:
@@ -75,50 +110,77 @@ def _noise_text(fit: Fit) -> str:
     return f"Step noise: sigma {sigma:.3f} of the log, correlation from step to step {correlation:.2f}."
 
 
-def _parameters(found: Sequence[Estimate]) -> str:
-    lines = [
-        "<tr><th>parameter</th><th>value</th><th>95% interval</th><th>prior</th><th>what it is</th></tr>"
-    ]
+def _parameters(found: Sequence[Estimate]) -> Table:
+    rows: list[list[str]] = []
     for one in found:
         interval = (
             f"{shown_value(one.low, one.name)} to {shown_value(one.high, one.name)}"
             if one.identified
             else "not identified: the prior"
         )
-        cells = (one.name, shown_value(one.value, one.name), interval, shown_value(one.prior, one.name))
-        texts = "".join(f"<td>{html.escape(text)}</td>" for text in (*cells, MEANINGS[one.name]))
-        lines.append(f"<tr>{texts}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+        rows.append(
+            [
+                one.name,
+                shown_value(one.value, one.name),
+                interval,
+                shown_value(one.prior, one.name),
+                MEANINGS[one.name],
+            ]
+        )
+    head = ["parameter", "value", "95% interval", "prior", "what it is"]
+    return Table(label="Parameters", head=head, rows=rows, left=(0, 4), wraps=True)
 
 
-def _rows(rows: Sequence[Row]) -> str:
-    lines = ["<tr><th></th><th>measured</th><th>predicted</th><th>error</th></tr>"]
+def _rows(rows: Sequence[Row]) -> Table:
+    lines: list[list[str | Cell]] = []
     for row in rows:
         scale, unit = (1.0, "tokens/s") if row.name == THROUGHPUT else (1e3, "ms")
         lines.append(
-            f"<tr><td>{shown_name(row.name)}, {unit}</td><td>{row.measured * scale:.2f}</td>"
-            f"<td>{row.predicted * scale:.2f}</td><td>{shown_error(row)}</td></tr>"
+            [
+                f"{shown_name(row.name)} ({unit})",
+                f"{row.measured * scale:,.2f}",
+                f"{row.predicted * scale:,.2f}",
+                Cell(shown_error(row), row.error),
+            ]
         )
-    return f"<table>{''.join(lines)}</table>"
+    return Table(
+        label="Measured and predicted", head=["", "measured", "predicted", "error"], rows=lines, sorts=True
+    )
 
 
-def _ecdfs(measured: Benchmark, simulated: Benchmark, chosen: BoolArray | None, name: str) -> str:
+def _ecdfs(measured: Benchmark, simulated: Benchmark, chosen: BoolArray | None, name: str) -> list[Chart]:
     """Empirical distributions, both in one chart per metric."""
     seen, predicted = measured.metrics(chosen), simulated.metrics(chosen)
-    charts: list[str] = []
+    charts: list[Chart] = []
     for metric in METRICS:
         if metric not in seen or not len(seen[metric]):
             continue
         title = shown_name(f"{metric}_").strip()
-        chart = _small(title, f"{title} in ms", "share of samples")
-        for label, values, colour in (
-            ("measured", seen[metric], COLOURS[0]),
-            ("simulated", predicted[metric], COLOURS[1]),
+        traces = []
+        for place, (label, values) in enumerate(
+            (("measured", seen[metric]), ("simulated", predicted[metric]))
         ):
             x, y = _ecdf(values)
-            chart.add_scatter(x=x * 1e3, y=y, name=label, mode="lines", line={"color": colour, "shape": "hv"})
-        charts.append(div(chart, f"ecdf-{name}-{metric}"))
-    return f'<div class="grid">{"".join(charts)}</div>'
+            traces.append(
+                {
+                    "x": np.round(x * 1e3, 4),
+                    "y": np.round(100 * y, 3),
+                    "name": label,
+                    "mode": "lines",
+                    "line": {"color": SERIES[place], "dash": ("solid", "dash")[place], "width": 2},
+                    "hovertemplate": f"%{{y:.1f}}% within %{{x:.2f}} ms<extra>{label}</extra>",
+                }
+            )
+        charts.append(
+            Chart(
+                id=f"ecdf-{name}-{metric}",
+                title=f"{title}: share of samples within a time",
+                traces=traces,
+                x=f"{title} (ms)",
+                y="samples (%)",
+            )
+        )
+    return charts
 
 
 def _ecdf(values: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -127,24 +189,49 @@ def _ecdf(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.quantile(values, shares, method="inverted_cdf"), shares
 
 
-def _residuals(measured: Benchmark, simulated: Benchmark, place: int) -> str:
+def _scatter(
+    id: str,  # noqa: A002
+    titles: tuple[str, str, str],
+    x: FloatArray,
+    series: Iterator[tuple[str, BoolArray | None, FloatArray]],
+) -> Chart:
+    """Errors in percent over something; ``titles`` of the chart and its axes."""
+    traces = [
+        {
+            "x": x if mask is None else x[mask],
+            "y": np.round(100 * (values if mask is None else values[mask]), 3),
+            "name": name,
+            "mode": "markers",
+            "marker": {"size": 5, "opacity": 0.6, "color": SERIES[place], "symbol": page.SYMBOLS[place]},
+            "hovertemplate": f"{name} %{{y:+.1f}}%<extra></extra>",
+        }
+        for place, (name, mask, values) in enumerate(series)
+    ]
+    title, x_title, y_title = titles
+    return Chart(
+        id=id, title=title, traces=traces, x=x_title, y=y_title, layout={"yaxis": {"rangemode": "normal"}}
+    )
+
+
+def _residuals(measured: Benchmark, simulated: Benchmark, place: int) -> list[Chart]:
     """Simulated over measured, less one, over time and over how many requests ran when one was sent."""
     ends = measured.start_s + measured.latency_s
     running = np.array(
         [int(((measured.start_s < at) & (ends > at)).sum()) for at in measured.start_s], dtype=np.float64
     )
-    charts: list[str] = []
-    for name, title, x in (
-        ("time", "Residuals over time", measured.start_s),
-        ("batch", "Residuals over batch size", running),
-    ):
-        axis = "seconds since the first request" if name == "time" else "requests running when it was sent"
-        chart = _small(title, axis, "simulated over measured, less 1")
-        for metric, values in _per_request(measured, simulated).items():
-            chart.add_scatter(x=x, y=values, name=metric, mode="markers", marker={"size": 5, "opacity": 0.7})
-        chart.update_yaxes(tickformat="+.0%")
-        charts.append(div(chart, f"residuals-{place}-{name}"))
-    return f'<div class="grid">{"".join(charts)}</div>'
+    found = _per_request(measured, simulated)
+    return [
+        _scatter(
+            f"residuals-{place}-{name}",
+            (title, axis, "simulated over measured, less 1 (%)"),
+            x,
+            ((metric, None, values) for metric, values in found.items()),
+        )
+        for name, title, axis, x in (
+            ("time", "Residuals over time", "since the first request (s)", measured.start_s),
+            ("batch", "Residuals over batch size", "requests running when it was sent", running),
+        )
+    ]
 
 
 def _per_request(measured: Benchmark, simulated: Benchmark) -> dict[str, FloatArray]:
@@ -159,29 +246,23 @@ def _per_request(measured: Benchmark, simulated: Benchmark) -> dict[str, FloatAr
     }
 
 
-def _step_charts(fit: Fit) -> str:
+def _step_charts(fit: Fit) -> list[Chart]:
     """Measured over fitted step times, less one, over the log and over the requests in a step."""
     assert fit.step_errors is not None
     steps = fit.steps
     sizes = np.concatenate([one.decodes[[bool(own) for own in one.tokens]] for one in steps])
     prefill = np.concatenate([one.prefill_tokens[[bool(own) for own in one.tokens]] for one in steps]) > 0
     errors = fit.step_errors
-    charts: list[str] = []
-    for name, title, x, axis in (
-        ("log", "Steps in order", np.arange(len(errors)), "step"),
-        ("size", "Steps over batch size", sizes, "decodes in the step"),
-    ):
-        chart = _small(title, axis, "measured over fitted, less 1")
-        for label, mask in (("decodes only", ~prefill), ("with prefill", prefill)):
-            chart.add_scattergl(
-                x=x[mask], y=errors[mask], name=label, mode="markers", marker={"size": 4, "opacity": 0.5}
-            )
-        chart.update_yaxes(tickformat="+.0%")
-        charts.append(div(chart, f"steps-{name}"))
-    return f'<div class="grid">{"".join(charts)}</div>'
-
-
-def _small(title: str, x_title: str, y_title: str) -> Any:
-    chart = figure(title, x_title, y_title)
-    chart.update_layout(height=_SMALL)
-    return chart
+    kinds = (("decodes only", ~prefill), ("with prefill", prefill))
+    return [
+        _scatter(
+            f"steps-{name}",
+            (title, axis, "measured over fitted, less 1 (%)"),
+            x,
+            ((label, mask, errors) for label, mask in kinds),
+        )
+        for name, title, x, axis in (
+            ("log", "Steps in order", np.arange(len(errors)), "step"),
+            ("size", "Steps over batch size", sizes, "decodes in the step"),
+        )
+    ]

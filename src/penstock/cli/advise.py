@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,13 +33,19 @@ def advise_command(
         list[str] | None, typer.Option(help="NAME=VALUE, an option of penstock run, e.g. max_num_seqs=64.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    report: Annotated[str | None, typer.Option(help="Write an HTML page here.")] = None,
     **options: Any,
 ) -> None:
     """Simulate the cluster as it is and after single changes; what helps most comes first."""
     from penstock.api import load_scenario
     from penstock.explore.advise import advise
+    from penstock.files.use import FileUse
+    from penstock.files.writing import atomic_write
 
+    files = FileUse(reads={"CLUSTER": cluster, "--dataset": dataset}, writes={"--report": report})
+    files.check()
     scenario = load_scenario(cluster, dataset, options | _options(option or []), flag_name)
+    files.check()
     tell = progress_line()
     table = advise(
         scenario.cluster,
@@ -48,6 +55,12 @@ def advise_command(
     )
     tell("")
     typer.echo(json.dumps(_plain(table), indent=2) if as_json else _text(table))
+    if report is not None:
+        from penstock.explore.advise_page import advice_page
+
+        with atomic_write(report) as file:
+            file.write(advice_page(table, f"Advice for {Path(cluster).name} under {Path(dataset).name}"))
+        typer.echo(f"\nwrote {report}", err=as_json)
 
 
 def _options(given: list[str]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def capacity(
     curve: Annotated[
         str | None, typer.Option(help="Write the latency-over-load curve here (.csv or .html), and print it.")
     ] = None,
+    report: Annotated[str | None, typer.Option(help="Write an HTML page here.")] = None,
     output: Annotated[str | None, typer.Option(help="Write everything found as JSON here.")] = None,
     **options: Any,
 ) -> None:
@@ -51,6 +52,7 @@ def capacity(
             tolerance=tolerance,
             max_requests=max_requests,
             curve=curve,
+            report=report,
             output=output,
             options=options,
         )

@@ -35,6 +35,7 @@ class CapacityQuestion:
     tolerance: float
     max_requests: int
     curve: str | None
+    report: str | None
     output: str | None
     options: Mapping[str, Any]
 
@@ -48,7 +49,7 @@ def run_capacity(question: CapacityQuestion) -> None:
     arrivals = Arrivals(question.arrivals, question.burstiness)
     files = FileUse(
         reads={"CLUSTER": question.cluster, "--dataset": question.dataset},
-        writes={"--curve": question.curve, "--output": question.output},
+        writes={"--curve": question.curve, "--output": question.output, "--report": question.report},
     )
     slo, load_test = _prepare(question, arrivals, files)
     files.check()
@@ -59,13 +60,21 @@ def run_capacity(question: CapacityQuestion) -> None:
         max_requests=question.max_requests,
     )
     found = find_capacity(load_test, options)
-    typer.echo(_report(found, load_test, slo, question))
-    curve = latency_curve(load_test, found) if question.curve else []
-    if question.curve:
+    lines = _lines(found, load_test, slo, question)
+    typer.echo("\n".join(f"{name:<11} {text}".rstrip() for name, text in lines))
+    pages = [path for path in (question.curve, question.report) if path is not None]
+    curve = latency_curve(load_test, found) if pages else []
+    if question.curve is not None:
         typer.echo("\n" + _curve_table(curve, slo))
     with all_or_nothing():
-        if question.curve:
-            _write_curve(question.curve, curve, slo)
+        for path in pages:
+            if path == question.curve and path.endswith(".csv"):
+                _write_csv(path, curve, slo)
+            else:
+                from penstock.explore.capacity_page import capacity_page
+
+                with atomic_write(path) as file:
+                    file.write(capacity_page(found, curve, slo, load_test, lines))
         if question.output:
             with atomic_write(question.output) as file:
                 json.dump(_as_json(found, load_test, slo, curve), file, indent=2)
@@ -97,34 +106,37 @@ def _prepare(question: CapacityQuestion, arrivals: Arrivals, files: FileUse) -> 
     raise UserError(problems)
 
 
-def _report(found: Capacity, load_test: LoadTest, slo: Slo, question: CapacityQuestion) -> str:
+def _lines(
+    found: Capacity, load_test: LoadTest, slo: Slo, question: CapacityQuestion
+) -> list[tuple[str, str]]:
+    """What was found, as (what, text); a further line of one thing has no name."""
     per_gpu = found.goodput_per_s / load_test.gpus
     goodput = f"{found.goodput_per_s:.4g} requests/s within all limits, {per_gpu:.3g} per GPU ({load_test.gpus} GPUs)"
     count = f"{question.seeds} runs" if question.seeds > 1 else "one run"
     how = load_test.offered_load.how(found.requests)
     measured = f"{count} of {found.requests:,} requests a rate ({how}), {question.arrivals} arrivals"
     if found.broke is None or found.held is None:
-        rows = [["capacity", f"at least {found.rate_per_s:.4g} requests/s: {slo} broke at no rate"]]
+        rows = [("capacity", f"at least {found.rate_per_s:.4g} requests/s: {slo} broke at no rate")]
     else:
         high = f"{found.high_per_s:.4g}" if math.isfinite(found.high_per_s) else "unknown"
         interval = f"95% interval {found.low_per_s:.4g} to {high}"
         rows = [
-            ["capacity", f"{found.rate_per_s:.4g} requests/s ({interval})"],
-            ["goodput", goodput],
-            ["limited by", _limit(found.broke, slo)],
+            ("capacity", f"{found.rate_per_s:.4g} requests/s ({interval})"),
+            ("goodput", goodput),
+            ("limited by", _limit(found.broke, slo)),
         ]
         if found.bottleneck is not None:
-            rows.append(["because of", f"{found.bottleneck.cause}: {found.bottleneck.text}"])
+            rows.append(("because of", f"{found.bottleneck.cause}: {found.bottleneck.text}"))
     if found.saturated_per_s is not None:
         rows.append(
-            ["full", f"with a queue that never empties it serves {found.saturated_per_s:.4g} requests/s"]
+            ("full", f"with a queue that never empties it serves {found.saturated_per_s:.4g} requests/s")
         )
-    rows.append(["measured", f"{measured}, between warm-up and drain"])
+    rows.append(("measured", f"{measured}, between warm-up and drain"))
     if found.why_wide is not None:
-        rows.append(["note", f"the interval is wider than asked for: {found.why_wide}"])
-    rows.append(["effort", f"{len(found.trials)} runs"])
-    rows += [["rests on" if not place else "", line] for place, line in enumerate(load_test.basis)]
-    return "\n".join(f"{name:<11} {text}".rstrip() for name, text in rows)
+        rows.append(("note", f"the interval is wider than asked for: {found.why_wide}"))
+    rows.append(("effort", f"{len(found.trials)} runs"))
+    rows += [("rests on" if not place else "", line) for place, line in enumerate(load_test.basis)]
+    return rows
 
 
 def _limit(broke: SteadyState, slo: Slo) -> str:
@@ -155,22 +167,15 @@ def _curve_table(curve: list[Trial], slo: Slo) -> str:
     return text_table(rows)
 
 
-def _write_curve(path: str, curve: list[Trial], slo: Slo) -> None:
+def _write_csv(path: str, curve: list[Trial], slo: Slo) -> None:
+    columns = _columns(slo)
     with atomic_write(path) as file:
-        if path.endswith(".csv"):
-            columns = _columns(slo)
+        file.write(",".join(["rate_per_s", *(f"{name}_ns" for name in columns), "attained", "holds"]) + "\n")
+        for trial in curve:
+            values = ["" if (v := trial.statistics_ns[name]) is None else f"{v:.0f}" for name in columns]
             file.write(
-                ",".join(["rate_per_s", *(f"{name}_ns" for name in columns), "attained", "holds"]) + "\n"
+                ",".join([f"{trial.rate_per_s}", *values, f"{trial.attained}", str(trial.holds)]) + "\n"
             )
-            for trial in curve:
-                values = ["" if (v := trial.statistics_ns[name]) is None else f"{v:.0f}" for name in columns]
-                file.write(
-                    ",".join([f"{trial.rate_per_s}", *values, f"{trial.attained}", str(trial.holds)]) + "\n"
-                )
-        else:
-            from penstock.explore.charts import curve_page
-
-            file.write(curve_page(curve, slo))
 
 
 def _as_json(found: Capacity, load_test: LoadTest, slo: Slo, curve: list[Trial]) -> dict[str, Any]:

@@ -17,7 +17,10 @@ def measured_command(
     profile_root: Annotated[
         Path | None, typer.Option("--profile-root", help="Profile bundles; without, the packaged fits.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Write both over time as an HTML page.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--report", "--plot", help="Write errors and both over time as an HTML page."),
+    ] = None,
     calibrated: Annotated[
         bool,
         typer.Option("--calibrated/--uncalibrated", help="Use the packaged engine overhead of the host."),
@@ -37,6 +40,6 @@ def measured_command(
     files.check()
     typer.echo(report(comparison))
     if plot is not None:
-        from penstock.validate.measured_plot import write_plot
+        from penstock.validate.measured_page import write_measured_page
 
-        write_plot(comparison, plot)
+        write_measured_page(comparison, plot)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,8 @@ from typing import Any
 
 from penstock.accounting.verdict import active_shares
 from penstock.errors import Problem, UserError
+from penstock.rendering.page import Table, card, section, table
+from penstock.rendering.page import verdict as told_first
 from penstock.rendering.report import write_page
 from penstock.rendering.report_data import RunView, stage_causes, view_of_directory
 from penstock.spec.prices import find_price, listed_prices
@@ -248,29 +249,34 @@ def write_comparison(views: Sequence[RunView], path: str | Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    heads = "".join(f'<th scope="col">{html.escape(view.name)}</th>' for view in views)
-    body = ""
-    for name, values in different_inputs(views):
-        cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
-        body += f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>'
-    inputs = body or f'<tr><th scope="row">all the same</th><td colspan="{len(views)}"></td></tr>'
-    body = ""
+    names = [view.name for view in views]
     rows = compared_rows(views)
-    for row in rows:
-        cells = "".join(f"<td>{html.escape(_cell(row, run))}</td>" for run in range(len(views)))
-        body += f'<tr><th scope="row">{html.escape(row.label)}</th>{cells}</tr>'
-    told = html.escape(winner(rows, [view.name for view in views]))
-    tables = "".join(
-        f'<h2>{title}</h2><div class="card scroll"><table><thead><tr><th scope="col">{corner}</th>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-        for title, corner, rows in (
-            ("What differs", "input", inputs),
-            ("What came of it", "from the first run to each", body),
+    inputs = different_inputs(views)
+    differing = table(
+        Table(
+            label="Inputs that differ",
+            head=["input", *names],
+            rows=[[name, *values] for name, values in inputs],
+            left=range(len(names) + 1),
+            wraps=True,
         )
     )
-    tables = f"<p>{told}</p>{tables}"
-    title = " and ".join([", ".join(view.name for view in views[:-1]), views[-1].name])
-    write_page(views, path, title=title, differences=tables)
+    came = table(
+        Table(
+            label="What came of it",
+            head=["from the first run to each", *names],
+            rows=[[row.label, *(_cell(row, run) for run in range(len(views)))] for row in rows],
+            wraps=True,
+        )
+    )
+    write_page(
+        views,
+        path,
+        title=" and ".join([", ".join(names[:-1]), names[-1]]),
+        verdict=told_first([winner(rows, names)]),
+        differences=section("What came of it", card(came))
+        + section("What differs", card(differing) if inputs else card("<p>All inputs are the same.</p>")),
+    )
 
 
 def _row(name: str, unit: str, values: Sequence[float | None], better: int) -> ComparedRow:

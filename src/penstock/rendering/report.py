@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from penstock.files.writing import atomic_write
+from penstock.rendering.page import asset, document
 from penstock.rendering.report_data import RunView, page_data, view_of
 from penstock.rendering.result import SimulationResult
 
@@ -19,34 +17,26 @@ def write_report(result: SimulationResult, path: str | Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    write_page([view_of(result)], path, title=title_of(result))
+
+
+def title_of(result: SimulationResult) -> str:
+    """``requests.jsonl on cluster.json``"""
     dataset = Path(str(result.context.inputs.get("dataset", "a workload"))).name
     cluster = Path(str(result.context.inputs.get("cluster", "a cluster"))).name
-    write_page([view_of(result)], path, title=f"{dataset} on {cluster}")
+    return f"{dataset} on {cluster}"
 
 
-def write_page(views: Sequence[RunView], path: str | Path, *, title: str, differences: str = "") -> None:
-    """Write a page on one run, or on several side by side; ``differences`` is HTML below the verdicts.
+def write_page(
+    views: Sequence[RunView], path: str | Path, *, title: str, verdict: str = "", differences: str = ""
+) -> None:
+    """Write a page on one run, or on several side by side, for which ``verdict`` and ``differences`` are HTML above
+    and below the verdicts of each.
 
     Raises:
         UserError: the file cannot be written.
     """
-    data = json.dumps({"runs": [page_data(view) for view in views]}, separators=(",", ":"), allow_nan=False)
-    assets = files("penstock.rendering") / "assets"
-
-    def read(name: str) -> str:
-        return (assets / name).read_text(encoding="utf-8")
-
-    plotly = (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    parts = {
-        "TITLE": html.escape(title),
-        "CSS": read("report.css"),
-        "DIFFERENCES": differences,
-        # Only "</" could end the element early.
-        "DATA": data.replace("</", "<\\/"),
-        "PLOTLY": plotly,
-        "GANTT": read("gantt.js"),
-        "SCRIPT": read("report.js"),
-    }
+    body = asset("report.html").replace("@@VERDICT@@", verdict).replace("@@DIFFERENCES@@", differences)
+    data = {"runs": [page_data(view) for view in views]}
     with atomic_write(path) as file:
-        for place, part in enumerate(read("report.html").split("@@")):
-            file.write(parts[part] if place % 2 else part)
+        file.write(document(title, body, data=data, scripts=("gantt.js", "report.js")))

@@ -1,4 +1,3 @@
-"use strict";
 // The pipeline over time on a canvas: every stage a lane, from the whole run down to one micro-batch.
 // Where spans are narrower than a pixel, a column shows how the time under it divides.
 
@@ -13,9 +12,25 @@ function unpack(text, count) {
   return values;
 }
 
-function readableTime(ns, digits) {
-  const [scale, unit] = Math.abs(ns) >= 1e9 ? [1e9, "s"] : Math.abs(ns) >= 1e6 ? [1e6, "ms"] : Math.abs(ns) >= 1e3 ? [1e3, "µs"] : [1, "ns"];
-  return (ns / scale).toLocaleString("en", { maximumFractionDigits: digits ?? 3 }) + " " + unit;
+// What a canvas can do and this chart needs, written down as SVG.
+class SvgContext {
+  constructor(width, height, measure) {
+    Object.assign(this, { width, height, measure, parts: [], path: "", fillStyle: "#000000", strokeStyle: "#000000", lineWidth: 1, globalAlpha: 1 });
+  }
+  setTransform() {}
+  clearRect() {}
+  measureText(text) { return this.measure.measureText(text); }
+  fillRect(x, y, w, h) { this.parts.push(`<rect x="${x.toFixed(2)}" y="${y.toFixed(2)}" width="${w.toFixed(2)}" height="${h.toFixed(2)}" fill="${this.fillStyle}"${this.globalAlpha < 1 ? ` opacity="${this.globalAlpha}"` : ""}/>`); }
+  strokeRect(x, y, w, h) { this.parts.push(`<rect x="${x.toFixed(2)}" y="${y.toFixed(2)}" width="${w.toFixed(2)}" height="${h.toFixed(2)}" fill="none" stroke="${this.strokeStyle}" stroke-width="${this.lineWidth}"/>`); }
+  fillText(text, x, y) { this.parts.push(`<text x="${x.toFixed(2)}" y="${y.toFixed(2)}" fill="${this.fillStyle}">${text.replace(/[&<]/g, (c) => c === "&" ? "&amp;" : "&lt;")}</text>`); }
+  beginPath() { this.path = ""; }
+  moveTo(x, y) { this.path += `M${x.toFixed(2)} ${y.toFixed(2)}`; }
+  lineTo(x, y) { this.path += `L${x.toFixed(2)} ${y.toFixed(2)}`; }
+  stroke() { this.parts.push(`<path d="${this.path}" fill="none" stroke="${this.strokeStyle}" stroke-width="${this.lineWidth}"/>`); }
+  text(background) {
+    return `<svg xmlns="http://www.w3.org/2000/svg" width="${this.width}" height="${this.height}" font-family="system-ui, DejaVu Sans, sans-serif" font-size="13">` +
+      `<rect width="100%" height="100%" fill="${background}"/>${this.parts.join("")}</svg>`;
+  }
 }
 
 class Gantt {
@@ -54,8 +69,11 @@ class Gantt {
   listen() {
     const c = this.canvas;
     c.addEventListener("wheel", (event) => {
+      // The wheel alone scrolls the page on.
+      const sideways = event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY);
+      if (!sideways && !event.ctrlKey && !event.metaKey) return;
       event.preventDefault();
-      if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) this.pan((event.deltaX || event.deltaY) / this.width);
+      if (sideways) this.pan((event.deltaX || event.deltaY) / this.width);
       else this.zoom(Math.exp(event.deltaY * 0.002), this.timeAt(event.offsetX));
     }, { passive: false });
     c.addEventListener("pointerdown", (event) => {
@@ -131,7 +149,26 @@ class Gantt {
   }
   hover(x, y) {
     const under = this.spanUnder(x, y);
-    if (under && this.selected < 0) this.say(this.describe(under.lane, under.span));
+    if (!under || this.selected >= 0) return;
+    const { first, last } = this.inView(this.stages[under.lane]);
+    this.say(this.isDetailed(first, last) ? this.describe(under.lane, under.span) : this.describeColumn(under.lane, x));
+  }
+  inView(stage) {
+    const first = Math.max(this.spanAt(stage, Math.max(this.from, stage.edge[0])), 0);
+    let last = this.spanAt(stage, this.to);
+    if (last < 0) last = this.to < stage.edge[0] ? -1 : stage.n - 1;
+    return { first, last };
+  }
+  isDetailed(first, last) { return last - first < 2 * this.width; }
+  // How the time under a column of pixels divides.
+  describeColumn(lane, x) {
+    const stage = this.stages[lane], column = Math.floor(x), from = Math.max(this.timeAt(column), this.begin), to = Math.min(this.timeAt(column + 1), this.end);
+    const sums = new Float64Array(this.causes.length);
+    for (let i = Math.max(this.spanAt(stage, from), 0); i < stage.n && stage.edge[i] < to; i++)
+      sums[stage.cause[i]] += Math.max(0, Math.min(stage.edge[i + 1], to) - Math.max(stage.edge[i], from));
+    const total = sums.reduce((a, b) => a + b, 0) || 1;
+    const told = [...sums].map((ns, kind) => [ns / total, this.causes[kind]]).filter(([share]) => share >= 0.0005).sort((a, b) => b[0] - a[0]);
+    return `stage ${lane}, ${readableTime(from - this.startNs, 6)} + ${readableTime(to - from)}: ${told.map(([share, name]) => `${name} ${number(100 * share, 1)}%`).join(", ")}`;
   }
   pick(x, y) {
     const under = this.spanUnder(x, y);
@@ -179,12 +216,17 @@ class Gantt {
   }
   say(text) { this.inspector.textContent = text || "Point at a span, or press n for a micro-batch."; }
 
-  draw() {
+  svg() {
+    const width = Gantt.LEFT + this.width, g = new SvgContext(width, this.height, this.canvas.getContext("2d"));
+    this.draw(g);
+    return svgUrl(g.text(css("card")));
+  }
+  draw(g = this.canvas.getContext("2d")) {
     if (!this.width) return;
-    const g = this.canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
+    const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue("--" + name).trim();
-    const causes = this.causes.map((name) => name === "busy" ? colour("busy-a") : colour(name));
-    const shades = ["a", "b", "c", "d"].map((letter) => colour("busy-" + letter)), prefill = colour("prefill");
+    const causes = this.causes.map((name) => colour(name));
+    const shades = ["busy", "busy-b", "busy-c", "busy-d"].map(colour), prefill = colour("prefill");
     g.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     g.clearRect(0, 0, Gantt.LEFT + this.width, this.height);
     g.font = "13px system-ui, 'DejaVu Sans', sans-serif";
@@ -198,10 +240,8 @@ class Gantt {
       g.fillStyle = colour("ink");
       g.fillText("stage " + lane, 4, top + Gantt.LANE / 2 + 5);
       if (!stage.n) return;
-      const first = Math.max(this.spanAt(stage, Math.max(this.from, stage.edge[0])), 0);
-      let last = this.spanAt(stage, this.to);
-      if (last < 0) last = this.to < stage.edge[0] ? -1 : stage.n - 1;
-      if (last - first < 2 * this.width) this.drawSpans(g, stage, first, last, top, causes, shades, prefill, colour("ink"));
+      const { first, last } = this.inView(stage);
+      if (this.isDetailed(first, last)) this.drawSpans(g, stage, first, last, top, causes, shades, prefill, colour("ink"));
       else this.drawShares(g, stage, first, last, top, causes);
     });
     this.where.textContent = `${readableTime(this.from - this.startNs, 6)} to ${readableTime(this.to - this.startNs, 6)} (${readableTime(this.to - this.from)})`;

@@ -1,63 +1,25 @@
-"use strict";
-const page = JSON.parse(document.getElementById("data").textContent);
+// The report of a run, and several runs side by side.
 const runs = page.runs, several = runs.length > 1;
-const root = document.documentElement;
-// Okabe and Ito's colours, told apart by every common kind of colour vision; dashes tell runs apart as well.
-const RUN_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
-const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
-const css = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
-const number = (value, digits = 2) => value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumFractionDigits: digits });
-const element = (tag, attributes = {}, ...children) => {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-};
-const charts = [];
+const runColour = (run) => css(`series-${run % 8}`);
 let gantt = null;
-
-function layout(x, y, more = {}) {
-  const axis = (title) => ({ title: { text: title, standoff: 8 }, gridcolor: css("grid"), zerolinecolor: css("line"), linecolor: css("line"), automargin: true });
-  const made = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("ink"), size: 13 },
-    margin: { l: 60, r: 14, t: 34, b: 48 }, legend: { orientation: "h", y: 1.16, x: 0, traceorder: "normal" }, hovermode: "closest",
-    xaxis: axis(x), yaxis: { ...axis(y), rangemode: "tozero" }, ...more,
-  };
-  return made;
-}
-// A chart is redrawn when the theme changes; the keyboard moves its horizontal axis.
-function chart(id, traces, makeLayout) {
-  const place = document.getElementById(id);
-  if (!traces().some((trace) => trace.x.length)) {
-    place.closest(".card").hidden = true;
-    return;
-  }
-  const draw = () => Plotly.react(place, traces(), makeLayout(), { responsive: true, displaylogo: false, displayModeBar: false });
-  // Drawn when it comes near the view: a long page opens at once.
-  new IntersectionObserver((seen, observer) => {
-    if (!seen.some((one) => one.isIntersecting)) return;
-    observer.disconnect();
-    charts.push(draw);
-    draw();
-  }, { rootMargin: "500px" }).observe(place);
-  place.tabIndex = 0;
-  place.setAttribute("role", "img");
-  place.addEventListener("keydown", (event) => {
-    const axis = place._fullLayout?.xaxis;
-    if (!axis) return;
-    const [from, to] = axis.range, span = to - from;
-    const range = {
-      "+": [from + span * 0.2, to - span * 0.2], "=": [from + span * 0.2, to - span * 0.2], "-": [from - span / 3, to + span / 3],
-      ArrowLeft: [from - span * 0.2, to - span * 0.2], ArrowRight: [from + span * 0.2, to + span * 0.2],
-    }[event.key];
-    if (axis.type === "category" || !(range || event.key === "Home")) return;
-    event.preventDefault();
-    Plotly.relayout(place, range ? { "xaxis.range": range } : { "xaxis.autorange": true });
-  });
-}
-const line = (run) => several ? { color: RUN_COLOURS[run % 6], dash: DASHES[run % 6], width: 2 } : undefined;
+const line = (run) => several ? { color: runColour(run), dash: DASHES[run % 6], width: 2 } : undefined;
 const named = (run, name) => several ? `${runs[run].name}: ${name}` : name;
+const bars = (rows) => ({ barmode: "stack", height: 130 + 34 * rows.length, yaxis: { autorange: "reversed", type: "category", rangemode: "normal" } });
 
+function runLegend() {
+  const place = document.getElementById("runs");
+  if (!several) return;
+  place.hidden = false;
+  const fill = () => place.replaceChildren(...runs.map((run, i) => {
+    const sample = document.createElementNS("http://www.w3.org/2000/svg", "svg"), stroke = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    for (const [name, value] of Object.entries({ width: 34, height: 10, "aria-hidden": "true" })) sample.setAttribute(name, value);
+    for (const [name, value] of Object.entries({ x1: 0, x2: 34, y1: 5, y2: 5, stroke: runColour(i), "stroke-width": 3, "stroke-dasharray": { solid: "", dash: "8 4", dot: "3 3", dashdot: "8 3 3 3", longdash: "14 4", longdashdot: "14 3 3 3" }[DASHES[i % 6]] })) stroke.setAttribute(name, value);
+    sample.append(stroke);
+    return element("span", {}, sample, run.name);
+  }));
+  fill();
+  redrawn.push(fill);
+}
 function verdicts() {
   const place = document.getElementById("verdict");
   for (const run of runs) {
@@ -73,39 +35,45 @@ function facts() {
   const place = document.getElementById("facts");
   if (several || !place) return;
   const { summary, latency } = runs[0], rates = summary.throughput;
-  const ms = (of, key) => of ? `${number(of[key] / 1e6)} ms` : "–";
+  const time = (of, key) => of ? readableTime(of[key]) : "–";
   for (const [title, value] of [
-    ["requests finished", number(summary.requests.finished)],
+    ["requests finished", number(summary.requests.finished, 0)],
     ["requests per second", rates ? number(rates.requests_per_s, 3) : "–"],
     ["generated tokens per second", rates ? number(rates.generated_tokens_per_s, 1) : "–"],
-    ["TTFT, median", ms(latency.ttft, "p50_ns")], ["TTFT, p99", ms(latency.ttft, "p99_ns")],
-    ["TPOT, median", ms(latency.tpot, "p50_ns")], ["TPOT, p99", ms(latency.tpot, "p99_ns")],
-    ["simulated", `${number(summary.simulated_ns / 1e9, 3)} s`],
+    ["TTFT, median", time(latency.ttft, "p50_ns")], ["TTFT, p99", time(latency.ttft, "p99_ns")],
+    ["TPOT, median", time(latency.tpot, "p50_ns")], ["TPOT, p99", time(latency.tpot, "p99_ns")],
+    ["simulated", readableTime(summary.simulated_ns)],
   ]) place.append(element("div", { class: "fact" }, element("b", {}, value), element("span", { class: "soft small" }, title)));
-}
-function table(head, rows) {
-  return element("div", { class: "scroll" }, element("table", {},
-    element("thead", {}, element("tr", {}, ...head.map((cell) => element("th", { scope: "col" }, cell)))),
-    element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((cell, i) => element(i ? "td" : "th", i ? {} : { scope: "row" }, cell)))))));
 }
 function latencies() {
   const keys = ["mean_ns", "p50_ns", "p90_ns", "p95_ns", "p99_ns", "max_ns"], rows = [];
   for (const [title, key] of [["TTFT", "ttft"], ["TPOT", "tpot"], ["ITL", "itl"], ["latency", "latency"], ["queuing", "queuing"]])
-    runs.forEach((run) => { const of = run.latency[key]; if (of) rows.push([several ? `${title}, ${run.name}` : title, ...keys.map((k) => number(of[k] / 1e6, 3)), number(of.count, 0)]); });
-  document.getElementById("latencies").append(table(["ms", "mean", "p50", "p90", "p95", "p99", "max", "values"], rows));
-  ["TTFT", "TPOT", "latency", "queuing"].forEach((title) => chart(`cdf-${title}`,
-    () => runs.map((run, i) => ({ ...run.cdfs[title], name: run.name, mode: "lines", line: line(i) ?? { color: css("accent"), width: 2 }, showlegend: several, hovertemplate: "%{y:.1f}% of requests within %{x:.3f} ms<extra></extra>" })),
-    () => layout(`${title} (ms)`, "requests (%)")));
+    runs.forEach((run) => {
+      const of = run.latency[key];
+      if (of) rows.push([several ? `${title}, ${run.name}` : title, ...keys.map((k) => readableTime(of[k])), number(of.count, 0)]);
+    });
+  document.getElementById("latencies").append(table(["", "mean", "p50", "p90", "p95", "p99", "max", "values"], rows, "Latencies"));
+  ["TTFT", "TPOT", "latency", "queuing"].forEach((title) => {
+    const largest = Math.max(...runs.map((run) => run.cdfs[title].x.at(-1) || 0)), [scale, unit] = largest >= 1000 ? [1000, "s"] : [1, "ms"];
+    const least = Math.min(...runs.flatMap((run) => run.cdfs[title].x.slice(0, 1))), wide = title === "TTFT" && least > 0 && largest > 5 * least;
+    chart(`cdf-${title}`,
+      () => runs.map((run, i) => ({ x: run.cdfs[title].x.map((ms) => ms / scale), y: run.cdfs[title].y, name: run.name, mode: "lines", line: line(i) ?? { color: css("accent"), width: 2 }, showlegend: false,
+        customdata: run.cdfs[title].x.map((ms) => readableTime(ms * 1e6)), hovertemplate: `${several ? run.name + ": " : ""}%{y:.1f}% of requests within %{customdata}<extra></extra>` })),
+      () => layout(`${title} (${unit})${wide ? ", log" : ""}`, "requests (%)", { xaxis: wide ? logTicks(least / scale, largest / scale) : { rangemode: "tozero" }, yaxis: { range: [0, 101] } }));
+  });
 }
 function overTime() {
   const draw = (id, series, unit) => chart(id,
     () => runs.flatMap((run, i) => run.over_time.t ? series.map(([key, name, colour, dash]) => ({
       x: run.over_time.t, y: run.over_time[key], name: named(i, name), mode: "lines", hovertemplate: `%{y:,.1f} ${name} at %{x:.3f} s<extra></extra>`,
-      line: several ? { color: RUN_COLOURS[i % 6], dash: dash, width: 1.8 } : { color: colour(), dash, width: 1.8 } })) : []),
+      showlegend: !several,
+      line: several ? { color: runColour(i), dash, width: 1.8 } : { color: colour(), dash, width: 1.8 } })) : []),
     () => layout("simulated time (s)", unit));
-  draw("rates", [["prompt", "prompt tokens", () => css("dependency"), "dot"], ["generated", "generated tokens", () => css("accent"), "solid"]], "tokens per second");
-  draw("queues", [["running", "running", () => css("accent"), "solid"], ["waiting", "waiting", () => css("imbalance"), "dot"]], "requests");
-  draw("kv", [["kv", "KV blocks in use", () => css("fill"), "solid"]], "KV blocks in use (%)");
+  if (several) for (const [id, text] of [["rates", "solid: generated tokens; dotted: prompt tokens"], ["queues", "solid: running; dotted: waiting"]])
+    document.getElementById(id).before(element("p", { class: "soft small" }, text));
+  draw("rates", [["prompt", "prompt tokens", () => css("series-4"), "dot"], ["generated", "generated tokens", () => css("accent"), "solid"]], "tokens per second");
+  draw("queues", [["running", "running", () => css("accent"), "solid"], ["waiting", "waiting", () => css("series-1"), "dot"]], "requests");
+  draw("kv", [["kv", "KV blocks in use", () => css("series-2"), "solid"]], "KV blocks in use (%)");
 }
 function stageRows() {
   return runs.flatMap((run, r) => run.instances.flatMap((instance) => instance.stages.map((stage) => ({
@@ -119,44 +87,44 @@ function bubbles() {
       x: rows.map((row) => { const of = row.instance.causes[row.stage.stage]; return 100 * of[cause] / Math.max(1, Object.values(of).reduce((a, b) => a + b, 0)); }),
       customdata: rows.map((row) => row.instance.causes[row.stage.stage][cause] / 1e9),
       hovertemplate: `${cause} %{x:.2f}% (%{customdata:.6f} s)<extra>%{y}</extra>`,
-      marker: { color: css(cause === "busy" ? "busy-a" : cause), line: { color: css("card"), width: 1 }, pattern: { shape: { imbalance: "/", dependency: ".", memory: "x", seqs: "+", engine: "\\", transfer: "-" }[cause] || "", fillmode: "overlay", fgcolor: css("card"), size: 6, solidity: 0.25 } },
+      marker: { color: css(cause), line: { color: css("card"), width: 1 }, pattern: { shape: { imbalance: "/", dependency: ".", memory: "x", seqs: "+", engine: "\\", transfer: "-" }[cause] || "", fillmode: "overlay", fgcolor: css("card"), size: 6, solidity: 0.25 } },
     })).filter((trace) => trace.x.some((value) => value >= 0.005)),
-    () => layout("share of the run (%)", "", { barmode: "stack", height: 130 + 34 * rows.length, yaxis: { autorange: "reversed", automargin: true, type: "category" }, xaxis: { title: { text: "share of the run, first arrival to last completion (%)" }, range: [0, 100], gridcolor: css("grid") } }));
+    () => layout("share of the run, first arrival to last completion (%)", "", merged(bars(rows), { xaxis: { range: [0, 100] } })));
   const shown = causes.filter((cause) => rows.some((row) => row.instance.causes[row.stage.stage][cause]));
-  document.getElementById("bubble-table").append(table(["ms", ...shown], rows.map((row) => [row.label, ...shown.map((cause) => number(row.instance.causes[row.stage.stage][cause] / 1e6, 3))])));
+  document.getElementById("bubble-table").append(table(["ms", ...shown], rows.map((row) => [row.label, ...shown.map((cause) => number(row.instance.causes[row.stage.stage][cause] / 1e6, 3))]), "Bubbles by cause"));
 }
 function cohorts() {
   chart("cohorts",
     () => runs.flatMap((run, r) => run.instances.flatMap((instance) => {
-      const of = instance.cohorts, name = named(r, instance.title), colour = several || run.instances.length > 1 ? RUN_COLOURS[(r + run.instances.indexOf(instance)) % 6] : css("accent");
+      const of = instance.cohorts, name = named(r, instance.title), colour = several || run.instances.length > 1 ? runColour(r + run.instances.indexOf(instance)) : css("accent");
       if (!of.t) return [];
-      if (of.steps) return [{ x: of.t, y: of.steps, name, mode: "markers", marker: { size: 4, color: colour, opacity: 0.6 }, hovertemplate: "%{y} decodes at %{x:.3f} s<extra></extra>" }];
+      if (of.steps) return [{ x: of.t, y: of.steps, name, showlegend: !several && run.instances.length > 1, mode: "markers", marker: { size: 4, color: colour, opacity: 0.6 }, hovertemplate: "%{y} decodes at %{x:.3f} s<extra></extra>" }];
       return [["least", "dot"], ["mean", "solid"], ["most", "dash"]].map(([key, dash]) => ({ x: of.t, y: of[key], name: `${name}, ${key}`, mode: "lines", line: { color: colour, dash, width: 1.6 }, hovertemplate: `${key} %{y} decodes at %{x:.3f} s<extra></extra>` }));
     })),
     () => layout("simulated time (s)", "decodes in a step"));
 }
 function memory() {
   const rows = stageRows(), parts = [...new Set(runs.flatMap((run) => run.instances.flatMap((one) => one.memory.flatMap((stage) => stage.map(([part]) => part)))))];
-  const colours = { weights: "accent", "KV cache": "fill", stranded: "imbalance", "not to be used": "idle" }, other = ["dependency", "memory", "engine", "transfer"];
+  const colours = { weights: "series-0", "KV cache": "series-2", stranded: "series-1", "not to be used": "idle" }, other = ["series-4", "series-3", "series-6", "series-5"];
   chart("memory",
     () => parts.map((part, i) => ({
       type: "bar", orientation: "h", name: part, y: rows.map((row) => row.label),
       x: rows.map((row) => (row.instance.memory[row.stage.stage].find(([name]) => name === part) || [0, 0])[1] / 2 ** 30),
       hovertemplate: `${part} %{x:.3f} GiB<extra>%{y}</extra>`,
       marker: { color: css(colours[part] || other[i % 4]), line: { color: css("card"), width: 1 }, pattern: { shape: part === "stranded" ? "/" : "", fillmode: "overlay", fgcolor: css("card"), size: 6, solidity: 0.3 } } })),
-    () => layout("memory per NPU (GiB)", "", { barmode: "stack", height: 130 + 34 * rows.length, yaxis: { autorange: "reversed", automargin: true, type: "category" } }));
+    () => layout("memory per NPU (GiB)", "", bars(rows)));
 }
 function inputs() {
   const place = document.getElementById("inputs");
   for (const run of runs) {
     if (several) place.append(element("p", {}, element("b", {}, run.name)));
     place.append(element("ul", {}, ...[...run.basis.map((text) => `rests on ${text}`), ...run.notes.map((text) => `note: ${text}`), ...run.rejections.map((text) => `rejected: ${text}`)].map((text) => element("li", {}, text))));
-    place.append(element("details", {}, element("summary", {}, "all inputs, as resolved"), element("pre", {}, JSON.stringify(run.inputs, null, 2))));
+    place.append(element("details", {}, element("summary", {}, "all inputs, as resolved"), element("pre", { tabindex: 0 }, JSON.stringify(run.inputs, null, 2))));
   }
 }
 function pipeline() {
   const section = document.getElementById("pipeline"), run = runs[0];
-  if (several || !run.gantt.length) return section && section.remove();
+  if (several || !run.gantt.length) return section.remove();
   const canvas = document.getElementById("gantt"), chooser = document.getElementById("instance");
   run.instances.forEach((one, i) => chooser.append(element("option", { value: i }, `${one.title}: ${one.model}`)));
   chooser.hidden = run.instances.length < 2;
@@ -173,18 +141,11 @@ function pipeline() {
     document.getElementById(id).addEventListener("click", act);
   const legend = document.getElementById("legend");
   for (const cause of run.causes) if (run.instances.some((one) => one.causes.some((stage) => stage[cause])))
-    legend.append(element("span", {}, element("i", { style: `background: var(--${cause === "busy" ? "busy-a" : cause})` }), cause));
+    legend.append(element("span", {}, element("i", { style: `background: var(--${cause})` }), cause));
   legend.append(element("span", {}, element("i", { style: "background: var(--prefill)" }), "busy, with prefill (upper edge)"));
+  legend.after(saveButtons("pipeline", async () => gantt.svg()));
+  redrawn.push(() => gantt.draw());
   show(0);
 }
-function theme(name) {
-  root.dataset.theme = name;
-  for (const draw of charts) draw();
-  if (gantt) gantt.draw();
-}
-const dark = window.matchMedia("(prefers-color-scheme: dark)");
-root.dataset.theme = dark.matches ? "dark" : "light";
-dark.addEventListener("change", () => theme(dark.matches ? "dark" : "light"));
-document.getElementById("theme").addEventListener("click", () => theme(root.dataset.theme === "dark" ? "light" : "dark"));
-for (const part of [verdicts, facts, pipeline, bubbles, latencies, overTime, cohorts, memory, inputs]) part();
-root.dataset.ready = "yes";
+for (const part of [runLegend, verdicts, facts, pipeline, bubbles, latencies, overTime, cohorts, memory, inputs]) part();
+ready();
