@@ -18,6 +18,7 @@ from penstock.recording.records import REQUEST_COLUMNS, Int64Array, TurnChunk, T
 from penstock.rendering.result import KeepTurns, RunContext, SimulationResult
 from penstock.scheduler.make import check_policy
 from penstock.spec.calibration import calibrated, load_calibration
+from penstock.spec.choice import named
 from penstock.spec.cluster import Calibration, ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.described import described_instance
@@ -52,9 +53,9 @@ class Scenario:
             "dataset": self.workload.source,
             "requests": len(self.workload),
             "given": {name: _plain(value) for name, value in self.given.items() if value is not None},
-            "options": asdict(self.options),
+            "options": _plain_members(asdict(self.options)),
             "link": asdict(self.cluster.link),
-            "instances": [described_instance(instance) for instance in self.cluster.instances],
+            "instances": [_plain_members(described_instance(one)) for one in self.cluster.instances],
             "remarks": list(self.cluster.remarks),
         }
 
@@ -107,7 +108,7 @@ def load_scenario(
         path = os.fspath(dataset)
         workload = _collect(problems, lambda: load_workload(path, limit))
     router = others.get("router")
-    if isinstance(router, str) and router:
+    if router is not None and router != "":
         _collect(problems, lambda: make_router(router, 0, where=flag_name("router")))
     if spec is not None:
         problems += _policy_problems(spec)
@@ -266,4 +267,17 @@ def _collect(problems: list[Problem], load: Callable[[], T]) -> T | None:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, bool | int | float | str):
+        return value
+    return str(value) if isinstance(value, os.PathLike) else named(value)
+
+
+def _plain_members(members: dict[str, Any]) -> dict[str, Any]:
+    """With classes and objects of the user's by their names."""
+    plain: dict[str, Any] = {}
+    for name, value in members.items():
+        if name in ("policy", "router"):
+            plain[name] = named(value)
+        else:
+            plain[name] = _plain_members(value) if isinstance(value, dict) else value
+    return plain

@@ -113,7 +113,9 @@ def run_validate_bench(
 
             basis = replay.basis(profile_root)
             with atomic_write(report) as file:
-                file.write(bench_page(measured.benchmark, replace(simulated, source="simulated"), rows, basis))
+                file.write(
+                    bench_page(measured.benchmark, replace(simulated, source="simulated"), rows, basis)
+                )
 
 
 def _lines(benchmark: Benchmark, rows: list[Row], basis: tuple[str, ...]) -> list[str]:

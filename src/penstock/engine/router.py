@@ -19,6 +19,7 @@ PREFIX    who has seen most of the prompt, unless too busy  prompts share long p
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import operator
@@ -32,6 +33,7 @@ import numpy as np
 
 from penstock.engine.fleet import Fleet
 from penstock.errors import Problem, UserError, nearest
+from penstock.spec.choice import named
 from penstock.workload.request import Request
 
 ENTRY_POINT_GROUP = "penstock.routers"
@@ -232,14 +234,18 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def make_router(name: str, seed: int, where: str = "--router") -> Router:
-    """A router by its name (in any case), its entry point, or as ``module:Class``; ``where`` names the option.
+def make_router(given: Any, seed: int, where: str = "--router") -> Router:
+    """A router by its name (in any case), its entry point, as ``module:Class``, as a class, or as an object, of which
+    each run has a copy; ``where`` names the option.
 
     Raises:
         UserError: no such router, or the class cannot be imported or made.
     """
+    name = named(given)
     factory = ROUTERS.get(name.upper())
     own = factory is None
+    if not isinstance(given, str):
+        factory = given if callable(given) else lambda: copy.deepcopy(given)
     try:
         if factory is None:
             factory = _imported(name) if ":" in name else _entry_point(name, where)

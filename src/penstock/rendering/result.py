@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock.accounting.bubbles import Bubbles
+from penstock.accounting.bubbles import BubbleLedger, Bubbles, SpanSink
 from penstock.accounting.energy_report import EnergyReport
 from penstock.accounting.metrics import RequestTable
 from penstock.files.frames import write_parquet
@@ -26,6 +26,7 @@ from penstock.recording.records import (
     RunRecord,
     Transfer,
     TurnChunk,
+    TurnSink,
 )
 from penstock.recording.turn_frames import no_turns, stages_frame, steps_frame, write_turns
 from penstock.rendering.summary import RunSummary, build_summary
@@ -318,6 +319,57 @@ class SimulationResult:
             with suppress(OSError):
                 (target / name).unlink(missing_ok=True)
         return tuple(target / name for name in names)
+
+    def report(self, path: str | Path) -> None:
+        """Write the HTML page of ``--report``.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        from penstock.rendering.report import write_report
+
+        write_report(self, path)
+
+    def trace(self, path: str | Path, *, window_ns: tuple[int | None, int | None] = (None, None)) -> None:
+        """Write the Perfetto timeline of ``--trace``, or the part of it that touches ``window_ns``.
+
+        Raises:
+            LookupError: the run did not keep the stages' times.
+            UserError: the file cannot be written.
+        """
+        from penstock.rendering.perfetto import PerfettoTrace
+
+        if not self.keeps_stages:
+            raise LookupError("the stages' times were not kept: run with record='stages'")
+        with PerfettoTrace(path, self.record.deployments, window_ns=window_ns) as trace:
+            self.replay(trace, [trace])
+            trace.finish(self.record)
+
+    def replay(self, turns: TurnSink, spans: Sequence[SpanSink]) -> None:
+        """Pass the kept turns, and what the stages did, to sinks as a run does.
+
+        Raises:
+            LookupError: the run did not keep the stages' times.
+        """
+        inputs = self.context.inputs["instances"]
+        ledger = BubbleLedger(
+            [deployment.pp_size for deployment in self.record.deployments],
+            blocking_sends=[instance["blocking_sends"] for instance in inputs],
+            in_lockstep=[instance.get("dp_size", 1) > 1 for instance in inputs],
+            sinks=list(spans),
+        )
+        for chunk in self.turns():
+            turns.accept(chunk)
+            ledger.accept(chunk)
+        last_ns = self.summary.last_completion_ns
+        if last_ns is not None:
+            ledger.finish(self.summary.first_arrival_ns, last_ns)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from penstock.rendering.notebook import result_html
+
+        return result_html(self)
 
     def summary_json(self) -> dict[str, Any]:
         """``summary.json``: inputs, versions, the summary with what every cost rests on. No wall-clock time."""

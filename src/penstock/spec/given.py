@@ -6,7 +6,8 @@ They need it in writing; a test holds it equal to :mod:`penstock.spec.option_tab
 from __future__ import annotations
 
 import os
-from typing import Literal, TypedDict
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict
 
 
 class SimulateOptions(TypedDict, total=False):
@@ -69,7 +70,7 @@ class SimulateOptions(TypedDict, total=False):
     """With async scheduling over stages: vLLM's second model runner, one step more in flight [on]."""
     scheduling_policy: Literal["fcfs", "priority"] | None
     """The order in which requests wait and lose their blocks: by arrival or by their own priority [fcfs]."""
-    policy: str | None
+    policy: str | Callable[..., Any] | object | None
     """How a step is filled: vllm, decode-cap, all-cap, gllm, sglang, sglang-dynamic or a class of yours [vllm]."""
     engine_idle_sleep_ns: int | None
     """The engine's sleep after an empty schedule [1000000]."""
@@ -81,7 +82,7 @@ class SimulateOptions(TypedDict, total=False):
     """Take every turn one by one, no short cut: the same result, more slowly [off]."""
 
     # Routing
-    router: str | None
+    router: str | Callable[..., Any] | object | None
     """Who serves a request: LOAD, RR, RAND, P2C, LOT, PREFIX or a class of yours as module:Class [LOAD]."""
     seed: int | None
     """Of random routing [0]."""

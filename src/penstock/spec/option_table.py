@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from penstock.spec.check import Raw, shown
+from penstock.spec.choice import PolicyChoice, RouterChoice
 from penstock.spec.options import RunOptions, SchedulerOptions
 from penstock.spec.ranges import Count, Counter, Dtype, Fraction, KvDtype, Name, Nanoseconds
 
@@ -106,7 +107,7 @@ class RawEngine(Raw):
         ),
     ] = None
     policy: Annotated[
-        Name | None,
+        PolicyChoice,
         About(
             "engine",
             "How a step is filled: vllm, decode-cap, all-cap, gllm, sglang, sglang-dynamic or a class of yours",
@@ -201,7 +202,7 @@ class RawRun(Raw):
         About("costs", "What penstock calibrate wrote for this hardware and engine", "none", "PATH"),
     ] = None
     router: Annotated[
-        Name | None,
+        RouterChoice,
         About(
             "routing",
             "Who serves a request: LOAD, RR, RAND, P2C, LOT, PREFIX or a class of yours as module:Class",

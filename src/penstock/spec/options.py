@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +13,8 @@ class SchedulerOptions:
     ``max_in_flight`` is the depth of the batch queue (vLLM ``VllmConfig.max_concurrent_batches``), empty
     steps included. ``long_prefill_token_threshold`` 0 means no threshold. ``engine_idle_sleep_ns`` is the
     sleep of ``EngineCoreProc`` after a turn that scheduled nothing. ``scheduling_policy`` is vLLM's: the order
-    in which requests wait and lose their blocks, fcfs | priority.
+    in which requests wait and lose their blocks, fcfs | priority. ``policy`` is a name, or a class or object of the
+    user's own (:mod:`penstock.spec.choice`).
     """
 
     max_num_seqs: int = 128
@@ -29,7 +31,7 @@ class SchedulerOptions:
     v2_model_runner: bool = False
     engine_idle_sleep_ns: int = 1_000_000
     scheduling_policy: str = "fcfs"
-    policy: str = "vllm"
+    policy: Any = "vllm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +56,15 @@ class EngineOverhead:
 class RunOptions:
     """How to run, as opposed to what: routing, seed, how much to keep.
 
-    ``router`` is a name of ``engine.router.ROUTERS``, an entry point, or a ``module:Class``. ``record`` is
-    requests | steps | stages.
+    ``router`` is a name of ``engine.router.ROUTERS``, an entry point, a ``module:Class``, or a class or object.
+    ``record`` is requests | steps | stages.
     ``profile_root`` holds profile bundles in LLMServingSim's layout, searched before the packaged fits.
     ``exact_only`` decides every turn request by request, without cohorts: the same answer, slowly.
     ``max_concurrency`` is a closed loop: of the workload's requests at most so many are open at a time, and the next
     is sent when one ends, no earlier than it arrives; 0 means any number.
     """
 
-    router: str = "LOAD"
+    router: Any = "LOAD"
     seed: int = 0
     record: str = "stages"
     keep_token_times: bool = True

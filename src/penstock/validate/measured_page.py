@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from penstock.cost.tables import FloatArray
-from penstock.rendering import page
 from penstock.files.writing import atomic_write
+from penstock.rendering import page
 from penstock.rendering.page import SERIES, Cell, Chart, Table
 from penstock.validate.measured import Line, MeasuredComparison
 

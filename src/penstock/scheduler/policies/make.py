@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import re
@@ -11,9 +12,11 @@ from typing import Any
 
 from penstock.errors import Problem, UserError, nearest
 from penstock.scheduler.policies.caps import DecodeCap, RequestCap
+from penstock.scheduler.policies.checked import CheckedPolicy
 from penstock.scheduler.policies.gllm import TokenThrottling
 from penstock.scheduler.policies.limits import Policy
 from penstock.scheduler.policies.sglang import DynamicChunks, Slots
+from penstock.spec.choice import named
 
 PrefillTime = Callable[[int, int], int]
 """Time of the slowest stage for a chunk of so many tokens after so many others, in ns."""
@@ -29,13 +32,16 @@ POLICY_NAMES = ("vllm", *_POLICIES)
 _CALL = re.compile(r"(?P<name>[\w.:-]+?)(\((?P<arguments>[^()]*)\))?")
 
 
-def make_policy(text: str, pp_size: int, prefill_ns: PrefillTime) -> Policy | None:
+def make_policy(text: Any, pp_size: int, prefill_ns: PrefillTime) -> Policy | None:
     """The policy that ``text`` asks for: ``decode-cap``, with arguments ``sglang(micro_batch=32)``, or a class of
-    the user's ``package.module:Class``, made with ``pp_size``. None for vLLM's own rule.
+    the user's ``package.module:Class``, made with ``pp_size``. None for vLLM's own rule. A class or function itself is
+    called with ``pp_size``; an object is copied, so that each instance has its own.
 
     Raises:
         UserError: no such policy, or arguments that it does not take.
     """
+    if not isinstance(text, str):
+        return CheckedPolicy(_own(text, pp_size), named(text))
     match = _CALL.fullmatch(text.strip())
     name = match["name"] if match else text
     arguments = _parse_arguments(text, match["arguments"] or "") if match else {}
@@ -60,7 +66,7 @@ def make_policy(text: str, pp_size: int, prefill_ns: PrefillTime) -> Policy | No
         raise _problem(text, f"cannot make {name}: {type(error).__name__}: {error}") from error
     if not callable(getattr(policy, "limits", None)):
         raise _problem(text, f"{name} has no method limits(view)")
-    return policy
+    return policy if name in _POLICIES else CheckedPolicy(policy, name)
 
 
 def _unknown_argument(maker: Callable[..., Policy], arguments: Mapping[str, Any]) -> str | None:
@@ -72,6 +78,21 @@ def _unknown_argument(maker: Callable[..., Policy], arguments: Mapping[str, Any]
     if unknown is None:
         return None
     return f"has no argument '{unknown}'{nearest(unknown, takes)} ({', '.join(takes)})"
+
+
+def _own(given: Any, pp_size: int) -> Policy:
+    """A policy of the user's class, function or object.
+
+    Raises:
+        UserError: it cannot be made, or is none.
+    """
+    try:
+        policy = given(pp_size) if callable(given) else copy.deepcopy(given)
+    except (Exception, SystemExit) as error:  # whatever the user's class raises is the user's to mend
+        raise _problem(named(given), f"cannot be made: {type(error).__name__}: {error}") from error
+    if not callable(getattr(policy, "limits", None)):
+        raise _problem(named(given), "has no method limits(view)")
+    return policy
 
 
 def _problem(text: str, message: str) -> UserError:
