@@ -262,7 +262,7 @@ def _step_charts(fit: Fit) -> list[Chart]:
             ((label, mask, errors) for label, mask in kinds),
         )
         for name, title, x, axis in (
-            ("log", "Steps in order", np.arange(len(errors)), "step"),
+            ("log", "Steps in order", np.arange(len(errors), dtype=np.float64), "step"),
             ("size", "Steps over batch size", sizes, "decodes in the step"),
         )
     ]

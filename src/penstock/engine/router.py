@@ -27,6 +27,7 @@ import random
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -242,10 +243,10 @@ def make_router(given: Any, seed: int, where: str = "--router") -> Router:
         UserError: no such router, or the class cannot be imported or made.
     """
     name = named(given)
-    factory = ROUTERS.get(name.upper())
+    factory: Callable[..., Any] | None = ROUTERS.get(name.upper())
     own = factory is None
     if not isinstance(given, str):
-        factory = given if callable(given) else lambda: copy.deepcopy(given)
+        factory = given if callable(given) else partial(copy.deepcopy, given)
     try:
         if factory is None:
             factory = _imported(name) if ":" in name else _entry_point(name, where)

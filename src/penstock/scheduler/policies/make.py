@@ -87,7 +87,7 @@ def _own(given: Any, pp_size: int) -> Policy:
         UserError: it cannot be made, or is none.
     """
     try:
-        policy = given(pp_size) if callable(given) else copy.deepcopy(given)
+        policy: Any = given(pp_size) if callable(given) else copy.deepcopy(given)
     except (Exception, SystemExit) as error:  # whatever the user's class raises is the user's to mend
         raise _problem(named(given), f"cannot be made: {type(error).__name__}: {error}") from error
     if not callable(getattr(policy, "limits", None)):
