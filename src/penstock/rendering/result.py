@@ -343,7 +343,7 @@ class SimulationResult:
             raise LookupError("the stages' times were not kept: run with record='stages'")
         with PerfettoTrace(path, self.record.deployments, window_ns=window_ns) as trace:
             self.replay(trace, [trace])
-            trace.finish(self.record)
+            trace.finish(self.record, energy=self.energy)
 
     def replay(self, turns: TurnSink, spans: Sequence[SpanSink]) -> None:
         """Pass the kept turns, and what the stages did, to sinks as a run does.
