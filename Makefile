@@ -2,6 +2,7 @@
 #   make demo   run the example        make test   all checks and tests      make lint   checks only
 #   make fmt    format the code        make fuzz   longer random tests       make bench  timings
 #   make compiled   in .venv-compiled, the hot modules compiled by mypyc from the same sources (needs a C compiler)
+#   make docs   the site of the documentation, in site/
 #   make readme put the demo's table into the README           make clean  remove all that was made
 
 PYTHON ?=
@@ -13,7 +14,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt readme fuzz bench clean
+.PHONY: help demo test lint fmt readme docs fuzz bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -34,6 +35,10 @@ readme: $(INSTALLED)
 	$(BIN)/python tools/update_readme.py
 	$(BIN)/python tools/update_python_page.py
 
+docs: $(INSTALLED_DEV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python tools/build_site.py site
+
 fmt: $(INSTALLED_DEV)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -46,7 +51,7 @@ bench: $(INSTALLED_DEV)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) .venv-compiled outputs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-compiled outputs site dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@sh tools/make_venv.sh "$(VENV)" "$(PYTHON)"

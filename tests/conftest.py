@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SHARED = REPOSITORY.parent / "shared"
+SHARED = Path(os.environ.get("PENSTOCK_DATA", REPOSITORY.parent / "shared"))
+"""Where docs/data.md says."""
 
 # No deadlines: machines that run tests are shared. ``make fuzz`` takes the second one.
 settings.register_profile("tests", deadline=None, derandomize=True)
