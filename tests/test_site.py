@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 from penstock.cli.main import main
@@ -63,7 +62,7 @@ def _fault(command: str) -> str | None:
         return None if words[0].startswith("-") else f"no command {words[0]}"
     target: Any = load_command(words[0])
     rest = words[1:]
-    while isinstance(target, click.Group) and rest and rest[0] in target.commands:
+    while rest and rest[0] in getattr(target, "commands", ()):
         target, rest = target.commands[rest[0]], rest[1:]
     known = {name for parameter in target.params for name in (*parameter.opts, *parameter.secondary_opts)}
     known |= {"--help", "-h"} | {option.flag for option in OPTIONS}

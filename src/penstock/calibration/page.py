@@ -263,6 +263,6 @@ def _step_charts(fit: Fit) -> list[Chart]:
         )
         for name, title, x, axis in (
             ("log", "Steps in order", np.arange(len(errors), dtype=np.float64), "step"),
-            ("size", "Steps over batch size", sizes, "decodes in the step"),
+            ("size", "Steps over batch size", sizes.astype(np.float64), "decodes in the step"),
         )
     ]

@@ -27,7 +27,6 @@ import random
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -246,7 +245,7 @@ def make_router(given: Any, seed: int, where: str = "--router") -> Router:
     factory: Callable[..., Any] | None = ROUTERS.get(name.upper())
     own = factory is None
     if not isinstance(given, str):
-        factory = given if callable(given) else partial(copy.deepcopy, given)
+        factory = _maker(given)
     try:
         if factory is None:
             factory = _imported(name) if ":" in name else _entry_point(name, where)
@@ -260,6 +259,11 @@ def make_router(given: Any, seed: int, where: str = "--router") -> Router:
     if not callable(getattr(router, "route", None)):
         raise UserError([Problem(where, f"{name} has no method route(request, instances)")])
     return CheckedRouter(router, name, where) if own else router
+
+
+def _maker(given: Any) -> Callable[..., Any]:
+    """A class or function itself, or what copies an object."""
+    return given if callable(given) else lambda: copy.deepcopy(given)
 
 
 def _imported(name: str) -> Callable[..., Any]:
