@@ -5,7 +5,8 @@
 Colocated with chunked prefill (vLLM's defaults), against 1P3D, 2P2D and 3P1D, over a 400 GB/s link and over a 100
 Gbit/s network; chats, and long prompts with short answers. For each: the highest rate of a grid at which nine of ten
 requests have their first token and, on average, all others in time; and at one rate for all, what users see and how
-busy each instance is. Writes pictures of the rates, and of times to first token and per token at the one rate.
+busy each instance is. Writes pictures of the rates, and of times to first token and per token at the one rate. Further
+arguments name loads (chats, long).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import penstock
 from penstock.units import NS_PER_MS, NS_PER_S
 from penstock.workload.workload import Workload
 
-REQUESTS = 240
 LINKS = {"400 GB/s": (400, 2_000), "100 Gbit/s": (11.6, 10_000)}
 SPLITS = ("colocated", "1P3D", "2P2D", "3P1D")
 
@@ -31,7 +31,7 @@ SPLITS = ("colocated", "1P3D", "2P2D", "3P1D")
 @dataclass(frozen=True, slots=True)
 class Load:
     """Mean lengths, limits on TTFT and TPOT in ms, the rates tried, and the one at which all are looked at, per
-    second."""
+    second; for so many seconds."""
 
     name: str
     prompt: int
@@ -40,12 +40,14 @@ class Load:
     tpot_ms: float
     rates: Sequence[float]
     common_rate: float
+    seconds: float
 
     def requests(self, rate: float) -> Workload:
-        """Poisson arrivals, log-normal lengths; the same lengths at every rate."""
+        """Poisson arrivals, log-normal lengths."""
         generator = np.random.default_rng(1)
-        spread = np.exp(generator.normal(-0.125, 0.5, (REQUESTS, 2)))
-        gaps = generator.exponential(1.0, REQUESTS)
+        count = round(rate * self.seconds)
+        spread = np.exp(generator.normal(-0.125, 0.5, (count, 2)))
+        gaps = generator.exponential(1.0, count)
         prompts = np.clip(spread[:, 0] * self.prompt, 16, 32_000).astype(int)
         answers = np.clip(spread[:, 1] * self.answer, 2, 4_000).astype(int)
         arrivals = (np.cumsum(gaps) / rate * NS_PER_S).astype(int)
@@ -53,10 +55,8 @@ class Load:
 
 
 LOADS = (
-    Load("chats: 700 in, 250 out", 700, 250, 500, 40, (8, 16, 24, 32, 40, 48, 56), 12),
-    Load(
-        "long prompts: 8,000 in, 150 out", 8_000, 150, 4_000, 40, (0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3), 0.75
-    ),
+    Load("chats: 700 in, 250 out", 700, 250, 500, 40, (8, 16, 24, 32), 12, 8),
+    Load("long prompts: 8,000 in, 150 out", 8_000, 150, 4_000, 40, (0.5, 1, 1.5, 2), 1, 40),
 )
 
 
@@ -98,7 +98,7 @@ class Point:
 
 
 def serve(split: str, link: tuple[float, int], load: Load, rate: float) -> Point:
-    """One run. Requests of its first and last tenth are left out."""
+    """One run. Its first and last tenth of requests are left out."""
     result = penstock.simulate(
         cluster(split, link),
         load.requests(rate),
@@ -106,7 +106,8 @@ def serve(split: str, link: tuple[float, int], load: Load, rate: float) -> Point
         record="requests",
         keep_token_times=False,
     )
-    rows = result.requests.sort("arrival_ns")[REQUESTS // 10 : -REQUESTS // 10]
+    rows = result.requests.sort("arrival_ns")
+    rows = rows[len(rows) // 10 : -(len(rows) // 10)]
     ttft = rows["ttft_ns"].to_numpy() / NS_PER_MS
     tpot = rows["tpot_ns"].fill_null(0).to_numpy() / NS_PER_MS
     within = float(((ttft <= load.ttft_ms) & (tpot <= load.tpot_ms)).mean())
@@ -127,40 +128,45 @@ def highest_rate(split: str, link: tuple[float, int], load: Load) -> float:
     return load.rates[low] if low >= 0 else 0.0
 
 
-def main(folder: Path | None) -> None:
-    """All loads, splits and links."""
+def look_at(load: Load, folder: Path | None) -> None:
+    """All splits and links under one load."""
     pictures: dict[str, dict[str, list[float | None]]] = {"rates": {}, "ttft": {}, "tpot": {}}
-    groups: list[str] = []
+    for link, speed in LINKS.items():
+        for split in SPLITS:
+            if split == "colocated" and link != next(iter(LINKS)):
+                for bars in pictures.values():  # nothing goes over the link
+                    bars[split].append(bars[split][-1])
+                continue
+            best = highest_rate(split, speed, load)
+            point = serve(split, speed, load, load.common_rate)
+            for name, value in (("rates", best), ("ttft", point.ttft_ms), ("tpot", point.tpot_ms)):
+                pictures[name].setdefault(split, []).append(value)
+            busy = " ".join(f"{share:>4.0%}" for share in point.busy)
+            print(
+                f"{load.name:<31} {link:<14} {split:<10} {best:>6g} {load.common_rate:>10g} "
+                f"{point.ttft_ms:>6.0f} ms {point.tpot_ms:>7.1f} ms  {busy}",
+                flush=True,
+            )
+    titles = {
+        "rates": ("Highest rate within the limits", "requests/s"),
+        "ttft": (f"p90 TTFT at {load.common_rate:g} requests/s", "ms"),
+        "tpot": (f"p90 TPOT at {load.common_rate:g} requests/s", "ms"),
+    }
+    if folder is not None:
+        kind = load.name.split(":")[0]
+        for name, (title, unit) in titles.items():
+            picture = grouped_bars(f"{title}, 16 H100, {kind}", unit, list(LINKS), pictures[name])
+            (folder / f"apart-{kind.replace(' ', '-')}-{name}.svg").write_text(picture, encoding="utf-8")
+
+
+def main(folder: Path | None, names: list[str]) -> None:
+    """The loads whose names begin with one of ``names``, or all."""
     heading = f"{'load':<31} {'KV over':<14} {'split':<10} {'req/s':>6}   at req/s  p90 TTFT   p90 TPOT"
     print(f"{heading}  busy, by instance")
     for load in LOADS:
-        for link, speed in LINKS.items():
-            groups.append(f"{load.name.split(':')[0]}, {link}")
-            for split in SPLITS:
-                if split == "colocated" and link != next(iter(LINKS)):
-                    for bars in pictures.values():  # nothing goes over the link
-                        bars[split].append(bars[split][-1])
-                    continue
-                best = highest_rate(split, speed, load)
-                point = serve(split, speed, load, load.common_rate)
-                for name, value in (("rates", best), ("ttft", point.ttft_ms), ("tpot", point.tpot_ms)):
-                    pictures[name].setdefault(split, []).append(value)
-                busy = " ".join(f"{share:>4.0%}" for share in point.busy)
-                print(
-                    f"{load.name:<31} {link:<14} {split:<10} {best:>6g} {load.common_rate:>10g} "
-                    f"{point.ttft_ms:>6.0f} ms {point.tpot_ms:>7.1f} ms  {busy}",
-                    flush=True,
-                )
-    if folder is not None:
-        titles = {
-            "rates": ("Highest rate within the limits, 16 H100", "requests/s"),
-            "ttft": ("p90 TTFT at one rate, 16 H100", "ms"),
-            "tpot": ("p90 TPOT at one rate, 16 H100", "ms"),
-        }
-        for name, (title, unit) in titles.items():
-            picture = grouped_bars(title, unit, groups, pictures[name])
-            (folder / f"disaggregated-{name}.svg").write_text(picture, encoding="utf-8")
+        if not names or load.name.startswith(tuple(names)):
+            look_at(load, folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None, sys.argv[2:])
