@@ -60,7 +60,8 @@ def translate(given: Mapping[str, Any]) -> Translation:
     problems += [Problem(flag_name(name), why) for name, why in _refusals(flags).items()]
     router = _router(flags.request_routing_policy, options.get("router"), problems)
     return Translation(
-        options=options | {"router": router},
+        # LLMServingSim has no host; who asks for one gets it.
+        options=options | {"router": router, "engine_overhead": options.get("engine_overhead") or "none"},
         run_id=flags.run_id or DEFAULT_RUN_ID,
         default_requests=default_requests,
         logs_words=True,

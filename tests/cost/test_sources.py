@@ -9,7 +9,8 @@ import pytest
 from tests.cost.build import TINY, write_bundle
 
 from penstock.cost.fitted import PACKAGED_FITS, fit_degrees, read_fit, tables_from_fit
-from penstock.cost.sources import CostQuestion, kernel_tables
+from penstock.cost.question import CostQuestion
+from penstock.cost.sources import kernel_tables
 from penstock.errors import UserError
 from penstock.spec.layers import GroupedAttention, LayerGroup, LayerKind, MoeMlp, uniform_layers
 from penstock.spec.model import ModelSpec
@@ -85,7 +86,7 @@ def test_a_packaged_fit_is_found_by_architecture_whatever_the_model_is_called() 
     ],
 )
 def test_a_packaged_fit_does_not_hold_for_other_dimensions(change: dict[str, Any]) -> None:
-    assert "an estimate" in kernel_tables(ask("RTXPRO6000", replace(LLAMA, **change)), None).basis[0]
+    assert "packaged fit" not in kernel_tables(ask("RTXPRO6000", replace(LLAMA, **change)), None).basis[0]
 
 
 def test_the_dense_part_of_a_mixture_takes_the_fit_of_one() -> None:
@@ -100,11 +101,11 @@ def test_the_dense_part_of_a_mixture_takes_the_fit_of_one() -> None:
 
 
 def test_unprofiled_hardware_is_estimated_with_its_error() -> None:
-    tables = kernel_tables(ask("B200", LLAMA), None)
-    assert "no profile of meta-llama/Llama-3.1-8B on B200: an estimate" in tables.basis[0]
+    tables = kernel_tables(ask("MI300X", LLAMA), None)
+    assert "no profile of meta-llama/Llama-3.1-8B on MI300X: an estimate" in tables.basis[0]
     assert "gemm" in tables.basis[0]
     weights = 2 * 3 * 4096 * 14336
-    at_peak_us = weights / 7700e9 * 1e6
+    at_peak_us = weights / 5300e9 * 1e6
     mlp = tables.dense["gate_up_proj"].us[0] + tables.dense["down_proj"].us[0]
     assert at_peak_us < mlp < 2 * at_peak_us + 20
 
@@ -133,7 +134,7 @@ def test_a_missing_profile_root_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(PACKAGED_FITS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_packaged_fit_is_usable_and_states_its_error(path: Path) -> None:
     fit = read_fit(path)
-    assert "LLMServingSim" in fit["source"]
+    assert "LLMServingSim" in fit["source"] or "AIConfigurator" in fit["source"]
     for degree in fit_degrees(fit):
         tables = tables_from_fit(fit, degree)
         assert np.isfinite(tables.attention.us).all()

@@ -33,7 +33,7 @@ def test_they_are_no_options_of_penstock() -> None:
 )
 def test_both_names_of_the_router(given: dict[str, Any], router: str | None) -> None:
     translation = translate({"dtype": "fp8", "run_id": None} | given)
-    assert translation.options == {"dtype": "fp8", "router": router}
+    assert translation.options == {"dtype": "fp8", "router": router, "engine_overhead": "none"}
     assert not translation.problems
     assert not translation.notices
 

@@ -59,23 +59,57 @@ def fit_command(
 @app.command("import", cls=GuardedCommand)
 def import_command(
     source: Annotated[
-        Path, typer.Argument(help="LLMServingSim's old layout (with tp<N>/layers.csv), or Vidur's mlp.csv.")
+        str,
+        typer.Argument(
+            help="LLMServingSim's old layout (with tp<N>/layers.csv), Vidur's mlp.csv, or the word aiconfigurator: the "
+            "tables of the installed extra."
+        ),
     ],
     *,
     output: Annotated[Path, typer.Option("-o", "--output", help="Profile root to write the bundle under.")],
     hardware: Annotated[str, typer.Option(help="Hardware label.")],
     model: Annotated[str, typer.Option(help="Model name.")],
+    tp: Annotated[str, typer.Option(help="aiconfigurator: tp degrees, as in 1,2,4,8.")] = "1",
+    dtype: Annotated[str, typer.Option(help="aiconfigurator: of the weights.")] = "bfloat16",
+    kv_cache_dtype: Annotated[str, typer.Option(help="aiconfigurator: auto or fp8.")] = "auto",
+    engine: Annotated[str, typer.Option(help="aiconfigurator: vllm, sglang or trtllm.")] = "vllm",
 ) -> None:
     """Write a profile of another layout as a bundle."""
     from penstock.files.use import FileUse
     from penstock.profiling.imports import import_profile
 
+    if source == "aiconfigurator":
+        from penstock.profiling.database import import_database, wanted_tables
+
+        wanted = wanted_tables(hardware, model, tp, (dtype, kv_cache_dtype), engine)
+        typer.echo(f"wrote {import_database(wanted, output)}")
+        return
     # The bundle's files are named after what is imported; this one is always among them.
     meta = output / hardware / model / "bf16" / "meta.yaml"
-    FileUse(reads={"SOURCE": source}, writes={"--output": meta}).check()
-    directory, note = import_profile(source, output, hardware=hardware, model=model)
+    FileUse(reads={"SOURCE": Path(source)}, writes={"--output": meta}).check()
+    directory, note = import_profile(Path(source), output, hardware=hardware, model=model)
     typer.echo(f"wrote {directory}")
     typer.echo(note)
+
+
+@app.command("pack", cls=GuardedCommand)
+def pack_command(
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Write the fit here (JSON).")],
+    hardware: Annotated[str, typer.Option(help="Hardware label.")],
+    model: Annotated[str, typer.Option(help="Model, by name or config.json.")],
+    tp: Annotated[str, typer.Option(help="Tp degrees.")] = "1,2,4,8",
+    dtype: Annotated[str, typer.Option(help="Of the weights.")] = "bfloat16",
+    kv_cache_dtype: Annotated[str, typer.Option(help="auto or fp8.")] = "auto",
+) -> None:
+    """Pack AIConfigurator's tables of a model on a chip as a fit, and print its errors by kernel."""
+    from penstock.profiling.database import pack_database, wanted_tables
+    from penstock.profiling.fit import fit_report, write_fit
+
+    result = pack_database(wanted_tables(hardware, model, tp, (dtype, kv_cache_dtype), "vllm"))
+    write_fit(result, output)
+    typer.echo(fit_report(result))
+    typer.echo(f"wrote {output}", err=True)
 
 
 @app.command("calibrate", cls=GuardedCommand)

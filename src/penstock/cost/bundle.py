@@ -193,6 +193,27 @@ def add_unmeasured_mixes(us: FloatArray) -> None:
     us[1:, 1:] = us[1:, :1] + us[:1, 1:, :1] - float(us[0, 1:].min())
 
 
+HISTORIES = np.concatenate([[0.0], 64.0 * 2.0 ** np.arange(12)])
+"""History before a chunk, to 128K tokens, on a grid where time is linear in it."""
+
+
+def separate_grid(
+    prompts: tuple[FloatArray, FloatArray, FloatArray], decodes: tuple[FloatArray, FloatArray, FloatArray]
+) -> AttentionGrid:
+    """A grid of what was measured apart: ``prompts`` = (lengths, us, us per token of history), all (n,), ``decodes`` =
+    (numbers, contexts, us of both). Both in one step take their sum, less a launch."""
+    lengths, prompt_us, slope = prompts
+    counts, contexts, decode_us = decodes
+    us = np.full((len(lengths) + 1, len(counts) + 1, len(HISTORIES), len(contexts)), np.nan)
+    us[0, 1:] = decode_us[:, None, :]
+    us[1:, 0] = (prompt_us[:, None] + slope[:, None] * HISTORIES)[:, :, None]
+    us[0, 0] = us[1, 0]
+    add_unmeasured_mixes(us)
+    return AttentionGrid(
+        np.concatenate([[0.0], lengths]), np.concatenate([[0.0], counts]), HISTORIES, contexts, us
+    )
+
+
 def _fill_missing_chunk(us: FloatArray, chunks: FloatArray, i: int) -> None:
     """Slices no interpolation inside the chunk can give (no decodes measured, or none but decodes)."""
     for j in range(us.shape[1]):

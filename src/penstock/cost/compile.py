@@ -13,7 +13,8 @@ from penstock.cost.calibrated import calibrated_stage, calibration_basis
 from penstock.cost.experts.layer import expert_layer
 from penstock.cost.memory_cost import memory_basis, with_memory
 from penstock.cost.network import Int64Array, Link, MeasuredLink, inner_link, outer_link
-from penstock.cost.sources import CostQuestion, kernel_tables
+from penstock.cost.question import CostQuestion
+from penstock.cost.sources import kernel_tables
 from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
 from penstock.cost.step_cost import HopCost, PipelineCost, StageCost
 from penstock.cost.tables import Curve, KernelTables
@@ -149,6 +150,7 @@ def cost_question(instance: InstanceSpec, hardware: str, kind: LayerKind) -> Cos
         dtype=instance.dtype,
         kv_cache_dtype=instance.kv_cache_dtype,
         max_tokens=instance.scheduler.max_num_batched_tokens,
+        engine="sglang" if instance.engine.startswith("sglang") else "vllm",
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from penstock.cost.architecture import Architecture
-from penstock.cost.bundle import add_unmeasured_mixes
+from penstock.cost.bundle import add_unmeasured_mixes, separate_grid
 from penstock.cost.tables import AttentionGrid, Curve, FloatArray, KernelTables, SkewTable
 from penstock.errors import Problem, UserError
 
@@ -140,7 +140,9 @@ def tables_from_fit(fit: Mapping[str, Any], tp_size: int) -> KernelTables:
         tp_size=tp_size,
         dense={name: _curve(value) for name, value in part["dense"].items()},
         per_sequence={name: _curve(value) for name, value in part["per_sequence"].items()},
-        attention=attention_from_fit(part["attention"]),
+        attention=attention_from_fit(part["attention"])
+        if "measured_up_to" in part["attention"]
+        else attention_from_tables(part["attention"]),
         skew=_skew(part.get("skew")),
     )
 
@@ -168,6 +170,19 @@ def attention_from_fit(part: Mapping[str, Any]) -> AttentionGrid:
     else:
         add_unmeasured_mixes(us)
     return AttentionGrid(chunks, decodes, history, context, us)
+
+
+def attention_from_tables(part: Mapping[str, Any]) -> AttentionGrid:
+    """Attention that was packed as its tables: prompts by length, ``history_us`` per token before them, decodes by
+    number and context."""
+    lengths, prompts, slope = (np.array(part[name]) for name in ("lengths", "prompt_us", "history_us"))
+    counts, contexts = (
+        np.array(part["decodes"], dtype=np.float64),
+        np.array(part["contexts"], dtype=np.float64),
+    )
+    return separate_grid(
+        (lengths.astype(np.float64), prompts, slope), (counts, contexts, np.array(part["decode_us"]))
+    )
 
 
 def regime_us(

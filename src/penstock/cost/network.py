@@ -60,7 +60,7 @@ class Link:
 class MeasuredLink(Link):
     """A link class with measured times by size: linear between the logarithms of size and time, beyond the last
     size at its bandwidth. An all-reduce of a number of ranks that was measured takes its own curve, others the
-    ring of messages."""
+    ring of messages. A class of all-reduces alone leaves messages their bandwidth and latency."""
 
     kind: str = ""
 
@@ -70,7 +70,10 @@ class MeasuredLink(Link):
 
     def messages_ns(self, sizes_bytes: Int64Array) -> Int64Array:
         """``message_ns`` of many sizes at once, the same shape back."""
-        return _curve_ns(link_classes()[self.kind]["message"], sizes_bytes)
+        curve = link_classes()[self.kind].get("message")
+        if curve is None:
+            return (self.latency_ns + sizes_bytes / self.bytes_per_ns).astype(np.int64)
+        return _curve_ns(curve, sizes_bytes)
 
     def all_reduce_ns(self, size_bytes: int, ranks: int) -> int:
         """All-reduce of ``size_bytes`` over ``ranks``."""
@@ -88,7 +91,9 @@ class MeasuredLink(Link):
 
     def describe(self) -> str:
         """The class, for the summary."""
-        return f"measured link class {self.kind}"
+        if "message" in link_classes()[self.kind]:
+            return f"measured link class {self.kind}"
+        return f"measured link class {self.kind} for all-reduces, {Link.describe(self)} for messages"
 
 
 def _curve_ns(curve: Mapping[str, Sequence[float]], sizes_bytes: Int64Array) -> Int64Array:
@@ -111,8 +116,11 @@ def outer_link(link: LinkSpec) -> Link:
 
 def _dimension(link: LinkSpec, index: int) -> Link:
     kind = link.classes[index] if link.classes else None
-    if kind is not None:
-        curve = link_classes()[kind]["message"]
+    curve = None if kind is None else link_classes()[kind].get("message")
+    if kind is not None and curve is not None:
         bandwidth = curve["sizes"][-1] / max(curve["ns"][-1] - curve["ns"][0], 1.0)
         return MeasuredLink(bandwidth, curve["ns"][0], kind=kind)
-    return Link(bytes_per_ns(link.bandwidth_gb_per_s[index]), link.latency_ns[index])
+    bandwidth = bytes_per_ns(link.bandwidth_gb_per_s[index])
+    if kind is not None:
+        return MeasuredLink(bandwidth, link.latency_ns[index], kind=kind)
+    return Link(bandwidth, link.latency_ns[index])

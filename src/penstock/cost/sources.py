@@ -1,59 +1,35 @@
-"""Which kernel times to use: a measured profile, else a packaged fit, else the roofline. Always says which."""
+"""Which kernel times to use, and what they rest on: the first source that has an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from penstock.cost.aiconfigurator.source import covered, measured_tables
+from penstock.cost.aiconfigurator.wheel import EXTRA, find_wheel
 from penstock.cost.architecture import Architecture
 from penstock.cost.bundle import BundleAddress, read_bundle, tp_degrees
 from penstock.cost.fitted import find_fit, fit_degrees, tables_from_fit
+from penstock.cost.question import CostQuestion
 from penstock.cost.roofline import roofline_tables
 from penstock.cost.tables import KernelTables
 from penstock.cost.tp_scaling import scale_to_tp
 from penstock.errors import UserError
 from penstock.spec.hardware import find_hardware
-from penstock.spec.layers import LayerKind, MoeMlp
-from penstock.spec.model import ModelSpec
+from penstock.spec.layers import MoeMlp
 
 _MLP_LAYERS = ("gate_up_proj", "act_fn", "down_proj")
-_VARIANTS = {
-    "bfloat16": ("bf16", "fp16"),
-    "float16": ("fp16", "bf16"),
-    "float32": ("fp32",),
-    "fp8": ("fp8",),
-    "fp8_block": ("fp8_block", "fp8"),
-    "int8": ("int8",),
-    "nvfp4": ("nvfp4",),
-    "fp4": ("fp4",),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostQuestion:
-    """What kernel times are wanted for: layers of one kind of a model. ``max_tokens`` is the most a step can hold."""
-
-    hardware: str
-    model: ModelSpec
-    kind: LayerKind
-    tp_size: int
-    dtype: str
-    kv_cache_dtype: str
-    max_tokens: int
-
-    def variants(self) -> tuple[str, ...]:
-        """Names of bundle variants that fit the dtypes, the exact one first (16-bit types weigh the same)."""
-        suffix = "-kvfp8" if self.kv_cache_dtype == "fp8" else ""
-        return tuple(name + suffix for name in _VARIANTS[self.dtype])
 
 
 def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTables:
-    """The best source at hand: a bundle under ``profile_root``, a packaged fit, the calibrated roofline.
+    """The best source at hand: a bundle under ``profile_root``, a packaged fit, AIConfigurator's measurements where
+    they are installed, the calibrated roofline.
 
     Raises:
-        UserError: the hardware is unknown and has no profile, the profile root is missing, a bundle is broken.
+        UserError: the hardware is unknown and has no profile, the profile root is missing, a bundle or the installed
+            wheel is broken.
     """
     if profile_root is not None and not profile_root.is_dir():
         raise UserError(f"--profile-root {profile_root}: no such directory")
@@ -62,8 +38,15 @@ def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTa
     absent = _absent(question, profile_root)
     for tables in _packaged(question):
         return _of_kind(replace(tables, basis=(*tables.basis, *absent)), question)
+    found = covered(question)
+    wheel = None if found is None else find_wheel()
+    if found is not None and wheel is not None:
+        tables = measured_tables(question, found, wheel)
+        if tables is not None:
+            return _of_kind(replace(tables, basis=(*tables.basis, *absent)), question)
     tables = _estimate(question, profile_root)
-    return replace(tables, basis=(*tables.basis, *absent))
+    hint = () if found is None or wheel is not None else (f"{EXTRA} has measured kernels of this chip",)
+    return replace(tables, basis=(*tables.basis, *hint, *absent))
 
 
 def _estimate(question: CostQuestion, profile_root: Path | None = None) -> KernelTables:

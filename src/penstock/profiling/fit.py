@@ -94,41 +94,44 @@ def fit_bundle(directory: Path, *, hardware: str, model: ModelSpec, variant: str
         },
         "tp": parts,
     }
-    return FitResult(data, tuple(errors), sum(_count(part) for part in parts.values()))
+    return FitResult(data, tuple(errors), sum(count_numbers(part) for part in parts.values()))
 
 
 def fit_tables(tables: KernelTables, rows: FloatArray) -> tuple[dict[str, Any], list[ErrorLine]]:
     """Coefficients of one tp degree and their errors."""
-    dense = {name: _fit_curve(name, curve) for name, curve in tables.dense.items()}
-    heads = {name: _fit_curve(name, curve) for name, curve in tables.per_sequence.items()}
+    dense = {name: fit_curve(name, curve) for name, curve in tables.dense.items()}
+    heads = {name: fit_curve(name, curve) for name, curve in tables.per_sequence.items()}
     attention = fit_attention(rows)
     errors = [
-        _curve_error(tables.tp_size, name, curve, (dense | heads)[name])
+        curve_error(tables.tp_size, name, curve, (dense | heads)[name])
         for name, curve in (dict(tables.dense) | dict(tables.per_sequence)).items()
     ]
     errors += _attention_errors(tables.tp_size, rows, attention)
     part: dict[str, Any] = {
-        "dense": {name: _as_json(curve) for name, curve in dense.items()},
-        "per_sequence": {name: _as_json(curve) for name, curve in heads.items()},
+        "dense": {name: as_json(curve) for name, curve in dense.items()},
+        "per_sequence": {name: as_json(curve) for name, curve in heads.items()},
         "attention": attention,
     }
     return part, errors
 
 
-def _fit_curve(name: str, curve: Curve) -> Curve:
+def fit_curve(name: str, curve: Curve) -> Curve:
+    """A kernel's curve in straight pieces."""
     positive = curve.us > 0
     usable = Curve(curve.sizes[positive], curve.us[positive])
     return fit_segments(usable, max_pieces=_PIECES.get(name, _DEFAULT_PIECES), tolerance=_TOLERANCE)
 
 
-def _as_json(curve: Curve) -> dict[str, list[float]]:
+def as_json(curve: Curve) -> dict[str, list[float]]:
+    """A curve as a fit holds it."""
     return {
         "sizes": [float(size) for size in curve.sizes],
         "us": [float(f"{time:.4g}") for time in curve.us],
     }
 
 
-def _curve_error(tp_size: int, kernel: str, measured: Curve, fitted: Curve) -> ErrorLine:
+def curve_error(tp_size: int, kernel: str, measured: Curve, fitted: Curve) -> ErrorLine:
+    """How far a fitted curve is from the measured one, at its points."""
     positive = measured.us > 0
     return _line(tp_size, kernel, fitted.at(measured.sizes[positive]), measured.us[positive])
 
@@ -203,12 +206,12 @@ def _weighted_alphas(
     return averaged[0], averaged[1]
 
 
-def _count(value: object) -> int:
+def count_numbers(value: object) -> int:
     """How many numbers a part of a fit holds."""
     if isinstance(value, dict):
-        return sum(_count(inner) for inner in value.values())
+        return sum(count_numbers(inner) for inner in value.values())
     if isinstance(value, list):
-        return sum(_count(inner) for inner in value)
+        return sum(count_numbers(inner) for inner in value)
     return 1
 
 

@@ -42,6 +42,8 @@ class SimulateOptions(TypedDict, total=False):
     """With that, two halves of a step in turns, one in memory, one on the NPU [off]."""
     npu_memory_utilization: float | None
     """Share of a device's memory to use [0.9]."""
+    engine_overhead: Literal["default", "none"] | None
+    """The engine's own time per step [default, none with a profile root]."""
     profile_root: str | os.PathLike[str] | None
     """Directory of profile bundles in LLMServingSim's layout [the packaged fits, else a roofline]."""
     calibration: str | os.PathLike[str] | None

@@ -17,6 +17,7 @@ from penstock.spec.layers import GroupedAttention
 from penstock.spec.model import ModelSpec
 from penstock.spec.option_table import RawFlags
 from penstock.spec.options import EngineOverhead, SchedulerOptions
+from penstock.spec.overheads import default_overhead
 from penstock.spec.pim import PimSpec
 from penstock.spec.placement import PlacementSpec
 from penstock.spec.placement_rules import HostDevices, placement_spec
@@ -48,7 +49,10 @@ class InstanceRules:
         model: ModelSpec | None,
         flags: RawFlags,
         place: Place,
+        *,
+        profiled: bool = False,
     ) -> None:
+        self._profiled = profiled
         self._checked = checked
         self._raw = checked.value
         self._memory = memory
@@ -135,9 +139,7 @@ class InstanceRules:
             dtype=self._chosen("dtype", model.dtype),
             kv_cache_dtype=self._chosen("kv_cache_dtype", "auto"),
             scheduler=scheduler,
-            overhead=EngineOverhead(**raw.engine_overhead.model_dump())
-            if raw.engine_overhead
-            else EngineOverhead(),
+            overhead=self._overhead(model),
             layer_partition=partition,
             num_gpu_blocks=raw.num_gpu_blocks,
             stage_hardware=None if raw.stage_hardware is None else tuple(raw.stage_hardware),
@@ -158,6 +160,19 @@ class InstanceRules:
             if self._preset is None
             else self._preset.basis({**asdict(scheduler), "npu_memory_utilization": utilization}),
         )
+
+    def _overhead(self, model: ModelSpec) -> EngineOverhead:
+        """What the instance says, else the option, else the default; none beside profiles of the user's own, which
+        LLMServingSim takes without any."""
+        raw = self._raw
+        given = raw.engine_overhead
+        if given is not None and given.name is None:
+            return EngineOverhead(**given.model_dump(exclude={"name"}))
+        name = self._flags.engine_overhead if given is None else given.name
+        name = name or self._preset_options.get("engine_overhead")
+        if name == "none" or (name is None and self._profiled):
+            return EngineOverhead()
+        return default_overhead(raw.engine or self._flags.engine, raw.hardware or "", model.num_layers)
 
     def _find_preset(self, memory_bytes: int, pp_size: int) -> Preset | None:
         name = self._raw.engine or self._flags.engine

@@ -221,7 +221,9 @@ class _ClusterReader:
             self._check_hardware(raw.hardware, place.key("hardware"))
         for stage, label in enumerate(raw.stage_hardware or []):
             self._check_hardware(label, place.key("stage_hardware").item(stage))
-        rules = InstanceRules(checked, memory, model, self._flags, place)
+        rules = InstanceRules(
+            checked, memory, model, self._flags, place, profiled=self._profile_root is not None
+        )
         rules.check(num_nodes)
         rules.check_memory(HostDevices(node, raw_node.cpu_mem, self._cxl), self._pim)
         rules.check_tier(raw_node.cpu_mem, self._cxl, len(raw_node.instances or ()))

@@ -132,6 +132,10 @@ class RawFlags(RawEngine):
     npu_memory_utilization: Annotated[
         Fraction | None, About("costs", "Share of a device's memory to use", "0.9")
     ] = None
+    engine_overhead: Annotated[
+        Literal["default", "none"] | None,
+        About("costs", "The engine's own time per step", "default, none with a profile root"),
+    ] = None
 
     prefix_storage: Annotated[
         Literal["CPU", "CXL", "None"] | None,

@@ -132,9 +132,15 @@ class RawKvOffloading(Raw):
     store_latency_ns: Nanoseconds | None = None
 
 
-class RawOverhead(Raw):
-    """``engine_overhead``: CPU time of the engine per turn."""
+def _overhead(value: Any) -> Any:
+    """``"default"`` and ``"none"`` in the place of an object."""
+    return {"name": value} if value in ("default", "none") else value
 
+
+class RawOverhead(Raw):
+    """``engine_overhead``: CPU time of the engine per turn, or the name of what stands for it."""
+
+    name: Literal["default", "none"] | None = None
     schedule_ns: Nanoseconds = 0
     update_ns: Nanoseconds = 0
     ipc_to_first_stage_ns: Nanoseconds = 0
@@ -181,7 +187,7 @@ class RawInstance(RawEngine):
     blocking_sends: bool | None = None
     watermark: Annotated[float, Field(ge=0, lt=1)] | None = None
     max_model_len: Count | None = None
-    engine_overhead: RawOverhead | None = None
+    engine_overhead: Annotated[RawOverhead | None, BeforeValidator(_overhead)] = None
     enable_local_offloading: bool | None = None
     enable_block_copy: bool | None = None
     kv_offloading: RawKvOffloading | None = None

@@ -14,8 +14,9 @@ from penstock.cost.experts.moe_csv import read_moe_csv
 from penstock.cost.experts.routing import Routing, route
 from penstock.cost.experts.times import ExpertShape, ExpertTimes, RooflineExperts
 from penstock.cost.kernels import Gemm, Stream
+from penstock.cost.question import CostQuestion
 from penstock.cost.roofline import gemm_us, hardware_rates, stream_us, token_grid
-from penstock.cost.sources import CostQuestion, bundle_directory
+from penstock.cost.sources import bundle_directory
 from penstock.cost.tables import Curve, FloatArray
 from penstock.cost.weights import Shard, activation_bytes, weight_bytes
 from penstock.errors import UserError

@@ -1,0 +1,44 @@
+"""Which of AIConfigurator's systems is which chip of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from penstock.spec.hardware import find_hardware
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """``name`` is the directory of its tables. Its attention kernels give a multiprocessor ``tile_rows`` query rows of
+    a head at a time, which says how many tokens of a chunk the chip works on at once. ``vllm_arithmetic`` is how
+    much longer arithmetic takes in vLLM than the sum of its kernels: found on H200 from times to first token
+    (docs/costs.md) and taken for the chips of its kind and later ones. Clocks under load and what stands between the
+    kernels are both in it."""
+
+    name: str
+    multiprocessors: int
+    tile_rows: int
+    vllm_arithmetic: float = 1.0
+
+
+_FLASH_ATTENTION_2, _FLASH_ATTENTION_3, _TRTLLM_GEN = 64, 128, 256
+
+SYSTEMS: Mapping[str, System] = {
+    "A100-80GB": System("a100_sxm", 108, _FLASH_ATTENTION_2),
+    "H100": System("h100_sxm", 132, _FLASH_ATTENTION_3, 1.25),
+    "H200": System("h200_sxm", 132, _FLASH_ATTENTION_3, 1.25),
+    "B200": System("b200_sxm", 148, _TRTLLM_GEN, 1.25),
+    "B300": System("b300_sxm", 148, _TRTLLM_GEN, 1.25),
+    "GB200": System("gb200", 148, _TRTLLM_GEN, 1.25),
+    "GB300": System("gb300", 148, _TRTLLM_GEN, 1.25),
+    "L40S": System("l40s", 142, _FLASH_ATTENTION_2),
+    "RTXPRO6000": System("rtx_pro_6000_server", 188, _FLASH_ATTENTION_2),
+}
+"""By label of the catalogue."""
+
+
+def find_system(hardware: str) -> System | None:
+    """The system of a hardware label or alias, None where nothing was measured."""
+    known = find_hardware(hardware)
+    return None if known is None else SYSTEMS.get(known.label)

@@ -1,0 +1,34 @@
+"""The engine's own time where nobody says it: named defaults by class of hardware, from ``data/overheads.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from penstock.spec.hardware import find_hardware
+from penstock.spec.options import EngineOverhead
+
+
+def default_overhead(engine: str | None, hardware: str, num_layers: int) -> EngineOverhead:
+    """The default of an engine preset (None: vLLM's rules) for a model of ``num_layers`` on a hardware."""
+    known = find_hardware(hardware)
+    label = hardware if known is None else known.label
+    for name, entry in _entries().items():
+        if label in entry.get("hardware", (label,)):
+            assumed = ", assumed as vLLM's" if engine is not None and not engine.startswith("vllm") else ""
+            return EngineOverhead(
+                update_ns=entry["update_ns"],
+                prefill_step_ns=entry["prefill_layer_ns"] * num_layers,
+                source=f"default '{name}': {entry['source']}{assumed}; {entry['range']}",
+            )
+    raise LookupError("overheads.yaml has no entry for all that is left")
+
+
+@cache
+def _entries() -> Mapping[str, Any]:
+    import yaml
+
+    text = (files("penstock.data") / "overheads.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)["overheads"]
