@@ -16,7 +16,7 @@ def main() -> None:
     output = subprocess.run(
         command, shell=True, cwd=README.parent, capture_output=True, text=True, check=True
     ).stdout
-    table = output[output.index("throughput") : output.index("\nrests on")].rstrip()
+    table = output[output.index("throughput  ") : output.index("\nrests on")].rstrip()
     block = f"```text\n{table}\n```\n"
     README.write_text(re.sub(r"(?ms)^```text\n.*?^```\n", lambda _: block, text), encoding="utf-8")
 
