@@ -22,6 +22,19 @@ def front_page(readme: str) -> str:
     return re.sub(r"\[([^\]]+)\]\((?:NOTICE|LICENSE)\)", r"\1", text)
 
 
+def navigation(index: str) -> str:
+    """The tables of docs/README.md as mkdocs' navigation: a section for each, a page for each row."""
+    lines = ["nav:", "  - Penstock: index.md", "  - All pages: all-pages.md"]
+    for line in index.splitlines():
+        heading = re.fullmatch(r"(To [\w ]+):", line)
+        row = re.match(r"\| \[([\w -]+)\]\(([\w-]+\.md)\) \|", line)
+        if heading is not None:
+            lines.append(f"  - {heading[1]}:")
+        elif row is not None:
+            lines.append(f"      - {row[1].capitalize().replace('-', ' ')}: {row[2]}")
+    return "\n".join(lines) + "\n"
+
+
 def build(target: Path) -> None:
     """Write the site.
 
@@ -31,6 +44,7 @@ def build(target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
         shutil.copytree(ROOT / "docs", copy / "docs")
+        index = (copy / "docs/README.md").read_text(encoding="utf-8")
         (copy / "docs/README.md").rename(copy / "docs/all-pages.md")
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
         page = (
@@ -40,12 +54,8 @@ def build(target: Path) -> None:
         )
         (copy / "docs/index.md").write_text(page, encoding="utf-8")
         config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-        (copy / "mkdocs.yml").write_text(
-            config.replace("paths: [src]", f"paths: [{ROOT / 'src'}]").replace(
-                "  - To use it:", "  - All pages: all-pages.md\n  - To use it:"
-            ),
-            encoding="utf-8",
-        )
+        config = config.replace("paths: [src]", f"paths: [{ROOT / 'src'}]")
+        (copy / "mkdocs.yml").write_text(config + navigation(index), encoding="utf-8")
         command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)]
         subprocess.run(command, cwd=copy, check=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
 
