@@ -28,6 +28,7 @@ from penstock.spec.load import ClusterSource, load_cluster
 from penstock.spec.load_run import load_run_options
 from penstock.spec.option_table import RawFlags, RawRun, run_options
 from penstock.spec.options import RunOptions
+from penstock.workload.footprint import memory_problem
 from penstock.workload.formats import load_workload
 from penstock.workload.offered_load import Arrivals, OfferedLoad
 from penstock.workload.workload import Workload
@@ -114,6 +115,9 @@ def load_scenario(
         problems += _policy_problems(spec)
     if spec is not None and workload is not None:
         problems += model_problems(spec, workload)
+    if workload is not None and (run is None or run[1].check_memory is not False):
+        too_much = memory_problem(workload)
+        problems += [] if too_much is None else [Problem(workload.source, too_much)]
     if problems or run is None or spec is None or workload is None:
         raise UserError(problems)
     engine = flags.get("engine")

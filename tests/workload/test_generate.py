@@ -64,7 +64,7 @@ def test_zipf_weights_fall_as_the_power_theta() -> None:
         ("lognormal", "lognormal needs mean"),
         ("lognormal:x", "mean must be a number, got 'x'"),
         ("lognormal:nan", "mean must be finite"),
-        ("lognormal:5,-1", "cv must be 0 or more"),
+        ("lognormal:5,-1", "cv must be from 0 to 1000"),
         ("lognormal:5,1,1", "lognormal takes at most 2 parameters"),
         ("lognormal:5,cw=1", "no parameter 'cw'; did you mean 'cv'?"),
         ("fixed:1.5", "tokens must be a whole number"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,29 +18,14 @@ from penstock.calibration.other_tools import (
 )
 from penstock.calibration.vllm_bench import is_vllm_bench, read_vllm_bench
 from penstock.errors import Problem, UserError
+from penstock.files.document import understood
+from penstock.files.json_text import parse_json
+from penstock.files.reading import read_text
 
 KNOWN = (
     "vllm bench serve (JSON), GuideLLM (JSON), AIPerf (profile_export.jsonl), LLMServingSim (CSV), vLLM request "
     "times (JSONL)"
 )
-
-
-def read_text(path: str | Path) -> str:
-    """A text file, gzipped or not (told by its first bytes).
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        data = Path(path).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        return data.decode("utf-8", errors="strict")
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError([Problem(str(path), f"cannot be read: {reason}")]) from None
-    except ValueError:
-        raise UserError([Problem(str(path), "is not UTF-8 text")]) from None
 
 
 def read_benchmark(path: str) -> Benchmark:
@@ -55,6 +38,11 @@ def read_benchmark(path: str) -> Benchmark:
     choice = int(match.group(2)) if match and not Path(path).exists() else None
     source = match.group(1) if match and choice is not None else path
     text = read_text(source)
+    with understood(source, "is no benchmark that can be read"):
+        return _read(text, source, choice)
+
+
+def _read(text: str, source: str, choice: int | None) -> Benchmark:
     start = text.lstrip()[:1]
     if start == "{":
         return _read_json(text, source, choice)
@@ -64,13 +52,10 @@ def read_benchmark(path: str) -> Benchmark:
 
 
 def _read_json(text: str, source: str, choice: int | None) -> Benchmark:
-    try:
-        data: Any = json.loads(text)
-    except ValueError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) < 2 or not lines[1].lstrip().startswith("{"):
-            raise UserError([Problem(source, f"broken JSON: {error}")]) from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[1].lstrip().startswith("{") and lines[0].rstrip().endswith("}"):
         return _read_lines(text, source)
+    data = parse_json(text, source)
     if is_vllm_bench(data):
         return read_vllm_bench(data, source)
     if isinstance(data.get("benchmarks"), list):

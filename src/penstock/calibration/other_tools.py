@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
-import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -13,6 +10,8 @@ import numpy as np
 
 from penstock.calibration.benchmark import Benchmark, checked
 from penstock.errors import Problem, UserError
+from penstock.files.csv_text import parse_named
+from penstock.files.json_text import parse_json
 from penstock.units import NS_PER_S
 
 GUIDELLM = "GuideLLM"
@@ -99,20 +98,17 @@ def read_serving_csv(text: str, source: str) -> Benchmark:
     Raises:
         UserError: columns are missing or hold no numbers.
     """
-    reader = csv.DictReader(io.StringIO(text))
     wanted = ("input", "output", "arrival", "TTFT", "latency")
-    missing = [name for name in wanted if name not in (reader.fieldnames or ())]
-    if missing:
-        raise UserError([Problem(source, f"lacks the columns {', '.join(missing)} of LLMServingSim's CSV")])
+    reader = parse_named(text, source, wanted)
     rows: list[tuple[Any, ...]] = []
     gaps: list[Any] = []
-    for number, row in enumerate(reader, start=2):
+    for number, row in reader:
         try:
             times = [int(row[name]) / NS_PER_S for name in ("arrival", "TTFT", "latency")]
             rows.append((times[0], int(row["input"]), int(row["output"]), times[1], times[2]))
             listed = row.get("ITL") or ""
             gaps.append(np.array(ast.literal_eval(listed), dtype=np.float64) / NS_PER_S if listed else None)
-        except (ValueError, TypeError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             raise UserError([Problem(f"{source}:{number}", "holds something that is no number")]) from None
     known = all(own is not None for own in gaps)
     note = () if known else (f"{source}: its ITL column is empty",)
@@ -150,10 +146,7 @@ def json_lines(text: str, source: str) -> list[Mapping[str, Any]]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except ValueError:
-            value = None
+        value = parse_json(line, f"{source}:{number}")
         if not isinstance(value, dict):
             raise UserError([Problem(f"{source}:{number}", "is no JSON object")])
         found.append(cast("Mapping[str, Any]", value))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from penstock.calibration.formats import read_text
 from penstock.errors import Problem, UserError
+from penstock.files.reading import read_text
 
 _LINE = re.compile(
     r"(?:Engine (?P<engine>\d+): )?"

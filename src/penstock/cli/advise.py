@@ -73,7 +73,7 @@ def _options(given: list[str]) -> dict[str, Any]:
             raise UserError([Problem("--option", f"'{text}' is not NAME=VALUE")])
         try:
             options[name.replace("-", "_")] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             options[name.replace("-", "_")] = value
     return options
 

@@ -68,7 +68,6 @@ def generate_command(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
 ) -> None:
     """Make a workload: arrivals x lengths, from a seed."""
-    from penstock.units import NS_PER_MS
     from penstock.workload.generate import Recipe, generate
     from penstock.workload.lengths import parse_lengths
     from penstock.workload.priorities import parse_priorities
@@ -92,7 +91,7 @@ def generate_command(
         prefix_tokens=prefix_tokens,
         token_ids=token_ids,
         turns=parse_lengths(f"fixed:{turns}" if turns.isdigit() else turns, "--turns") if turns else None,
-        tool_duration_ns=round(tool_duration_ms * NS_PER_MS),
+        tool_duration_ns=_ns_of_ms(tool_duration_ms),
         priorities=parse_priorities(priorities, "--priorities") if priorities is not None else None,
         seed=seed,
     )
@@ -211,6 +210,12 @@ def _write(workload: Workload, output: Path | None, *, token_ids: bool) -> None:
     with atomic_write(output) as file:
         file.writelines(lines(workload, token_ids=token_ids))
     typer.echo(f"wrote {len(workload)} requests to {output}", err=True)
+
+
+def _ns_of_ms(milliseconds: float) -> int:
+    """In whole nanoseconds; what is no time is -1, which is refused with the rest."""
+    nanoseconds = milliseconds * 1e6
+    return round(nanoseconds) if 0 <= nanoseconds < 2**63 else -1
 
 
 def _preset(name: str | None) -> Preset | None:

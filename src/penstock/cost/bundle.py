@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,17 @@ from penstock.cost.tables import (
     interpolate,
 )
 from penstock.errors import Problem, UserError
+from penstock.files.csv_text import rows_of, shown_row
+from penstock.files.document import understood
+from penstock.files.json_text import shown_text
+from penstock.files.reading import MAX_CONFIG_BYTES, read_text
+from penstock.files.yaml_text import parse_measured
 
 _ATTENTION_HEADER = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us"
+MAX_SIZE = 1e12
+MAX_US = 1e12
+"""Of a measured size and time: eleven days."""
+
 _REQUIRED_LAYERS = ("layernorm", "qkv_proj", "rotary_emb", "o_proj", "lm_head")
 
 
@@ -43,8 +51,12 @@ class BundleAddress:
 
 def tp_degrees(directory: Path) -> tuple[int, ...]:
     """The degrees a bundle holds, ascending; empty if it is none."""
-    degrees = [int(path.name[2:]) for path in directory.glob("tp*") if path.name[2:].isdigit()]
+    degrees = [int(path.name[2:]) for path in directory.glob("tp*") if _is_degree(path.name[2:])]
     return tuple(sorted(degree for degree in degrees if (directory / f"tp{degree}" / "dense.csv").is_file()))
+
+
+def _is_degree(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 5 and int(text) > 0
 
 
 def read_bundle(address: BundleAddress, *, hardware: str, model: str) -> KernelTables:
@@ -79,27 +91,20 @@ def read_bundle(address: BundleAddress, *, hardware: str, model: str) -> KernelT
     )
 
 
-def _open(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError([Problem(str(path), f"cannot be read: {error}")]) from error
-
-
 def _curves(path: Path, size_column: str) -> dict[str, Curve]:
-    rows = csv.reader(_open(path))
-    header = next(rows, [])
+    rows = rows_of(path)
+    _, header = next(rows, (1, []))
     if header != ["layer", size_column, "time_us"]:
         raise UserError([Problem(f"{path}:1", f"the header must be layer,{size_column},time_us")])
     points: dict[str, list[tuple[float, float]]] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         try:
             layer, size, time = row
             point = (float(size), float(time))
         except ValueError:
-            raise UserError([Problem(f"{path}:{line}", f"not a measurement: {','.join(row)!r}")]) from None
-        if not (point[0] >= 0 and 0 <= point[1] < float("inf")):
-            raise UserError([Problem(f"{path}:{line}", f"not a size and a time: {','.join(row)!r}")])
+            raise UserError([Problem(f"{path}:{line}", f"not a measurement: {shown_row(row)}")]) from None
+        if not (0 <= point[0] <= MAX_SIZE and 0 <= point[1] <= MAX_US):
+            raise UserError([Problem(f"{path}:{line}", f"not a size and a time: {shown_row(row)}")])
         points.setdefault(layer, []).append(point)
     return {layer: _curve(sorted(values)) for layer, values in points.items()}
 
@@ -112,7 +117,7 @@ def _curve(points: Sequence[tuple[float, float]]) -> Curve:
 
 def read_attention_rows(path: Path) -> FloatArray:
     """The measured points of an ``attention.csv``, shape (n, 5), columns as in the file."""
-    lines = _open(path)
+    lines = read_text(path).splitlines()
     if not lines or lines[0].strip() != _ATTENTION_HEADER:
         raise UserError([Problem(f"{path}:1", f"the header must be {_ATTENTION_HEADER}")])
     try:
@@ -120,8 +125,9 @@ def read_attention_rows(path: Path) -> FloatArray:
             warnings.simplefilter("ignore")
             table = np.loadtxt(lines[1:], delimiter=",", dtype=np.float64, ndmin=2)
     except ValueError as error:
-        raise UserError([Problem(str(path), f"not numbers: {error}")]) from error
-    if table.shape[0] == 0 or table.shape[1] != 5 or not np.all(np.isfinite(table)) or np.any(table < 0):
+        raise UserError([Problem(str(path), f"not numbers: {shown_text(str(error))}")]) from error
+    sound = np.isfinite(table) & (table >= 0) & (table <= MAX_US)
+    if table.shape[0] == 0 or table.shape[1] != 5 or not sound.all():
         raise UserError([Problem(str(path), "needs rows of five finite numbers, none negative")])
     return table
 
@@ -236,23 +242,25 @@ def _skew(address: BundleAddress) -> SkewTable | None:
     fit = _skew_meta(meta_path)
     if fit is None:
         return None
+    with understood(str(path), f"does not match the bins of {meta_path}"):
+        return _alphas(fit, path, address.tp_size)
+
+
+def _alphas(fit: Mapping[str, Mapping[str, Sequence[float]]], path: Path, tp_size: int) -> SkewTable:
     axes = cast("Mapping[str, list[str]]", fit["bucket_axes"])
     edges = {name: np.array(fit["bucket_axes"][f"{name}_bins"], dtype=np.float64) for name in _SKEW_AXES}
     labels = {name: {label: i for i, label in enumerate(axes[f"{name}_labels"])} for name in _SKEW_AXES}
-    rows = list(csv.reader(_open(path)))[1:]
+    rows = [row for _, row in rows_of(path)][1:]
     chunks = np.unique(np.array([float(row[0]) for row in rows]))
     position = {chunk: i for i, chunk in enumerate(chunks.tolist())}
     per_tp = cast("Mapping[object, Mapping[str, float]]", fit.get("per_tp", {}))
-    default = float(
-        per_tp.get(address.tp_size, per_tp.get(str(address.tp_size), {})).get("alpha_default", 0.0)
-    )
+    default = float(per_tp.get(tp_size, per_tp.get(str(tp_size), {})).get("alpha_default", 0.0))
     alpha = np.full((len(chunks), *(len(labels[name]) for name in _SKEW_AXES)), default)
-    try:
-        for row in rows:
-            where = tuple(labels[name][row[1 + k]] for k, name in enumerate(_SKEW_AXES))
-            alpha[(position[float(row[0])], *where)] = float(row[5])
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError([Problem(str(path), f"does not match the bins of {meta_path}: {error}")]) from error
+    for row in rows:
+        where = tuple(labels[name][row[1 + k]] for k, name in enumerate(_SKEW_AXES))
+        alpha[(position[float(row[0])], *where)] = float(row[5])
+    if not np.all(np.isfinite(alpha)):
+        raise ValueError("alphas must be finite")
     inner = {name: values[1:-1] for name, values in edges.items()}
     return SkewTable(chunks, inner["n"], inner["skew_rate"], inner["kv_big"], inner["kp"], alpha)
 
@@ -261,16 +269,12 @@ _SKEW_AXES = ("n", "skew_rate", "kv_big", "kp")
 
 
 def _skew_meta(path: Path) -> dict[str, dict[str, list[float]]] | None:
-    import yaml
-
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, MAX_CONFIG_BYTES)
     start = text.find("\nskew_fit:")
     if start < 0:
         return None
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        loaded = yaml.load(text[start:], Loader=loader)
-    except yaml.YAMLError as error:
-        raise UserError([Problem(str(path), f"is not YAML: {error}")]) from error
-    fit = loaded["skew_fit"]
-    return fit if fit and fit.get("enabled", True) and "bucket_axes" in fit else None
+    loaded = parse_measured(text[start:], str(path))
+    fit = loaded.get("skew_fit") if isinstance(loaded, dict) else None
+    if not isinstance(fit, dict) or not fit.get("enabled", True) or "bucket_axes" not in fit:
+        return None
+    return cast("dict[str, dict[str, list[float]]]", fit)

@@ -104,10 +104,10 @@ def replay(
             continue
         states.append(RequestState(request, config.max_model_len))
         recorder.requests.expect(states[-1])
-    for state in sorted(states, key=lambda state: state.arrived_ns):
-        replica.run_until(min(state.arrived_ns, until_ns))
-        replica.deliver(state)
     try:
+        for state in sorted(states, key=lambda state: state.arrived_ns):
+            replica.run_until(min(state.arrived_ns, until_ns))
+            replica.deliver(state)
         replica.run_until(until_ns)
     except NoProgressError:
         trace.deadlock = True

@@ -13,7 +13,8 @@ import multiprocessing.process
 import signal
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -171,7 +172,8 @@ class LocalPool(Generic[JobT, ResultT]):
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=serve, args=(self._evaluate, theirs), daemon=True)
-        process.start()
+        with _without_interrupts():
+            process.start()
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
@@ -181,6 +183,19 @@ class LocalPool(Generic[JobT, ResultT]):
         worker.pipe.close()
         worker.process.terminate()
         worker.process.join()
+
+
+@contextmanager
+def _without_interrupts() -> Generator[None]:
+    """A process that is started here never sees Ctrl-C, not even while it imports: the mask is inherited."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def serve(evaluate: Callable[[JobT], ResultT], pipe: multiprocessing.connection.Connection[Any, Any]) -> None:

@@ -15,7 +15,7 @@ from penstock.explore.objectives import OBJECTIVES, Objective, find_objective
 from penstock.explore.slo import Slo, parse_slo
 from penstock.explore.space import FILL, Dimension, Space, Spaces
 from penstock.explore.study_schema import RawNetwork, RawSpace, RawStudy
-from penstock.files.place import Place
+from penstock.files.place import Place, home_expanded
 from penstock.files.yaml_text import read_yaml
 from penstock.scheduler.policies.make import make_policy
 from penstock.spec.calibration import load_calibration
@@ -458,7 +458,7 @@ class _Reader:
 
     def _beside(self, name: str) -> str:
         """Paths in the file are relative to it."""
-        return str(self._path.parent / Path(name).expanduser())
+        return str(self._path.parent / home_expanded(name))
 
     def _blame(self, path: str, message: str) -> None:
         self._problems.append(Problem(str(self._place.key(path)) if path else str(self._place), message))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +23,11 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.file}: {self.path}" if self.path else self.file
+
+
+def home_expanded(name: str) -> Path:
+    """A path that stands in a file, where no shell expands ``~``; what is no user's name is a file's."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)

@@ -100,6 +100,19 @@ def load_yaml(path: AnyPath) -> Any:
     return parse_yaml(read_text(path, MAX_YAML_BYTES), str(path))
 
 
+def parse_measured(text: str, shown: str) -> Any:
+    """The value of YAML that a program wrote, by libyaml where it is there: keys may be numbers.
+
+    Raises:
+        UserError: with what is wrong with it.
+    """
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
+        told = shown_text_long(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        raise UserError([Problem(shown, f"is not YAML: {told}")]) from None
+
+
 def read_yaml(path: AnyPath, problems: list[Problem]) -> Any:
     """The file's value, or None after adding to ``problems`` why it cannot be had."""
     try:

@@ -7,6 +7,9 @@ from itertools import accumulate
 
 from penstock.errors import UserError
 
+_MOST_WORK = 400_000_000
+"""Layers squared times stages squared: some seconds."""
+
 
 def partition_layers(num_layers: int, pp_size: int) -> tuple[int, ...]:
     """vLLM's split (``distributed/utils.py: get_pp_indices``): the floor everywhere, and the remainder r
@@ -42,6 +45,10 @@ def balance_layers(layer_ns: Sequence[int], fixed_ns: Sequence[int]) -> tuple[in
     """
     pp_size, num_layers = len(fixed_ns), len(layer_ns)
     _check(num_layers, pp_size)
+    if num_layers * num_layers * pp_size * pp_size > _MOST_WORK:
+        raise UserError(
+            f"cannot balance {num_layers} layers over {pp_size} stages in seconds: give the layers of each stage"
+        )
     before = list(accumulate(layer_ns, initial=0))
     # best[n]: how the first n layers fill the stages so far, as a key to be minimised. Its parts are the stage times,
     # descending, and the layers of each stage, latest stage first and negative.

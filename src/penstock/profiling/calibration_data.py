@@ -18,9 +18,9 @@ from penstock.cost.efficiency import (
 from penstock.cost.kernels import AttentionShape, Gemm, KernelSet, Stream, kernel_set
 from penstock.cost.roofline import hardware_rates
 from penstock.cost.tables import Curve, FloatArray
+from penstock.files.csv_text import named_rows
 from penstock.profiling.attention_fit import regimes
 from penstock.profiling.calibrate import MixedSample, Sample
-from penstock.profiling.old_layout import csv_rows
 from penstock.profiling.vidur import KERNELS
 from penstock.spec.hardware import HardwareSpec, find_hardware
 from penstock.spec.model import ModelSpec
@@ -112,7 +112,7 @@ def old_layout_samples(directory: Path, hardware: HardwareSpec, model: ModelSpec
             **{name: kernels[name] for name in ("o_proj", "down_proj", "lm_head")},
         }
         points: dict[str, list[tuple[int, float]]] = {name: [] for name in _OLD_GEMMS}
-        for _, row in csv_rows(path, ("layer_name", "input", "kv_cache", "latency(ns)")):
+        for _, row in named_rows(path, ("layer_name", "input", "kv_cache", "latency(ns)")):
             if row["layer_name"] in points and int(row["input"]) % 8 in (0, 1):
                 points[row["layer_name"]].append((int(row["input"]), float(row["latency(ns)"]) / 1000))
         for name, own in points.items():
@@ -127,7 +127,7 @@ def vidur_samples(path: Path, hardware: HardwareSpec, model: ModelSpec) -> list[
     """Matrix multiplications of Vidur's ``mlp.csv``; its other kernels are not those of present engines."""
     rates = hardware_rates(hardware, "bfloat16")
     points: dict[tuple[int, str], list[tuple[float, float]]] = {}
-    for _, row in csv_rows(path, ("num_tokens", "num_tensor_parallel_workers")):
+    for _, row in named_rows(path, ("num_tokens", "num_tensor_parallel_workers")):
         degree = int(row["num_tensor_parallel_workers"])
         for layer, name in KERNELS.items():
             text = row.get(f"time_stats.{name}.median")

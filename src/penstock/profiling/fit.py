@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from penstock.cost.bundle import BundleAddress, read_attention_rows, read_bundle
 from penstock.cost.fitted import FIT_FORMAT
 from penstock.cost.tables import Curve, FloatArray, KernelTables, SkewTable
 from penstock.errors import Problem, UserError
+from penstock.files.csv_text import named_rows
 from penstock.files.writing import atomic_write
 from penstock.profiling.attention_fit import fit_attention, predict, regimes
 from penstock.profiling.segments import fit_segments
@@ -188,9 +188,8 @@ def _weighted_alphas(
 ) -> tuple[FloatArray, FloatArray]:
     """Least squares of the relative time, so that a sample counts by (t_max - t_mean) / t_mean squared."""
     wanted = ("n", "pc", "kvs", "kv_big", "kv_mean", "t_mean_us", "t_max_us", "alpha")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [[row.get(name) or "nan" for name in wanted] for row in csv.DictReader(file)]
-    table = np.array(rows, dtype=np.float64)
+    rows = [[row.get(name) or "nan" for name in wanted] for _, row in named_rows(path)]
+    table = np.array(rows, dtype=np.float64).reshape(-1, len(wanted))
     table = table[np.isfinite(table).all(axis=1)]
     n, chunk, shortest, longest, mean, low, high, alpha = table.T
     rate = (mean - shortest) / np.maximum(longest - shortest, 1.0)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from penstock.errors import Problem, UserError
+from penstock.files.reading import MAX_CONFIG_BYTES, read_text
+from penstock.files.yaml_text import parse_measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,9 @@ def bundle_identity(
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    import yaml
-
     if not path.is_file():
         return {}
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError([Problem(str(path), f"cannot be read: {error}")]) from error
-    return cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
+    loaded = parse_measured(read_text(path, MAX_CONFIG_BYTES), str(path))
+    if not isinstance(loaded, dict):
+        raise UserError([Problem(str(path), "must be an object")])
+    return cast("dict[str, Any]", loaded)

@@ -14,7 +14,7 @@ from penstock.cost.aiconfigurator.wheel import PACKAGE, VERSION, Wheel, find_whe
 from penstock.cost.fitted import hat_basis
 from penstock.cost.tables import FloatArray
 from penstock.errors import Problem, UserError
-from penstock.profiling.old_layout import csv_rows
+from penstock.files.csv_text import named_rows
 
 CLASSES: Mapping[str, tuple[str, bool, str]] = {
     "nvlink3": ("a100_dgx", True, "between GPUs of a DGX A100 (NVLink 3, NVSwitch)"),
@@ -82,7 +82,7 @@ def _engine_classes(wheel: Wheel, measured: Mapping[str, Any], report: list[str]
 def _points(path: Path, collective: str) -> dict[tuple[int, int], FloatArray]:
     found: dict[tuple[int, int], list[tuple[float, float]]] = {}
     column = f"time_stats.{collective}.median"
-    for line, row in csv_rows(path, (column, "num_workers", "devices_per_node", "size")):
+    for line, row in named_rows(path, (column, "num_workers", "devices_per_node", "size")):
         try:
             key = int(row["num_workers"]), int(row["devices_per_node"])
             found.setdefault(key, []).append((float(row["size"]), float(row[column]) * 1e6))

@@ -6,13 +6,13 @@ and, for some, ``attention.csv`` in Vidur's columns (chunks and decodes apart, m
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from penstock.cost.bundle import BundleAddress
 from penstock.errors import Problem, UserError
+from penstock.files.csv_text import named_rows
 from penstock.files.writing import all_or_nothing, atomic_write
 
 TOKEN_SIZES = tuple(sorted({*range(1, 17), *range(16, 64, 4), *range(64, 2049, 16)}))
@@ -89,7 +89,7 @@ def _scaled(rows: Iterable[tuple[float, ...]], share: float) -> list[tuple[float
 
 def _read_layers(path: Path) -> Profile:
     times: dict[str, dict[int, float]] = {}
-    for line, row in csv_rows(path, ("layer_name", "input", "kv_cache", "latency(ns)")):
+    for line, row in named_rows(path, ("layer_name", "input", "kv_cache", "latency(ns)")):
         try:
             if int(row["kv_cache"]) == 0:
                 times.setdefault(row["layer_name"], {})[int(row["input"])] = float(row["latency(ns)"]) / 1000
@@ -118,7 +118,7 @@ def _read_vidur_attention(path: Path) -> list[tuple[float, ...]]:
     medians = {"True": "time_stats.attn_prefill.median", "False": "time_stats.attn_decode.median"}
     kept: list[tuple[float, ...]] = []
     batches, contexts = set(_octaves(1, 256)), set(_octaves(32, 65536))
-    for line, row in csv_rows(path, (*columns, *medians.values())):
+    for line, row in named_rows(path, (*columns, *medians.values())):
         try:
             chunk, context = int(row["prefill_chunk_size"]), int(row["kv_cache_size"])
             batch, time = int(row["batch_size"]), float(row[medians[row["is_prefill"]]]) * 1000
@@ -141,23 +141,6 @@ def _octaves(first: int, last: int) -> list[int]:
         sizes += [size, size * 3 // 2] if size * 3 // 2 <= last else [size]
         size *= 2
     return sizes
-
-
-def csv_rows(path: Path, needed: Iterable[str]) -> Iterable[tuple[int, dict[str, str]]]:
-    """Rows of a CSV with their line numbers.
-
-    Raises:
-        UserError: unreadable, or a column of ``needed`` is missing.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError([Problem(str(path), f"cannot be read: {error}")]) from error
-    reader = csv.DictReader(text.splitlines())
-    missing = [name for name in needed if name not in (reader.fieldnames or [])]
-    if missing:
-        raise UserError([Problem(f"{path}:1", f"no column {', '.join(missing)}")])
-    return enumerate(reader, start=2)
 
 
 def write_bundle(directory: Path, profiles: Mapping[int, Profile], meta: Mapping[str, object]) -> list[Path]:

@@ -10,7 +10,8 @@ import numpy as np
 from penstock.cost.roofline import roofline_tables
 from penstock.cost.tables import KernelTables
 from penstock.errors import Problem, UserError
-from penstock.profiling.old_layout import Profile, csv_rows
+from penstock.files.csv_text import named_rows
+from penstock.profiling.old_layout import Profile
 from penstock.spec.hardware import find_hardware
 from penstock.spec.layers import uniform_layers
 from penstock.spec.model import ModelSpec
@@ -45,7 +46,7 @@ def read_vidur_mlp(path: Path, *, hardware: str, model: str) -> tuple[dict[int, 
     profiles: dict[int, Profile] = {}
     shape: ModelSpec | None = None
     medians = [f"time_stats.{name}.median" for name in (*KERNELS.values(), *_NORMS, "add")]
-    for line, row in csv_rows(path, (*medians, *_SHAPE, "num_tokens", "num_tensor_parallel_workers")):
+    for line, row in named_rows(path, (*medians, *_SHAPE, "num_tokens", "num_tensor_parallel_workers")):
         try:
             tokens, degree = int(row["num_tokens"]), int(row["num_tensor_parallel_workers"])
             times = {name: float(row[f"time_stats.{name}.median"] or "nan") * 1000 for name in _names()}

@@ -11,10 +11,11 @@ from typing import Any
 
 from penstock.accounting.verdict import active_shares
 from penstock.errors import Problem, UserError
+from penstock.files.document import understood
 from penstock.rendering.page import Table, card, section, table
 from penstock.rendering.page import verdict as told_first
 from penstock.rendering.report import write_page
-from penstock.rendering.report_data import RunView, stage_causes, view_of_directory
+from penstock.rendering.report_data import RunView, page_data, stage_causes, view_of_directory
 from penstock.spec.prices import find_price, listed_prices
 from penstock.units import NS_PER_MS, NS_PER_S
 
@@ -93,6 +94,10 @@ def load_runs(directories: Sequence[str | Path]) -> list[RunView]:
             problems += error.problems
     if problems:
         raise UserError(problems)
+    for view, directory in zip(views, directories, strict=True):
+        with understood(str(directory), "cannot be compared"):
+            compared_rows([view])
+            page_data(view)
     names = [view.name for view in views]
     if len(set(names)) < len(names):
         names = [os.path.normpath(directory) for directory in directories]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +15,18 @@ from penstock.accounting.bubbles import CAUSE_NAMES, BubbleLedger
 from penstock.accounting.stage_spans import StageCause, StageSpans
 from penstock.accounting.verdict import verdict
 from penstock.errors import Problem, UserError
+from penstock.files.document import understood
+from penstock.files.frames import read_parquet
+from penstock.files.json_text import load_json
 from penstock.recording.records import TURN_COLUMNS, Int64Array, TurnChunk
 from penstock.rendering.kv_data import kv_data
 from penstock.rendering.result import SimulationResult
+from penstock.rendering.summary_shape import SavedRun
+from penstock.spec.check import check_document
 from penstock.units import NS_PER_MS, NS_PER_S
+
+if TYPE_CHECKING:
+    import polars as pl
 
 CDF_POINTS = 200
 TIME_POINTS = 400
@@ -100,29 +108,42 @@ def view_of_directory(directory: str | Path) -> RunView:
     Raises:
         UserError: files are missing or cannot be read.
     """
-    import polars as pl
-
     path = Path(directory)
     try:
-        document = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        requests = pl.read_parquet(path / "requests.parquet").filter(status="finished")
-        steps = pl.read_parquet(path / "steps.parquet") if (path / "steps.parquet").exists() else None
-        summary, inputs = document["summary"], document["inputs"]
-        columns = [f"{column}_ns" for column in (*_LATENCIES.values(), "arrival", "finish")]
-        power = (
-            pl.read_parquet(path / "power.parquet").to_dict(as_series=False)
-            if (path / "power.parquet").exists()
-            else {}
-        )
-        columns_of_requests = {column: requests[column].to_numpy() for column in columns}
-    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
-        hint = "is this a directory of --results?"
-        raise UserError([Problem(str(directory), f"cannot be read: {error}; {hint}")]) from error
+        document = load_json(path / "summary.json")
+        check_document(SavedRun, document, str(path / "summary.json"))
+        requests = read_parquet(path / "requests.parquet")
+        steps = read_parquet(path / "steps.parquet") if (path / "steps.parquet").exists() else None
+        power = read_parquet(path / "power.parquet") if (path / "power.parquet").exists() else None
+    except UserError as error:
+        told = [
+            Problem(one.where, f"{one.message}; is this a directory of --results?") for one in error.problems
+        ]
+        raise UserError(told) from error
+    with understood(str(directory), "cannot be read as --results"):
+        return _view(path, document, requests, {"steps": steps, "power": power})
+
+
+def _view(
+    path: Path, document: Mapping[str, Any], requests: pl.DataFrame, tables: Mapping[str, pl.DataFrame | None]
+) -> RunView:
+    steps, power_table = tables["steps"], tables["power"]
+    power = {} if power_table is None else power_table.to_dict(as_series=False)
+    summary, inputs = document["summary"], document["inputs"]
+    finished = requests.filter(requests["status"] == "finished") if "status" in requests.columns else requests
+    columns = [f"{column}_ns" for column in (*_LATENCIES.values(), "arrival", "finish")]
     by_instance: dict[int, dict[str, Int64Array]] = {}
     if steps is not None:
+        if "instance" not in steps.columns:
+            raise ValueError("steps.parquet has no column instance")
         for key, frame in steps.partition_by("instance", as_dict=True).items():
             names = [name for name in TURN_COLUMNS if name != "cause_after"]
-            by_instance[int(key[0])] = {name: frame[name].to_numpy() for name in names}
+            by_instance[int(key[0])] = {name: _integers(frame, name) for name in names}
+    known = range(min(len(inputs["instances"]), len(summary["instances"])))
+    stranger = next((place for place in by_instance if place not in known), None)
+    if stranger is not None:
+        raise ValueError(f"steps.parquet has instance {stranger}, summary.json has not")
+    columns_of_requests = {column: _integers(finished, column) for column in columns}
     memory = [
         [
             [("weights", stage["weights_bytes"]), ("stranded", stage["stranded_bytes"])]
@@ -139,6 +160,18 @@ def view_of_directory(directory: str | Path) -> RunView:
         memory=memory,
         power=power,
     )
+
+
+def _integers(frame: pl.DataFrame, name: str) -> Int64Array:
+    """A column of whole numbers, none missing."""
+    import polars as pl
+
+    if name not in frame.columns:
+        raise ValueError(f"there is no column {name}")
+    column = frame[name]
+    if not column.dtype.is_integer() or column.null_count():
+        raise ValueError(f"column {name} holds something that is no whole number")
+    return column.cast(pl.Int64).to_numpy()
 
 
 def stage_causes(instance: Mapping[str, Any]) -> list[dict[str, int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from penstock.accounting.metrics import RequestTable
+from penstock.files.frames import plain_cell
 from penstock.files.writing import atomic_write
 from penstock.recording.records import RunRecord
 
@@ -88,7 +89,7 @@ def _gaps(record: RunRecord, log_row: int) -> list[int]:
 
 
 def _quoted(field: str) -> str:
-    """A field as the csv module writes it: in quotes only where it needs them."""
+    """A field as the csv module writes it, in quotes only where it needs them, and never a formula."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([field])
+    csv.writer(line, lineterminator="").writerow([plain_cell(field)])
     return line.getvalue()

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from penstock.errors import Problem, nearest
+from penstock.errors import Problem, UserError, nearest
 from penstock.files.place import Place
 
 
@@ -82,6 +82,44 @@ def check_members(
     broken = frozenset(str(detail["loc"][0]) for detail in details)
     rest = {name: value for name, value in given.items() if name not in broken}
     return Checked(shape.model_validate(rest), broken)
+
+
+class Recorded(BaseModel):
+    """Base of the shapes of documents that other programs wrote: members not named here are theirs."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
+
+
+MAX_PROBLEMS = 5
+"""Of a document that a program wrote: one mistake stands in every row."""
+
+
+def check_document(shape: type[BaseModel], data: Any, shown: str) -> None:
+    """Hold a document against its shape.
+
+    Raises:
+        UserError: with the first mistakes.
+    """
+    try:
+        shape.model_validate(data)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    else:
+        return
+    problems: list[Problem] = []
+    for detail in details[:MAX_PROBLEMS]:
+        place = Place(shown)
+        loc = detail["loc"][:-1] if detail["type"] == "missing" else detail["loc"]
+        for step in loc:
+            place = place.item(step) if isinstance(step, int) else place.key(step)
+        told = (
+            f"missing key '{detail['loc'][-1]}'"
+            if detail["type"] == "missing"
+            else _message(detail["type"], detail["input"], detail.get("ctx", {}))
+        )
+        problems.append(Problem(str(place), told))
+    more = len(details) - MAX_PROBLEMS
+    raise UserError([*problems, *([Problem(shown, f"... and {more} more")] if more > 0 else [])])
 
 
 def _members(shape: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:

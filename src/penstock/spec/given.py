@@ -24,6 +24,8 @@ class SimulateOptions(TypedDict, total=False):
     dataset]."""
     max_concurrency: int | None
     """Send at most N at a time, the next when one ends; a session is one; 0 = any [0]."""
+    check_memory: bool | None
+    """Refuse a run that takes more memory than this machine has [on]."""
 
     # What is kept of the run
     record: Literal["requests", "steps", "stages"] | None

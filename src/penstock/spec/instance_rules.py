@@ -23,6 +23,7 @@ from penstock.spec.placement import PlacementSpec
 from penstock.spec.placement_rules import HostDevices, placement_spec
 from penstock.spec.raw import RawCxlMemory, RawHostMemory, RawInstance, RawMemory
 from penstock.spec.refusals import instance_notices
+from penstock.spec.start_rules import start_refusals
 from penstock.spec.tier_rules import FLAG_NOTICE, asked_by_flags, tier_spec
 from penstock.units import GIB
 
@@ -173,6 +174,18 @@ class InstanceRules:
         if name == "none" or (name is None and self._profiled):
             return EngineOverhead()
         return default_overhead(raw.engine or self._flags.engine, raw.hardware or "", model.num_layers)
+
+    def start_problems(self, instance: InstanceSpec) -> list[Problem]:
+        """What the engine refuses when it starts; other engines than vLLM are not known to refuse anything."""
+        name = self._raw.engine or self._flags.engine or "vllm"
+        if not name.startswith("vllm"):
+            return []
+        tokens = self._raw.max_num_batched_tokens
+        tokens = self._flags.max_num_batched_tokens if tokens is None else tokens
+        seqs = self._chosen("max_num_seqs", _DEFAULTS.max_num_seqs)
+        limit = instance.model.max_position_embeddings
+        refusals = start_refusals(instance.scheduler, limit if tokens == 0 else tokens, seqs)
+        return [Problem(str(self._place.key(member)), why) for member, why in refusals.items()]
 
     def _find_preset(self, memory_bytes: int, pp_size: int) -> Preset | None:
         name = self._raw.engine or self._flags.engine

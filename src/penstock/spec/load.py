@@ -229,7 +229,11 @@ class _ClusterReader:
         rules.check_tier(raw_node.cpu_mem, self._cxl, len(raw_node.instances or ()))
         self._problems += rules.problems
         self._notices += rules.notices
-        return None if self._problems else rules.spec(index, node)
+        if self._problems:
+            return None
+        instance = rules.spec(index, node)
+        self._problems += rules.start_problems(instance)
+        return instance
 
     def _link(self, checked: Checked[RawCluster]) -> LinkSpec:
         """Broadcast a scalar over the dimensions of the other member's list."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from penstock.errors import Problem, nearest
 from penstock.files.json_text import read_json
-from penstock.files.place import Place
+from penstock.files.place import Place, home_expanded
 from penstock.spec.check import shown
 from penstock.spec.config_members import ConfigMembers
 from penstock.spec.layers import layer_runs
@@ -65,7 +65,7 @@ class ModelLibrary:
         if named is not None:
             return named
         for base in (Path(), cluster_directory or Path()):
-            path = base / Path(name).expanduser()
+            path = base / home_expanded(name)
             if _is_file(path):
                 return path
             if _is_file(path / "config.json"):
@@ -76,7 +76,10 @@ class ModelLibrary:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # too long a name, or a directory that cannot be searched
+    except (
+        OSError,
+        ValueError,
+    ):  # too long a name, a null byte in it, or a directory that cannot be searched
         return False
 
 

@@ -214,6 +214,10 @@ class RawRun(Raw):
         ),
     ] = None
     seed: Annotated[Counter | None, About("routing", "Of random routing")] = None
+    check_memory: Annotated[
+        bool | None,
+        About("requests", "Refuse a run that takes more memory than this machine has", "on"),
+    ] = None
     exact_only: Annotated[
         bool | None,
         About(

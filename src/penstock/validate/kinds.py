@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from penstock.files.document import understood
 from penstock.validate import disaggregated, offloading
 from penstock.validate.data_parallel import is_data_parallel, penstock_group, validate_group
 from penstock.validate.disaggregated_setup import is_disaggregated
@@ -42,6 +43,11 @@ def validate_recording(
 ) -> Result:
     """Run one recording on the simulator's engine and compare; ``as_recorded`` and ``exact_only`` as in
     :func:`~penstock.validate.schedule.validate_case`."""
+    with understood(recording.source, "cannot be run again"):
+        return _validated(recording, as_recorded=as_recorded, exact_only=exact_only)
+
+
+def _validated(recording: Recording, *, as_recorded: bool, exact_only: bool) -> Result:
     if is_disaggregated(recording.data):
         ours = disaggregated.run_disaggregated(
             recording, partial(penstock_disaggregated, exact_only=exact_only)

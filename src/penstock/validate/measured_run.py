@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from penstock.cost.tables import FloatArray
 from penstock.errors import Problem, UserError
+from penstock.files.json_text import json_lines, load_json
+from penstock.spec.check import MAX_PROBLEMS, check_document
 from penstock.spec.data_parallel import DataParallelOptions
+from penstock.validate.shapes import MeasuredMeta, MeasuredRequest
 
 _TIMES = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
 ASYNC_BY_DEFAULT = (0, 14)
@@ -100,14 +102,19 @@ def read_measured_run(directory: Path) -> MeasuredRun:
     Raises:
         UserError: with every broken line.
     """
-    meta = _read_meta(directory / "meta.json")
+    place = directory / "meta.json"
+    meta = load_json(place)
+    check_document(MeasuredMeta, meta, str(place))
     problems: list[Problem] = []
-    rows: list[tuple[int, ...] | tuple[float, ...]] = []
+    rows: list[tuple[float, ...]] = []
     path = directory / "requests.jsonl"
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        if line.strip():
-            row = _read_request(line, f"{path}:{number}", problems)
-            rows += [row] if row is not None else []
+    for where, line in json_lines(path):
+        try:
+            rows.append(_read_request(line, where))
+        except UserError as error:
+            problems += error.problems
+        if len(problems) > MAX_PROBLEMS:
+            break
     if not rows and not problems:
         problems.append(Problem(str(path), "holds no request"))
     if problems:
@@ -125,30 +132,9 @@ def read_measured_run(directory: Path) -> MeasuredRun:
     )
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(_text(path))
-    except ValueError as error:
-        raise UserError([Problem(str(path), f"is not JSON: {error}")]) from error
-    if not isinstance(meta, dict):
-        raise UserError([Problem(str(path), "must be an object")])
-    return cast("dict[str, Any]", meta)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError([Problem(str(path), f"cannot be read: {error}")]) from error
-
-
-def _read_request(line: str, where: str, problems: list[Problem]) -> tuple[float, ...] | None:
-    try:
-        row = json.loads(line)
-        number = re.search(r"(\d+)$", str(row["request_id"]))
-        if number is None:
-            raise ValueError("request_id does not end in a number")
-        return (int(number.group(1)), int(row["output_toks"]), *(float(row[name]) for name in _TIMES))
-    except (ValueError, TypeError, KeyError) as error:
-        problems.append(Problem(where, f"not a measured request: {error!r}"))
-        return None
+def _read_request(row: Any, where: str) -> tuple[float, ...]:
+    check_document(MeasuredRequest, row, where)
+    number = re.search(r"([0-9]{1,9})$", str(row["request_id"]))
+    if number is None:
+        raise UserError([Problem(where, "request_id does not end in a number")])
+    return (int(number.group(1)), int(row["output_toks"]), *(float(row[name]) for name in _TIMES))

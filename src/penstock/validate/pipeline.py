@@ -11,6 +11,7 @@ import numpy as np
 from penstock.cost.linear import linear_hop
 from penstock.cost.step_cost import PipelineCost
 from penstock.engine.replay import ReplayTrace, replay
+from penstock.files.document import understood
 from penstock.units import NS_PER_MS
 from penstock.validate.fit import FittedRun, NoisyStageCost, fit_run, stage_busy_ns
 from penstock.validate.real_run import RealRun, read_real_run
@@ -55,8 +56,9 @@ def validate_pipeline(directory: Path) -> str:
         UserError: the run cannot be read.
     """
     run = read_real_run(directory)
-    fitted = fit_run(run)
-    rows = compare_run(run, fitted)
+    with understood(str(directory), "no stage costs can be fitted to it"):
+        fitted = fit_run(run)
+        rows = compare_run(run, fitted)
     title = (
         f"{directory.name}: {len(run.requests)} requests, pp {run.pp_size}; fitted to {fitted.steps} of "
         f"{len(run.steps)} steps (every second one), simulated {REPLICAS} times with resampled noise"

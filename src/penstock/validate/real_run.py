@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from penstock.errors import Problem, UserError
+from penstock.files.json_text import json_lines, load_json, shown_text
+from penstock.spec.check import check_document
 from penstock.spec.options import SchedulerOptions
+from penstock.validate.shapes import RealClientRow, RealIteration, RealRequest, RealSummary
 
 Row = dict[str, Any]
 
@@ -31,7 +32,7 @@ class RealRun:
     @property
     def pp_size(self) -> int:
         """Pipeline stages."""
-        return len(self.iterations[0]["stages"])
+        return len(self.steps[0]["stages"])
 
     def options(self) -> SchedulerOptions:
         """The engine options of the run."""
@@ -55,22 +56,26 @@ def read_real_run(directory: Path) -> RealRun:
     Raises:
         UserError: a file is missing or not what it should be.
     """
-    problems: list[Problem] = []
     tables: dict[str, list[Row]] = {}
-    for name in ("requests", "client", "iterations"):
-        try:
-            with gzip.open(directory / f"{name}.jsonl.gz", "rt", encoding="utf-8") as text:
-                tables[name] = [json.loads(line) for line in text]
-        except (OSError, EOFError, ValueError) as error:
-            problems.append(Problem(str(directory / f"{name}.jsonl.gz"), f"cannot be read: {error}"))
-    summary: Row = {}
-    try:
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        problems.append(Problem(str(directory / "summary.json"), f"cannot be read: {error}"))
-    if problems:
-        raise UserError(problems)
+    for name, shape in (("requests", RealRequest), ("client", RealClientRow), ("iterations", RealIteration)):
+        tables[name] = []
+        for where, row in json_lines(directory / f"{name}.jsonl.gz"):
+            check_document(shape, row, where)
+            tables[name].append(row)
+        if not tables[name]:
+            raise UserError([Problem(str(directory / f"{name}.jsonl.gz"), "holds no row")])
+    summary = load_json(directory / "summary.json")
+    check_document(RealSummary, summary, str(directory / "summary.json"))
+    stages = {len(row["stages"]) for row in tables["iterations"] if row["scheduled"]}
+    if len(stages) != 1 or 0 in stages:
+        message = "its steps differ in their stages, or have none"
+        raise UserError([Problem(str(directory / "iterations.jsonl.gz"), message)])
     tables["requests"].sort(key=lambda row: row["arrival_time_ns"])
     by_name = {row["req_id"]: row for row in tables["client"]}
+    alone = next((row["req_id"] for row in tables["requests"] if row["req_id"] not in by_name), None)
+    if alone is not None:
+        raise UserError(
+            [Problem(str(directory / "client.jsonl.gz"), f"has no row of request '{shown_text(alone)}'")]
+        )
     client = [by_name[row["req_id"]] for row in tables["requests"]]
     return RealRun(tables["requests"], client, tables["iterations"], summary)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from penstock.errors import Problem, UserError
+from penstock.files.document import understood
+from penstock.files.json_text import json_lines
 from penstock.spec.options import SchedulerOptions
 from penstock.workload.request import Request
 
@@ -66,6 +66,11 @@ def read_real_turns(directory: Path) -> RealTurns:
     Raises:
         UserError: a file is missing or not what it should be.
     """
+    with understood(str(directory), "is no real run of data-parallel engines"):
+        return _read(directory)
+
+
+def _read(directory: Path) -> RealTurns:
     rows = {name: list(_rows(directory / f"{name}.jsonl.gz")) for name in ("requests", "turns", "workers")}
     requests = {
         row["req_id"]: Request(index, row["sent_ns"], row["input_toks"], row["output_toks"])
@@ -95,8 +100,7 @@ def _turn(row: Mapping[str, Any], requests: Mapping[str, Request]) -> RealTurn:
 
 
 def _rows(file: Path) -> Iterable[Mapping[str, Any]]:
-    try:
-        with gzip.open(file, "rt", encoding="utf-8") as text:
-            yield from (json.loads(line) for line in text)
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError([Problem(str(file), f"cannot be read: {error}")]) from error
+    for where, row in json_lines(file):
+        if not isinstance(row, dict):
+            raise UserError([Problem(where, "must be an object")])
+        yield row

@@ -15,11 +15,11 @@ from penstock.errors import Problem, UserError
 from penstock.files.json_text import json_lines, load_json
 from penstock.files.reading import MAX_TABLE_BYTES
 from penstock.spec.options import SchedulerOptions
+from penstock.validate.shapes import check_recording
 from penstock.workload.request import Request
 
 SUFFIXES = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
 _NEEDED = ("config", "requests", "iterations", "per_request")
-_NEEDED_CONFIG = ("max_num_seqs", "max_num_batched_tokens", "block_size", "num_gpu_blocks", "stages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ def read_recordings(path: Path) -> Generator[Recording]:
         for source, data in _objects(file):
             missing = _missing(data)
             if not missing:
+                check_recording(data, source)
                 yield Recording(source, cast("Mapping[str, Any]", data))
             elif not path.is_dir():
                 raise UserError([Problem(source, f"not a recording: {missing}")])
@@ -136,22 +137,12 @@ def _missing(data: Any) -> str | None:
     if "instances" in keys:
         return _missing_of_several(keys)
     missing = [key for key in _NEEDED if key not in keys]
-    if not missing:
-        missing = [f"config.{key}" for key in _NEEDED_CONFIG if key not in keys["config"]]
     return f"missing {', '.join(missing)}" if missing else None
 
 
 def _missing_of_several(keys: Mapping[str, Any]) -> str | None:
     """What a recording of several instances lacks."""
     missing = [key for key in ("requests", "instances", "transfer", "proxy") if key not in keys]
-    if missing:
-        return f"missing {', '.join(missing)}"
-    missing = [
-        f"{part.get('name', number)}.{key}"
-        for number, part in enumerate(keys["instances"])
-        for key in ("config", "role", "iterations", "per_request")
-        if key not in part
-    ]
     return f"missing {', '.join(missing)}" if missing else None
 
 

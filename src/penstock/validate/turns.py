@@ -11,6 +11,7 @@ from typing import Any
 from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.lockstep import LockstepGroup
 from penstock.engine.lockstep_replica import LockstepReplica
+from penstock.files.document import understood
 from penstock.recording.turn_log import TurnLog
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.request_state import RequestState
@@ -53,6 +54,11 @@ def validate_turns(directory: Path) -> TurnsResult:
         UserError: it cannot be read.
     """
     run = read_real_turns(directory)
+    with understood(str(directory), "its turns cannot be taken again"):
+        return _compared(run, directory)
+
+
+def _compared(run: RealTurns, directory: Path) -> TurnsResult:
     ours = engine_turns(run)
     total = sum(map(len, run.turns))
     for rank, (recorded, did) in enumerate(zip(run.turns, ours, strict=True)):

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from penstock.files.json_text import shown_text
 from penstock.units import NS_PER_S
 from penstock.workload.jsonl import MAX_TOKENS
 from penstock.workload.mistakes import Mistakes
 from penstock.workload.workload import Columns
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_LATEST_S = 4_102_444_800  # 2100-01-01: nanoseconds between any two stamps fit 64 bits
 _WHOLE_SECONDS = 19  # characters of "2023-11-16 18:17:03"
 
 
@@ -60,8 +62,8 @@ def _row(number: int, line: str, places: tuple[int, ...], mistakes: Mistakes) ->
     time_ns = 0
     try:
         time_ns = _epoch_ns(stamp)
-    except ValueError:
-        mistakes.add(number, f"TIMESTAMP must be like 2023-11-16 18:17:03.9799600, got {stamp!r}")
+    except (ValueError, OverflowError):
+        mistakes.add(number, f"TIMESTAMP must be like 2023-11-16 18:17:03.9799600, got {shown_cell(stamp)}")
     inputs = _tokens(number, COLUMNS[1], cells[places[1]].strip(), mistakes)
     outputs = _tokens(number, COLUMNS[2], cells[places[2]].strip(), mistakes)
     return (time_ns, inputs, outputs) if mistakes.count() == before else None
@@ -70,7 +72,7 @@ def _row(number: int, line: str, places: tuple[int, ...], mistakes: Mistakes) ->
 def _tokens(number: int, name: str, cell: str, mistakes: Mistakes) -> int:
     if _is_digits(cell, at_most=10) and 0 < int(cell) <= MAX_TOKENS:
         return int(cell)
-    mistakes.add(number, f"{name} must be a whole number from 1 to {MAX_TOKENS}, got {cell!r}")
+    mistakes.add(number, f"{name} must be a whole number from 1 to {MAX_TOKENS}, got {shown_cell(cell)}")
     return 0
 
 
@@ -92,9 +94,17 @@ def _is_digits(text: str, *, at_most: int) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= at_most
 
 
+def shown_cell(cell: str) -> str:
+    """A cell as a message shows it."""
+    return f"'{shown_text(cell)}'"
+
+
 @lru_cache(maxsize=256)
 def _epoch_s(whole: str, zone: str) -> int:
     moment = datetime.fromisoformat(whole + zone)
     if len(whole) != _WHOLE_SECONDS:
         raise ValueError(whole)
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    if not 0 <= seconds <= _LATEST_S:
+        raise ValueError(whole)
+    return seconds

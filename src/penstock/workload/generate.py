@@ -6,6 +6,7 @@ seed), so that changing one leaves the others as they were.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,12 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.errors import Problem, UserError, nearest
-from penstock.units import NS_PER_S, Int64Array
-from penstock.workload.lengths import Lengths
+from penstock.units import NS_PER_MS, NS_PER_S, Int64Array
+from penstock.workload.jsonl import MAX_NS
+from penstock.workload.lengths import MAX_LENGTH, Lengths
 from penstock.workload.traffic import PLAIN_BURSTS, Bursts, RateCurve
 from penstock.workload.workload import Call, Columns, Workload
 
 ARRIVALS = ("poisson", "gamma", "constant", "burst", "mmpp")
+MAX_REQUESTS = 100_000_000
+MAX_PREFIX_TOKENS = 1_000_000_000
+"""Of all groups' prefixes: 4 GB of token ids."""
+
+MAX_TOOL_NS = 10**18
 VOCABULARY = 32_000
 """Token ids are drawn below this."""
 
@@ -87,6 +94,8 @@ def generate(recipe: Recipe) -> Workload:
     arrivals = _arrivals_ns(recipe, streams[0])
     turns = recipe.turns.sample(streams[5], recipe.num_requests) if recipe.turns else None
     calls = recipe.num_requests if turns is None else int(turns.sum())
+    if calls > MAX_REQUESTS:
+        raise UserError([Problem("--turns", f"{calls:,} calls are more than {MAX_REQUESTS:,}")])
     inputs, outputs = _lengths(recipe, calls, streams)
     ids = _TokenIds(recipe, streams[4]) if recipe.token_ids or recipe.prefix_groups else None
     priorities = _priorities(recipe, streams[6])
@@ -116,17 +125,25 @@ def _check(recipe: Recipe) -> None:
             problems.append(Problem(option, message))
 
     kinds = f"{nearest(recipe.arrivals, ARRIVALS)} ({', '.join(ARRIVALS)})"
-    require(recipe.num_requests >= 1, "--num-requests", "must be 1 or more")
+    require(1 <= recipe.num_requests <= MAX_REQUESTS, "--num-requests", f"must be from 1 to {MAX_REQUESTS:,}")
     require(recipe.arrivals in ARRIVALS, "--arrivals", f"unknown kind '{recipe.arrivals}'{kinds}")
     require(
         1e-6 <= recipe.rate_per_s <= 1e9, "--rate", "must be a number from 1e-6 to 1e9, requests per second"
     )
     require(1e-3 <= recipe.burstiness <= 1e6, "--burstiness", "must be a number from 1e-3 to 1e6")
-    require(recipe.tool_duration_ns >= 0, "--tool-duration-ms", "must be 0 or more")
-    require(recipe.seed >= 0, "--seed", "must be 0 or more")
-    require(recipe.max_output is None or recipe.max_output >= 1, "--max-output", "must be 1 or more")
-    shares = (recipe.priorities or {0: 1.0}).values()
-    require(min(shares) >= 0 and sum(shares) > 0, "--priorities", "shares must be >= 0 and not all 0")
+    wait = recipe.tool_duration_ns
+    require(0 <= wait <= MAX_TOOL_NS, "--tool-duration-ms", f"must be from 0 to {MAX_TOOL_NS // NS_PER_MS:,}")
+    require(0 <= recipe.seed < 2**128, "--seed", "must be 0 or more, below 2**128")
+    require(
+        recipe.max_output is None or 1 <= recipe.max_output <= MAX_LENGTH,
+        "--max-output",
+        f"must be from 1 to {MAX_LENGTH:,}",
+    )
+    shares = list((recipe.priorities or {0: 1.0}).values())
+    known = all(0 <= share <= 1e300 for share in shares) and 0 < sum(shares) < math.inf
+    require(known, "--priorities", "shares must be >= 0 and not all 0")
+    if recipe.arrivals == "mmpp" and not problems:
+        _check_bursts(recipe, require)
     _check_prefixes(recipe, require)
     for lengths, option in ((recipe.input_tokens, "--input-toks"), (recipe.output_tokens, "--output-toks")):
         known = lengths is not None or recipe.sample_from is not None
@@ -135,14 +152,33 @@ def _check(recipe: Recipe) -> None:
         raise UserError(problems)
 
 
+def _check_bursts(recipe: Recipe, require: Callable[[bool, str, str], None]) -> None:
+    """Neither a state that brings more requests than memory holds, nor millions that bring none."""
+    bursts, rate = recipe.bursts, recipe.rate_per_s
+    longest_s = bursts.mean_s * max(1.0, (1 - bursts.share) / bursts.share)
+    most = rate * bursts.factor * longest_s
+    require(most <= 1e7, "--bursts", f"a state of them would bring {most:.3g} requests: make it shorter")
+    rounds = recipe.num_requests / (rate * bursts.mean_s / bursts.share)
+    require(rounds <= 1e7, "--bursts", f"so many requests take {rounds:.3g} bursts: make them longer")
+
+
 def _check_prefixes(recipe: Recipe, require: Callable[[bool, str, str], None]) -> None:
-    require(recipe.prefix_tokens >= 0, "--prefix-tokens", "must be 0 or more")
-    require(recipe.prefix_groups >= 0, "--prefix-groups", "must be 0 or more")
+    require(0 <= recipe.prefix_tokens <= MAX_LENGTH, "--prefix-tokens", f"must be from 0 to {MAX_LENGTH:,}")
+    require(
+        0 <= recipe.prefix_groups <= MAX_REQUESTS, "--prefix-groups", f"must be from 0 to {MAX_REQUESTS:,}"
+    )
+    together = recipe.prefix_groups * recipe.prefix_tokens
+    message = f"{recipe.prefix_groups:,} groups of {recipe.prefix_tokens:,} tokens are more than {MAX_PREFIX_TOKENS:,}"
+    require(together <= MAX_PREFIX_TOKENS, "--prefix-groups", message)
     both = bool(recipe.prefix_tokens) == bool(recipe.prefix_groups)
     require(both, "--prefix-tokens", "goes together with --prefix-groups")
     if recipe.max_input is not None:
         least = max(recipe.prefix_tokens, 0) + 1
-        require(recipe.max_input >= least, "--max-input", f"must be {least} or more")
+        require(
+            least <= recipe.max_input <= 2 * MAX_LENGTH,
+            "--max-input",
+            f"must be from {least} to {2 * MAX_LENGTH:,}",
+        )
 
 
 def _arrivals_ns(recipe: Recipe, generator: np.random.Generator) -> Int64Array:
@@ -160,6 +196,9 @@ def _arrivals_ns(recipe: Recipe, generator: np.random.Generator) -> Int64Array:
             times = np.cumsum(generator.exponential(1 / rate, count))
     if recipe.curve is not None:
         times = recipe.curve.warp(times)
+    if count and not float(times[-1]) * NS_PER_S < MAX_NS:
+        message = f"{count:,} requests at {rate:g} a second go on for more than {MAX_NS // NS_PER_S:,} s"
+        raise UserError([Problem("--rate", message)])
     return np.rint(times * NS_PER_S).astype(np.int64)
 
 

@@ -113,8 +113,10 @@ def _check(option: str, kind: str, parameters: Mapping[str, float]) -> None:
     mean = parameters.get("mean")
     if mean is not None and not 1 <= mean <= MAX_LENGTH:
         raise _error(option, f"mean must be from 1 to {MAX_LENGTH}, got {mean:g}")
-    if parameters.get("cv", 0) < 0:
-        raise _error(option, f"cv must be 0 or more, got {parameters['cv']:g}")
+    if not 0 <= parameters.get("cv", 0) <= 1000:
+        raise _error(option, f"cv must be from 0 to 1000, got {parameters['cv']:g}")
+    if not -100 <= parameters.get("theta", 0) <= 100:
+        raise _error(option, f"theta must be from -100 to 100, got {parameters['theta']:g}")
     if kind == "zipf" and mean is not None:
         if "theta" in parameters:
             raise _error(option, "zipf takes theta or mean, not both")

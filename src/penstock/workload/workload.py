@@ -230,6 +230,11 @@ class Workload:
         return len(self._input_ids) + len(self._output_ids) + len(self._prefix_blocks) > 0
 
     @property
+    def num_token_ids(self) -> int:
+        """Of prompts and answers; those that numbers of prefix blocks stand for are made as they are needed."""
+        return len(self._input_ids) + len(self._output_ids) + len(self._prefix_blocks)
+
+    @property
     def has_priorities(self) -> bool:
         """Whether any request has another priority than 0."""
         return bool(self._priority)

@@ -19,6 +19,8 @@ from penstock.cost.efficiency import LAUNCH_US, Rates
 from penstock.cost.experts.times import ExpertShape
 from penstock.cost.tables import FloatArray
 from penstock.errors import Problem, UserError
+from penstock.files.document import understood
+from penstock.files.frames import read_csv, read_parquet
 from penstock.spec.layers import MoeMlp
 
 if TYPE_CHECKING:
@@ -71,7 +73,8 @@ def measured_experts(
         UserError: the file is no such table.
     """
     shape, split, ranks = cut
-    series = _series(path, path.stat().st_mtime_ns).get(_DTYPES.get(dtype, dtype))
+    with understood(str(path), "cannot be read as a moe_perf table"):
+        series = _series(path, path.stat().st_mtime_ns).get(_DTYPES.get(dtype, dtype))
     if not series:
         return None
     wanted = (shape.hidden, moe.intermediate_size, moe.experts_per_token, moe.num_experts, split, ranks)
@@ -151,17 +154,12 @@ def _series(path: Path, stamp: int) -> Mapping[str, Mapping[Key, Sequence[tuple[
 def _read(path: Path) -> pl.DataFrame:
     import polars as pl
 
-    try:
-        rows = (
-            pl.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pl.read_csv(path, infer_schema_length=None)
-        )
-    except (OSError, pl.exceptions.PolarsError) as error:
-        told = str(error).splitlines()[0]
-        raise UserError([Problem(str(path), f"cannot be read as a table: {told}")]) from error
+    rows = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
     time = "latency_ms" if "latency_ms" in rows.columns else "latency"
     missing = [name for name in (*_COLUMNS, time) if name not in rows.columns]
     if missing:
         raise UserError([Problem(str(path), f"is no moe_perf table: no column {', '.join(missing)}")])
-    return rows.with_columns((pl.col(time).cast(pl.Float64) * 1000.0).alias("us"))
+    try:
+        return rows.with_columns((pl.col(time).cast(pl.Float64) * 1000.0).alias("us"))
+    except pl.exceptions.PolarsError:
+        raise UserError([Problem(str(path), f"column {time} holds something that is no number")]) from None

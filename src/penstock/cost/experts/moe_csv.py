@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
+from penstock.cost.bundle import MAX_SIZE, MAX_US
 from penstock.cost.experts.times import GridExperts
 from penstock.cost.tables import FloatArray, interpolate
 from penstock.errors import Problem, UserError
+from penstock.files.csv_text import rows_of, shown_row
 
 _HEADER = ["tokens", "activated_experts", "time_us"]
 
@@ -23,21 +24,17 @@ def read_moe_csv(path: Path, experts_per_token: int, share: float = 1.0) -> Grid
     Raises:
         UserError: the file cannot be read, or holds anything but measurements; names file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError([Problem(str(path), f"cannot be read: {error}")]) from error
-    rows = csv.reader(lines)
-    if next(rows, []) != _HEADER:
+    rows = rows_of(path)
+    if next(rows, (1, []))[1] != _HEADER:
         raise UserError([Problem(f"{path}:1", f"the header must be {','.join(_HEADER)}")])
     points: dict[float, dict[float, float]] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         try:
             tokens, experts, time = map(float, row)
         except ValueError:
-            raise UserError([Problem(f"{path}:{line}", f"not a measurement: {','.join(row)!r}")]) from None
-        if not (tokens > 0 and experts > 0 and 0 <= time < float("inf")):
-            raise UserError([Problem(f"{path}:{line}", f"not sizes and a time: {','.join(row)!r}")])
+            raise UserError([Problem(f"{path}:{line}", f"not a measurement: {shown_row(row)}")]) from None
+        if not (0 < tokens <= MAX_SIZE and 0 < experts <= MAX_SIZE and 0 <= time <= MAX_US):
+            raise UserError([Problem(f"{path}:{line}", f"not sizes and a time: {shown_row(row)}")])
         points.setdefault(experts, {})[tokens] = time
     if not points:
         raise UserError([Problem(str(path), "holds no measurement")])

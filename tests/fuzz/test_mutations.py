@@ -1,0 +1,34 @@
+"""A taste of the mutation fuzzer: ``make fuzz`` runs it for longer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from fuzz.inputs import kinds, state, write
+from fuzz.mutations import judged, run
+from penstock.cli.main import main
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "10"))
+
+
+def test_inputs_as_they_are_give_no_defect(tmp_path: Path) -> None:
+
+    for kind in kinds():
+        directory = tmp_path / kind.name.replace(" ", "-")
+        write(kind.files, directory)
+        before = state(directory)
+        code: object = 0
+        try:
+            with contextlib.chdir(directory):
+                main(kind.line.split())
+        except SystemExit as end:
+            code = end.code or 0
+        assert code in ((0, 1) if kind.differs else (0,)), kind.name
+        assert judged(kind, code, "x", before, state(directory)) is None
+
+
+def test_mutations_give_an_answer_or_a_message() -> None:
+    _, defects, _ = run(0, 100_000, SECONDS)
+    assert not defects
