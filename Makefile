@@ -3,6 +3,7 @@
 #   make fmt    format the code        make fuzz   longer random tests       make bench  timings
 #   make compiled   in .venv-compiled, the hot modules compiled by mypyc from the same sources (needs a C compiler)
 #   make docs   the site of the documentation, in site/
+#   make audit  known vulnerabilities of what is installed (needs the network)
 #   make readme put the demo's table into the README           make clean  remove all that was made
 
 PYTHON ?=
@@ -14,7 +15,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt readme docs fuzz bench clean
+.PHONY: help demo test lint fmt readme docs fuzz audit bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -45,7 +46,13 @@ fmt: $(INSTALLED_DEV)
 
 fuzz: $(INSTALLED_DEV)
 	PYTHONPATH=tests $(BIN)/python -m reference.fuzz 2000
+	PYTHONPATH=tests $(BIN)/python -m fuzz.mutations 20000
+	SIGNAL_INSTANTS=50 $(BIN)/pytest tests/cli/test_signals.py
 	$(BIN)/pytest -n auto -m "not browser" --hypothesis-profile=fuzz
+
+audit: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
 
 bench: $(INSTALLED_DEV)
 	$(BIN)/python -m benchmarks

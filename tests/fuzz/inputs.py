@@ -203,6 +203,7 @@ BENCH = {
     "num_prompts": 3,
     "completed": 3,
     "duration": 1.0,
+    "total_input_tokens": 63,
     "request_rate": 2.0,
     "input_lens": [20, 21, 22],
     "output_lens": [3, 3, 3],

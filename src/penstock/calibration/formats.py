@@ -68,6 +68,8 @@ def _read_json(text: str, source: str, choice: int | None) -> Benchmark:
         raise UserError([Problem(source, message)])
     if isinstance(data.get("request_latency"), Mapping) or "input_config" in data:
         raise refuse_aggregate(source, "AIPerf", "the profile_export.jsonl beside it")
+    if len(lines) > 1:
+        raise UserError([Problem(source, f"is no benchmark that can be read: {KNOWN}")])
     return _read_lines(text, source)
 
 

@@ -1,18 +1,16 @@
 """Where the process begins: before anything is imported, Ctrl-C is made to end it at once, as it ends any program.
 
 Nothing is written yet then, so there is nothing to clear away; :mod:`penstock.cli.guard` takes over when the command
-line is read. Only the standard library's smallest modules are imported at the top.
+line is read. At the top only what the interpreter has loaded already: ``signal`` itself is not among it.
 """
 
-from __future__ import annotations
-
+import _signal
 import os
-import signal
 import sys
 
-_WITH_SIGINT = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+_WITH_SIGINT = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
 if _WITH_SIGINT:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def main() -> None:
@@ -40,4 +38,4 @@ def open_streams() -> None:
 def leave() -> None:
     """The interpreter is about to end: Ctrl-C ends it at once again."""
     if _WITH_SIGINT:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock.accounting.bubbles import BubbleLedger, Bubbles, SpanSink
+from penstock.accounting.bubbles import CAUSE_NAMES, BubbleLedger, Bubbles, SpanSink
 from penstock.accounting.energy_report import EnergyReport
 from penstock.accounting.metrics import RequestTable
 from penstock.files.frames import write_parquet
@@ -274,8 +274,22 @@ class SimulationResult:
         import polars as pl
 
         if self._bubbles is None:
+            if not len(self.record.requests):
+                return self._no_bubbles()
             raise LookupError("bubbles were not accounted in this run")
         return pl.DataFrame(list(self._bubbles.rows()))
+
+    def _no_bubbles(self) -> pl.DataFrame:
+        """Of a run in which nothing finished, so that there is no window."""
+        import polars as pl
+
+        names = ["window_ns", *(f"{cause}_ns" for cause in CAUSE_NAMES)]
+        rows = [
+            {"instance": place, "stage": stage, **dict.fromkeys(names, 0)}
+            for place, deployment in enumerate(self.record.deployments)
+            for stage in range(deployment.pp_size)
+        ]
+        return pl.DataFrame(rows)
 
     def token_times_ns(self, request: int) -> Int64Array:
         """When each token of a finished request reached the engine, shape (output_tokens,).
