@@ -4,7 +4,7 @@ Nothing is written yet then, so there is nothing to clear away; :mod:`penstock.c
 line is read. At the top only what the interpreter has loaded already: ``signal`` itself is not among it.
 """
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports]
 import os
 import sys
 

@@ -260,10 +260,15 @@ class RecordedTierConfig(RecordedConfig):
     worker_poll: Literal["start", "end"]
 
 
-class RecordedOffloading(RecordedEngine):
+class RecordedOffloading(Recorded):
     """A recording of an engine with a CPU tier."""
 
     config: RecordedTierConfig
+    requests: list[RecordedRequest]
+    iterations: list[RecordedIteration]
+    per_request: list[RecordedOutcome]
+    batch_queue_size: Annotated[int, Field(ge=1, le=1024)] = 1
+    end_ns: Time
     offload: RecordedTier
     jobs: Rows
 
