@@ -399,7 +399,7 @@ OPTIONS = (
     "run --cluster-config c.json --dataset w.jsonl --log-interval 0 --router LOAD --max-num-seqs 4 --seed 1 --output o",
     "run --cluster-config c.json --dataset w.jsonl --log-interval 1 --request-rate 3 --trace o --trace-window 0s:1s",
     "advise c.json --dataset w.jsonl --option x=3",
-    "size --model meta-llama/Llama-3.1-8B --rate 1 --slo ttft_p99<2s --hardware H100:1 --workload w.jsonl -o r",
+    "size --model meta-llama/Llama-3.1-8B --rate 1 --slo ttft_p99<2s --hardware H1:1 --workload w.jsonl -o r",
 )
 """Command lines whose words are mutated."""
 
