@@ -35,6 +35,7 @@ def fit_command(
     ] = None,
 ) -> None:
     """Fit a compact model to a measured bundle and print its errors by kernel."""
+    from penstock.files.document import understood
     from penstock.files.use import FileUse
     from penstock.profiling.calibration_run import named_model
     from penstock.profiling.fit import fit_bundle, fit_report, write_fit
@@ -43,13 +44,14 @@ def fit_command(
     files = FileUse(reads={"BUNDLE": bundle / "meta.yaml"}, writes={"--output": output})
     files.check()
     identity = bundle_identity(bundle, hardware=hardware, model=model)
-    result = fit_bundle(
-        bundle,
-        hardware=identity.hardware,
-        model=named_model(identity.model),
-        variant=identity.variant,
-        source=source or f"the profile {bundle}",
-    )
+    with understood(str(bundle), "cannot be fitted"):
+        result = fit_bundle(
+            bundle,
+            hardware=identity.hardware,
+            model=named_model(identity.model),
+            variant=identity.variant,
+            source=source or f"the profile {bundle}",
+        )
     files.check()
     write_fit(result, output)
     typer.echo(fit_report(result))
@@ -75,6 +77,7 @@ def import_command(
     engine: Annotated[str, typer.Option(help="aiconfigurator: vllm, sglang or trtllm.")] = "vllm",
 ) -> None:
     """Write a profile of another layout as a bundle."""
+    from penstock.files.document import understood
     from penstock.files.use import FileUse
     from penstock.profiling.imports import import_profile
 
@@ -87,7 +90,8 @@ def import_command(
     # The bundle's files are named after what is imported; this one is always among them.
     meta = output / hardware / model / "bf16" / "meta.yaml"
     FileUse(reads={"SOURCE": Path(source)}, writes={"--output": meta}).check()
-    directory, note = import_profile(Path(source), output, hardware=hardware, model=model)
+    with understood(source, "cannot be read as a profile"):
+        directory, note = import_profile(Path(source), output, hardware=hardware, model=model)
     typer.echo(f"wrote {directory}")
     typer.echo(note)
 
@@ -103,10 +107,14 @@ def pack_command(
     kv_cache_dtype: Annotated[str, typer.Option(help="auto or fp8.")] = "auto",
 ) -> None:
     """Pack AIConfigurator's tables of a model on a chip as a fit, and print its errors by kernel."""
+    from penstock.files.use import FileUse
     from penstock.profiling.database import pack_database, wanted_tables
     from penstock.profiling.fit import fit_report, write_fit
 
+    files = FileUse(reads={}, writes={"--output": output})
+    files.check()
     result = pack_database(wanted_tables(hardware, model, tp, (dtype, kv_cache_dtype), "vllm"))
+    files.check()
     write_fit(result, output)
     typer.echo(fit_report(result))
     typer.echo(f"wrote {output}", err=True)
@@ -122,12 +130,14 @@ def calibrate_command(
     vidur: Annotated[Path | None, typer.Option(help="Vidur's data: compute/.")] = None,
 ) -> None:
     """Fit the roofline's efficiency curves and print the error on what is left out."""
+    from penstock.files.document import understood
     from penstock.files.use import FileUse
     from penstock.profiling.calibration_run import run_calibration, transfer_report, write_calibration
 
     files = FileUse(reads={}, writes={"--output": output})
     files.check()
-    data, lines = run_calibration(llmservingsim, vidur)
+    with understood(str(llmservingsim), "cannot be fitted"):
+        data, lines = run_calibration(llmservingsim, vidur)
     files.check()
     if output is not None:
         write_calibration(data, output)
@@ -146,13 +156,15 @@ def network_command(
     ] = None,
 ) -> None:
     """Fit link classes to measured send/recv and all-reduce times."""
+    from penstock.files.document import understood
     from penstock.files.use import FileUse
     from penstock.profiling.calibration_run import write_calibration
     from penstock.profiling.network_fit import fit_links
 
     files = FileUse(reads={}, writes={"--output": output})
     files.check()
-    data, lines = fit_links(directory)
+    with understood(str(directory), "cannot be fitted"):
+        data, lines = fit_links(directory)
     files.check()
     if output is not None:
         write_calibration(data, output)
