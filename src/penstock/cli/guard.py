@@ -41,7 +41,7 @@ def exit_codes() -> Generator[None]:
         yield
     except UserError as error:
         for problem in dict.fromkeys(map(str, error.problems)):
-            _complain(f"error: {problem}")
+            _complain(f"error: {_short(problem)}")
         raise SystemExit(EXIT_USER_ERROR) from None
     except NoProgressError as error:
         _complain(f"error: {error}")
@@ -156,6 +156,11 @@ def plain_streams() -> None:
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             with suppress(OSError, ValueError):
                 stream.reconfigure(errors="backslashreplace")
+
+
+def _short(text: str) -> str:
+    """A message on a few lines of a terminal: who gives a name of thousands of letters knows it."""
+    return text if len(text) <= 1000 else f"{text[:600]} ... {text[-300:]}"
 
 
 def _complain(text: str) -> None:
