@@ -12,6 +12,7 @@ from penstock.accounting.energy import EnergyMeter
 from penstock.accounting.energy_shares import merged
 from penstock.accounting.interval_sums import IntervalSums
 from penstock.api import Run, load_scenario, simulate
+from penstock.cost.placement import host_bytes_per_step
 from penstock.cost.traffic import link_bytes_per_token
 from penstock.errors import UserError
 from penstock.recording.records import TURN_COLUMNS, RequestLog, RunRecord, TurnChunk
@@ -239,3 +240,15 @@ def test_intervals_double_and_keep_their_sums() -> None:
     sums.put(0, np.array([500]), np.array([7.0]))
     assert sums.table(501).sum() == pytest.approx(2 * 30 + 7)
     assert sums.interval_ns == 160
+
+
+def test_weights_read_from_the_host_cost_their_bytes() -> None:
+    placed = load_cluster(config(placement={"default": {"weights": "cpu"}}))
+    (instance,) = placed.instances
+    # All weights of Llama-3.1-8B but the embedding table, of which a step reads single rows.
+    assert host_bytes_per_step(instance) == pytest.approx(16_060_522_496 - 1_050_673_152, rel=1e-4)
+    meter = EnergyMeter(placed, 0)
+    chunk, record = turns([(0, 1_000_000), (1_000_000, 2_000_000)])
+    meter.accept(chunk)
+    memory_j = meter.finish(record).components_j["memory"]
+    assert memory_j == pytest.approx(32 * 0.002 + 2 * host_bytes_per_step(instance) * 48e-12)

@@ -61,6 +61,7 @@ def cluster_of(tmp: Any, **changes: Any) -> ClusterSpec:
         "max_num_seqs": 64,
         "max_num_batched_tokens": 1024,
         "pd_type": None,
+        "engine_overhead": "none",
     } | changes
     node = {"num_instances": 1, "instances": [instance]}
     return load_cluster({"num_nodes": 1, "link_bw": 400, "link_latency": 1000, "nodes": [node]})

@@ -39,7 +39,10 @@ def test_replicas_on_nodes_of_their_own_do_not_share_a_link() -> None:
         columns.add_plain(place * 5_000_000, 500, 20)
     workload = Workload(columns, "forty")
     trial = LoadTest(cluster, OfferedLoad(workload, Arrivals("scaled")), None).try_as_given()
-    run = penstock.simulate(cluster, workload).summary
+    result = penstock.simulate(cluster, workload)
+    run = result.summary
     assert run.latency is not None
+    assert result.energy is not None
+    assert trial.joules_per_token == result.energy.per_token_j
     assert trial.statistics_ns["ttft_p50"] == run.latency.ttft.p50_ns
     assert trial.statistics_ns["latency_p99"] == run.latency.latency.p99_ns

@@ -108,6 +108,8 @@ def test_llmservingsim_is_the_default() -> None:
         "policy",
         "prefix_storage",
         "enable_prefix_sharing",
+        "enable_attn_offloading",
+        "enable_sub_batch_interleaving",
     }
 
 

@@ -143,7 +143,7 @@ def _stage(instance: InstanceSpec, shape: _Shape, stage: int) -> StageMemory:
         buffer = placed.buffer_bytes(instance.placement.prefetch_layers or len(placed.layers))
         layers = placed.kv_at_home
     reserves = (
-        ("loads", buffer),
+        *((("loads", buffer),) if buffer else ()),
         ("activation peak", activation_peak_bytes(instance, shape.tp_size, last=last)),
         ("CUDA context", CUDA_CONTEXT_BYTES),
         ("CUDA graphs", CUDA_GRAPH_BYTES),
