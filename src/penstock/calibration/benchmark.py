@@ -20,6 +20,8 @@ _OFTEN = 0.05
 _LONGEST_S = 1e9
 """Thirty years: a time beyond it is no measurement, and sums of such times leave the range of floats."""
 
+_MOST_TOKENS = 10**9
+
 FEWEST_REQUESTS = 20
 """A half of these is held out of a fit; with fewer, a percentile of either half is one request."""
 
@@ -123,6 +125,10 @@ def check_times(benchmark: Benchmark) -> list[Problem]:
         (
             np.array([not (np.abs(own) < _LONGEST_S).all() for own in gaps], dtype=bool),
             "has a time between tokens that cannot be (in seconds, at most 30 years)",
+        ),
+        (
+            np.maximum(benchmark.input_tokens, benchmark.output_tokens) > _MOST_TOKENS,
+            "has more tokens than can be (a thousand million)",
         ),
         (benchmark.input_tokens < 1, "has a prompt of no tokens"),
         (benchmark.output_tokens < 1, "has an answer of no tokens: nothing of it can be timed"),
