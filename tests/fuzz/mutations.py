@@ -192,6 +192,10 @@ def judged(
     kind: Kind, code: object, err: str, before: dict[str, bytes], after: dict[str, bytes]
 ) -> str | None:
     new = sorted(set(after) - set(before))
+    if kind.line.startswith(
+        "workload generate "
+    ):  # it reads none of the files: its output may replace one of them
+        before = {name: data for name, data in before.items() if name not in shlex.split(kind.line)}
     if any(after.get(name) != data for name, data in before.items()):
         return f"{kind.name}: an input was changed"
     if any(".tmp" in name for name in new):

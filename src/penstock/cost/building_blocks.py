@@ -78,14 +78,8 @@ def group_link(link: LinkSpec, ranks: int, where: str) -> Link:
     if left > 1:
         fits = " x ".join(map(str, link.sizes))
         raise UserError([Problem(where, f"tp_size {ranks} does not fill npus_per_dimension ({fits}) evenly")])
-    inner, outer = inner_link(link), outer_link(link)
-    links = (
-        inner,
-        *(
-            outer if place == len(link.sizes) - 1 else inner_link(_from(link, place))
-            for place in range(1, len(own))
-        ),
-    )
+    inner = inner_link(link)
+    links = (inner, *(inner_link(_from(link, place)) for place in range(1, len(own))))
     return GroupLink(inner.bytes_per_ns, inner.latency_ns, inner.name, links=links, sizes=tuple(own))
 
 
