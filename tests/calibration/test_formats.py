@@ -92,6 +92,7 @@ def test_messages_of_several_tokens_cost_the_itl_alone(tmp_path: Path):
         ({"output_lens": [3, 0, 1]}, "request 1 has an answer of no tokens"),
         ({"ttfts": [0.1, "x", 0.3]}, "hold something that is no number"),
         ({"latencies": [0.05, 0.23, 0.3]}, "request 0 ends before its first token"),
+        ({"latencies": [0.15, 1e200, 0.3]}, "request 1 has a time that cannot be"),
     ],
 )
 def test_what_is_wrong_with_a_result_is_said_in_one_sentence(

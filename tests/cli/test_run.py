@@ -392,20 +392,43 @@ def long_run(tmp_path: Path) -> list[str]:
     return [sys.executable, "-m", "serving", "--cluster-config", CLUSTER, "--dataset", str(trace), *names]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_run_that_is_ended_leaves_nothing_half_written(
-    number: signal.Signals, long_run: list[str], tmp_path: Path
-) -> None:
-    with subprocess.Popen(long_run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def signalled(words: list[str], number: signal.Signals, inherited: signal.Handlers) -> tuple[int, str]:
+    """Exit code and stderr of a run that is sent a signal once it has logged a line.
+
+    What the signal does at the start is set here: a process inherits that SIGHUP is ignored from ``nohup``.
+    """
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, inherited),
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("[INFO]"):
                 break
         process.send_signal(number)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
+        _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_ended_leaves_nothing_half_written(
+    number: signal.Signals, long_run: list[str], tmp_path: Path
+) -> None:
+    code, err = signalled(long_run, number, signal.SIG_DFL)
+    assert code == 128 + number
     assert err.splitlines()[-1] == "interrupted"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_under_nohup_goes_on(long_run: list[str], tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(trace.read_text().splitlines(keepends=True)[:2000]))
+    code, err = signalled(long_run, signal.SIGHUP, signal.SIG_IGN)
+    assert code == 0, err
+    assert (tmp_path / "out" / "run.csv").exists()
 
 
 def test_a_reader_that_has_seen_enough(long_run: list[str], tmp_path: Path) -> None:

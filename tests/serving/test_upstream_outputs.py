@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,41 @@ def test_the_pipeline_differs_by_what_is_named() -> None:
 def test_a_session_of_twenty_calls_on_data_parallel_experts() -> None:
     result = ours("single_node_moe_dp_ep_instance", "swe-bench-standin-1", 1)
     assert result.summary.requests.finished == 20
+
+
+def changed(tmp_path: Path, config: str, cluster: dict[str, Any], instance: dict[str, Any]) -> Path:
+    """A config of theirs with members set at the top and in every instance."""
+    data = json.loads((DATA / "configs" / "cluster" / f"{config}.json").read_text())
+    data.update(cluster)
+    for node in data["nodes"]:
+        for one in node["instances"]:
+            one.update(instance)
+    (tmp_path / "c.json").write_text(json.dumps(data))
+    return tmp_path / "c.json"
+
+
+@pytest.mark.parametrize(
+    ("config", "run", "gap_ns", "named_ns"),
+    [
+        ("single_node_pp_instance", "pp", 11_208_245, 0),
+        ("single_node_dp_instance", "dp", 8_662_432, 0),
+        # vLLM sends a slice from each rank and gathers them: a message of half the size twice, and the gather's small
+        # terms, in the place of one whole message.
+        ("single_node_tp_pp_instance", "tp_pp", 8_682_908, 20_000 + 2 * 10),
+    ],
+)
+def test_with_its_ring_terms_and_missing_hops_a_decode_is_equal_to_the_nanosecond(
+    config: str, run: str, gap_ns: int, named_ns: int, tmp_path: Path
+) -> None:
+    data = json.loads((DATA / "configs" / "cluster" / f"{config}.json").read_text())
+    bandwidth = data["nodes"][-1]["instances"][0]["npu_mem"]["mem_bw"]
+    network = {"endpoint_delay_ns": 10, "local_mem_bw": bandwidth}
+    hops = {"activation_tensors": 1, "token_return": False, "engine_idle_sleep_ns": 0}
+    result = simulate(
+        changed(tmp_path, config, network, hops),
+        DATA / "workloads" / "example_trace.jsonl",
+        num_reqs=10,
+        profile_root=DATA / "perf",
+    )
+    assert their_first_gap_ns(theirs(f"outputs/example_{run}_run.csv")) == gap_ns
+    assert first_gap_ns(result) == gap_ns + named_ns

@@ -17,6 +17,11 @@ BoolArray = npt.NDArray[np.bool_]
 _READ_TOGETHER_S = 1e-4
 _OFTEN = 0.05
 
+_LONGEST_S = 1e9
+"""Thirty years: a time beyond it is no measurement, and sums of such times leave the range of floats."""
+
+_MOST_TOKENS = 10**9
+
 FEWEST_REQUESTS = 20
 """A half of these is held out of a fit; with fewer, a percentile of either half is one request."""
 
@@ -110,12 +115,29 @@ class Benchmark:
 
 def check_times(benchmark: Benchmark) -> list[Problem]:
     """What is impossible in a benchmark, one sentence a kind, with the first request it is seen at."""
+    times = (benchmark.start_s, benchmark.ttft_s, benchmark.latency_s)
+    impossible = np.zeros(len(benchmark), dtype=bool)
+    for own in times:
+        impossible |= ~(np.abs(own) < _LONGEST_S)
+    gaps = benchmark.gaps_s or ()
     rules: Sequence[tuple[BoolArray, str]] = (
+        (
+            impossible,
+            "has a time that cannot be (in seconds, at most 30 years)",
+        ),
+        (
+            np.array([not (np.abs(own) < _LONGEST_S).all() for own in gaps], dtype=bool),
+            "has a time between tokens that cannot be (in seconds, at most 30 years)",
+        ),
+        (
+            np.maximum(benchmark.input_tokens, benchmark.output_tokens) > _MOST_TOKENS,
+            "has more tokens than can be (a thousand million)",
+        ),
         (benchmark.input_tokens < 1, "has a prompt of no tokens"),
         (benchmark.output_tokens < 1, "has an answer of no tokens: nothing of it can be timed"),
         (~(benchmark.ttft_s > 0), "has no time to its first token"),
         (benchmark.latency_s < benchmark.ttft_s * (1 - 1e-9), "ends before its first token"),
-        (~np.isfinite(benchmark.start_s), "has no time of sending"),
+        (np.isnan(benchmark.start_s), "has no time of sending"),
     )
     problems: list[Problem] = []
     for broken, what in rules:

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from penstock.calibration.benchmark import Benchmark, checked
+from penstock.calibration.benchmark import Benchmark, FloatArray, checked
 from penstock.errors import Problem, UserError
 from penstock.files.csv_text import parse_named
 from penstock.files.json_text import parse_json
-from penstock.units import NS_PER_S
+from penstock.units import NS_PER_S, Int64Array
 
 GUIDELLM = "GuideLLM"
 AIPERF = "AIPerf"
@@ -169,8 +169,8 @@ def _benchmark(
             source=source,
             kind=kind,
             start_s=table[:, 0],
-            input_tokens=table[:, 1].astype(np.int64),
-            output_tokens=table[:, 2].astype(np.int64),
+            input_tokens=_counts(table[:, 1]),
+            output_tokens=_counts(table[:, 2]),
             ttft_s=table[:, 3],
             latency_s=table[:, 4],
             gaps_s=gaps,
@@ -206,3 +206,8 @@ def _metric(metrics: Mapping[str, Any], name: str, source: str, place: int) -> f
     if not isinstance(entry, Mapping) or not isinstance(entry.get("value"), int | float):
         raise UserError([Problem(source, f"request {place} has no {name}: benchmark with --streaming")])
     return float(entry["value"]) * _TIME_UNITS.get(str(entry.get("unit")), 1.0)
+
+
+def _counts(values: FloatArray) -> Int64Array:
+    """Whole numbers; what is none, or beyond what an integer holds, becomes one that is refused."""
+    return np.clip(np.nan_to_num(values), -1, 2.0**53).astype(np.int64)

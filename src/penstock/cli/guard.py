@@ -53,7 +53,7 @@ def exit_codes() -> Generator[None]:
         raise SystemExit(EXIT_BROKEN_PIPE) from None
     except OSError as error:
         place = f" {error.filename!r}" if error.filename else ""
-        _complain(f"error: cannot read or write{place}: {error.strerror or error}")
+        _complain(_short(f"error: cannot read or write{place}: {error.strerror or error}"))
         _abandon_stdout()
         raise SystemExit(EXIT_USER_ERROR) from None
     except MemoryError:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from penstock.cost.building_blocks import GroupLink, group_link
 from penstock.cost.calibrated import calibrated_stage, calibration_basis
 from penstock.cost.experts.layer import expert_layer
 from penstock.cost.memory_cost import memory_basis, with_memory
-from penstock.cost.network import Int64Array, Link, MeasuredLink, inner_link, outer_link
+from penstock.cost.network import BlockLink, Int64Array, Link, MeasuredLink, inner_link, outer_link
 from penstock.cost.question import CostQuestion
 from penstock.cost.sources import kernel_tables
 from penstock.cost.stage import MixedStageCost, StageRole, TabulatedStageCost
@@ -38,7 +39,7 @@ def compile_cost(
     Raises:
         UserError: no profile and unknown hardware, a broken bundle, or a calibration that says nothing of it.
     """
-    inner = inner_link(cluster.link)
+    inner = group_link(cluster.link, instance.tp_size, instance.where)
     stage, basis = _stage_cost(instance, cluster, layers, profile_root)
     links = [_link_between(instance, cluster, stage, stage + 1) for stage in range(len(layers) - 1)]
     back = _link_between(instance, cluster, len(layers) - 1, 0)
@@ -93,7 +94,7 @@ def _stages(
     """One cost per hardware with the stages it answers for, and what it rests on."""
     labels = instance.stage_hardware or (instance.hardware,) * len(layers)
     hidden_bytes = instance.model.hidden_size * activation_bytes(instance.dtype)
-    inner = inner_link(cluster.link)
+    inner = group_link(cluster.link, instance.tp_size, instance.where)
     members: list[tuple[StageCost, tuple[int, ...]]] = []
     basis: list[str] = []
     for label in dict.fromkeys(labels):
@@ -193,7 +194,7 @@ def _hop(instance: InstanceSpec, link: Link, inner: Link, shared_link: str | Non
 def _token_return(instance: InstanceSpec, link: Link) -> Sequence[int]:
     options = instance.scheduler
     count = min(options.max_num_seqs, options.max_num_batched_tokens) + 1
-    if instance.pp_size == 1:
+    if instance.pp_size == 1 or not instance.token_return:
         return [0] * count
     return link.messages_ns(np.arange(count) * TOKEN_BYTES).tolist()
 
@@ -205,7 +206,7 @@ def _network_basis(instance: InstanceSpec, inner: Link, links: list[Link]) -> li
             f"all-reduce over {instance.tp_size} ranks: "
             + (
                 inner.describe()
-                if isinstance(inner, MeasuredLink)
+                if isinstance(inner, MeasuredLink | BlockLink | GroupLink)
                 else f"ASTRA-Sim's analytical ring, {inner.describe()}"
             )
         )

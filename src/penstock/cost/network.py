@@ -57,6 +57,73 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockLink(Link):
+    """A dimension of a ``topology`` with a collective ``algorithm``, see :mod:`penstock.cost.building_blocks`.
+
+    ASTRA-Sim's system layer adds small terms to a ring of S messages of m bytes: ``endpoint_delay_ns`` x (S + 1),
+    and, where it reduces, three times m over ``local_bytes_per_ns`` for each of the p - 1 messages that do.
+    """
+
+    topology: str = "FullyConnected"
+    algorithm: str = "ring"
+    endpoint_delay_ns: int = 0
+    local_bytes_per_ns: int = 0
+
+    def message_ns(self, size_bytes: int) -> int:
+        """To a neighbour."""
+        return int(self._sent_ns(np.array([size_bytes]), 1, 2)[0])
+
+    def messages_ns(self, sizes_bytes: Int64Array) -> Int64Array:
+        """``message_ns`` of many sizes at once, the same shape back."""
+        return self._sent_ns(sizes_bytes, 1, 2)
+
+    def all_reduce_ns(self, size_bytes: int, ranks: int) -> int:
+        """All-reduce of ``size_bytes`` over ``ranks``. 0 for one rank."""
+        return int(self.all_reduces_ns(np.array([size_bytes]), ranks)[0])
+
+    def all_reduces_ns(self, sizes_bytes: Int64Array, ranks: int) -> Int64Array:
+        """``all_reduce_ns`` of many sizes at once, the same shape back."""
+        if ranks < 2:
+            return np.zeros_like(sizes_bytes)
+        chunk = sizes_bytes // ranks
+        if self.algorithm == "direct":
+            return 2 * self._sent_ns(chunk, ranks // 2, ranks)
+        if self.algorithm == "halvingDoubling" and ranks & (ranks - 1) == 0:
+            return 2 * self._doubled_ns(sizes_bytes, ranks)
+        small = self.endpoint_delay_ns * (2 * ranks - 1)
+        if self.local_bytes_per_ns:
+            small = small + 3 * (ranks - 1) * (chunk // self.local_bytes_per_ns)
+        return 2 * (ranks - 1) * self.messages_ns(chunk) + small
+
+    def all_gathers_ns(self, sizes_bytes: Int64Array, ranks: int) -> Int64Array:
+        """All-gather to ``sizes_bytes`` in the end. 0 for one rank."""
+        if ranks < 2:
+            return np.zeros_like(sizes_bytes)
+        chunk = sizes_bytes // ranks
+        if self.algorithm == "direct":
+            return self._sent_ns(chunk, ranks // 2, ranks)
+        if self.algorithm == "halvingDoubling" and ranks & (ranks - 1) == 0:
+            return self._doubled_ns(sizes_bytes, ranks)
+        return (ranks - 1) * self.messages_ns(chunk) + self.endpoint_delay_ns * ranks
+
+    def describe(self) -> str:
+        """Shape, algorithm, bandwidth and latency, for the summary."""
+        return f"{self.topology}, {self.algorithm}, {Link.describe(self)}"
+
+    def _doubled_ns(self, sizes_bytes: Int64Array, ranks: int) -> Int64Array:
+        total = np.zeros_like(sizes_bytes)
+        distance = 1
+        while distance < ranks:
+            total = total + self._sent_ns(sizes_bytes // (2 * distance), distance, ranks)
+            distance *= 2
+        return total
+
+    def _sent_ns(self, sizes_bytes: Int64Array, distance: int, ranks: int) -> Int64Array:
+        hops = {"Switch": 2, "Ring": max(min(distance, ranks - distance), 1)}.get(self.topology, 1)
+        return (hops * self.latency_ns + sizes_bytes / self.bytes_per_ns).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
 class MeasuredLink(Link):
     """A link class with measured times by size: linear between the logarithms of size and time, beyond the last
     size at its bandwidth. An all-reduce of a number of ranks that was measured takes its own curve, others the
@@ -123,4 +190,13 @@ def _dimension(link: LinkSpec, index: int) -> Link:
     bandwidth = bytes_per_ns(link.bandwidth_gb_per_s[index])
     if kind is not None:
         return MeasuredLink(bandwidth, link.latency_ns[index], kind=kind)
+    if link.topologies or link.collectives or link.endpoint_delay_ns or link.local_mem_bytes_per_ns:
+        return BlockLink(
+            bandwidth,
+            link.latency_ns[index],
+            topology=link.topologies[index] if link.topologies else "FullyConnected",
+            algorithm=link.collectives[index] if link.collectives else "ring",
+            endpoint_delay_ns=link.endpoint_delay_ns,
+            local_bytes_per_ns=link.local_mem_bytes_per_ns,
+        )
     return Link(bandwidth, link.latency_ns[index])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from penstock.cost.building_blocks import group_link
 from penstock.cost.compile import cost_question, layer_tables
-from penstock.cost.network import inner_link
 from penstock.cost.stage import TabulatedStageCost
 from penstock.cost.step_cost import StepLoad
 from penstock.cost.tables import DENSE_BLOCK_LAYERS, PER_SEQUENCE_LAYERS, KernelTables
@@ -56,7 +56,7 @@ class StepRows:
         self._instance = instance
         self._stages = stages
         self._cost = stage_cost
-        self._link = inner_link(cluster.link)
+        self._link = group_link(cluster.link, instance.tp_size, instance.where)
         self._tables = {
             kind: layer_tables(cost_question(instance, instance.hardware, kind), instance, profile_root)
             for kind in kinds

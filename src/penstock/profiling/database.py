@@ -19,9 +19,9 @@ from penstock.cost.fitted import FIT_FORMAT
 from penstock.cost.question import CostQuestion
 from penstock.cost.tables import AttentionGrid, KernelTables
 from penstock.errors import Problem, UserError, nearest
+from penstock.files.place import Place
 from penstock.files.writing import atomic_write
 from penstock.profiling.fit import FitResult, as_json, count_numbers, curve_error, fit_curve
-from penstock.spec.json_file import Place
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model
 from penstock.units import Int64Array

@@ -17,11 +17,19 @@ from penstock.spec.power import NodePower
 class LinkSpec:
     """``link_bw`` (GB/s, 2**30 bytes) and ``link_latency`` (ns), one entry per network dimension,
     innermost first. ``classes``, where given, names a measured link class per dimension; None keeps
-    bandwidth and latency."""
+    bandwidth and latency. ``topologies`` and ``collectives`` name ASTRA-Sim's building block and algorithm per
+    dimension, ``sizes`` the NPUs in each; None: every pair linked, rings, all ranks of a group in the innermost.
+    ``endpoint_delay_ns`` and ``local_mem_bytes_per_ns`` are its rings' small terms
+    (:class:`~penstock.cost.building_blocks.BlockLink`)."""
 
     bandwidth_gb_per_s: tuple[float, ...]
     latency_ns: tuple[float, ...]
     classes: tuple[str | None, ...] | None = None
+    topologies: tuple[str, ...] | None = None
+    collectives: tuple[str, ...] | None = None
+    sizes: tuple[int, ...] | None = None
+    endpoint_delay_ns: int = 0
+    local_mem_bytes_per_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +145,7 @@ class InstanceSpec:
     ``layer_partition`` None means vLLM's rule, "auto" means balanced by stage cost. ``num_gpu_blocks``
     overrides the derived KV capacity and counts the null block, as vLLM does. ``dp_group`` names the ``dp_size``
     replicas that are one data-parallel deployment, of which this is number ``dp_rank``; None stands alone.
+    ``token_return``: the sampled tokens cross the network from the last stage back to the first.
     ``engine`` says which engine's defaults hold, and where they were read; empty where none was asked for.
     ``pd_type`` prefill | decode: it serves one part of each request. ``tier`` is where its KV goes below the GPU.
     ``placement`` is what lies outside its NPUs, ``pim`` the memory that its decodes attend in; with ``interleaves`` two
@@ -161,6 +170,7 @@ class InstanceSpec:
     stage_hardware: tuple[str, ...] | None = None
     placement_nodes: tuple[int, ...] | None = None
     activation_tensors: int = 2
+    token_return: bool = True
     blocking_sends: bool = False
     experts: ExpertOptions = field(default_factory=ExpertOptions)
     dp_group: str | None = None

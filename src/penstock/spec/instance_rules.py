@@ -146,6 +146,7 @@ class InstanceRules:
             stage_hardware=None if raw.stage_hardware is None else tuple(raw.stage_hardware),
             placement_nodes=None if raw.placement_nodes is None else tuple(raw.placement_nodes),
             activation_tensors=raw.activation_tensors or 2,
+            token_return=raw.token_return is not False,
             blocking_sends=bool(raw.blocking_sends),
             experts=expert_options(raw, model),
             dp_group=raw.dp_group,

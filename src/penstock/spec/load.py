@@ -36,6 +36,7 @@ from penstock.spec.tier_rules import sharing_problems
 
 ClusterSource = str | os.PathLike[str] | Mapping[str, Any]
 RawT = TypeVar("RawT", bound=Raw)
+ItemT = TypeVar("ItemT")
 
 
 def load_cluster(
@@ -250,7 +251,33 @@ class _ClusterReader:
                 f"has {len(latencies)} network dimensions where link_bw has {len(bandwidths)}",
             )
         classes = self._link_classes(checked.value, dimensions)
-        return LinkSpec(bandwidth_gb_per_s=tuple(bandwidths), latency_ns=tuple(latencies), classes=classes)
+        raw = checked.value
+        topologies = self._per_dimension("topology", raw.topology, dimensions)
+        collectives = self._per_dimension("collective_algorithm", raw.collective_algorithm, dimensions)
+        sizes = self._per_dimension("npus_per_dimension", raw.npus_per_dimension, dimensions)
+        return LinkSpec(
+            bandwidth_gb_per_s=tuple(bandwidths),
+            latency_ns=tuple(latencies),
+            classes=classes,
+            topologies=topologies,
+            collectives=collectives,
+            sizes=sizes,
+            endpoint_delay_ns=raw.endpoint_delay_ns or 0,
+            local_mem_bytes_per_ns=int(raw.local_mem_bw or 0),
+        )
+
+    def _per_dimension(
+        self, name: str, given: ItemT | list[ItemT] | None, dimensions: int
+    ) -> tuple[ItemT, ...] | None:
+        """A member that has one value for all network dimensions, or one for each."""
+        if given is None:
+            return None
+        values = given if isinstance(given, list) else [given] * dimensions
+        if len(values) != dimensions:
+            self._blame(
+                self._place.key(name), f"has {len(values)} network dimensions where link_bw has {dimensions}"
+            )
+        return tuple(values)
 
     def _link_classes(self, raw: RawCluster, dimensions: int) -> tuple[str | None, ...] | None:
         """``link_class``: one name for all dimensions, or one name or null for each."""

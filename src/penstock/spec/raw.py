@@ -15,6 +15,9 @@ from penstock.spec.check import Raw, shown
 from penstock.spec.option_table import RawEngine
 from penstock.spec.ranges import Count, Counter, Fraction, Name, Nanoseconds, NonNegative, Positive
 
+Topology = Literal["FullyConnected", "Ring", "Switch"]
+CollectiveAlgorithm = Literal["ring", "direct", "halvingDoubling"]
+
 
 def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
@@ -183,6 +186,7 @@ class RawInstance(RawEngine):
     num_gpu_blocks: Annotated[int, Field(ge=2, le=1 << 40)] | None = None
     stage_hardware: list[Name] | None = None
     placement_nodes: list[Counter] | None = None
+    token_return: bool | None = None
     activation_tensors: Annotated[Any, BeforeValidator(_one_or_two)] = None
     blocking_sends: bool | None = None
     watermark: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -268,6 +272,11 @@ class RawCluster(Raw):
     link_bw: PerDimension | None = None
     link_latency: LatencyPerDimension | None = None
     link_class: StrictStr | list[StrictStr | None] | None = None
+    topology: Topology | list[Topology] | None = None
+    collective_algorithm: CollectiveAlgorithm | list[CollectiveAlgorithm] | None = None
+    npus_per_dimension: list[Count] | None = None
+    endpoint_delay_ns: Nanoseconds | None = None
+    local_mem_bw: NonNegative | None = None
     nodes: list[Any] | None = None
     shared_node_links: bool | None = None
     kv_transfer: RawKvTransfer | None = None
