@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.engine.decode_runs import AsyncDecodeRuns, DecodeRuns
+from penstock.engine.replica import Replica
 from penstock.engine.simulation import Simulation
 from penstock.recording.records import Int64Array, RunRecord, TurnChunk
 from penstock.scheduler.vllm import VllmScheduler
@@ -92,3 +93,45 @@ def test_most_turns_are_in_runs(mode: dict[str, Any], pp_size: int, monkeypatch:
     lengths = [(0, 100, 200 + 11 * index) for index in range(16)]
     _, rows = run({"pp_size": pp_size, "max_num_batched_tokens": 400} | mode, lengths, in_runs=True)
     assert len(scheduled) < len(rows) / 2
+
+
+@pytest.mark.parametrize("kind", ["pull", "push", "tier"])
+def test_so_do_they_beside_a_connector(kind: str) -> None:
+    one: dict[str, Any] = {
+        "model_name": "meta-llama/Llama-3.1-8B",
+        "hardware": "RTXPRO6000",
+        "npu_mem": {"mem_size": 96, "mem_bw": 1597, "mem_latency": 0},
+        "tp_size": 1,
+        "pp_size": 2,
+        "max_num_seqs": 4,
+    }
+    instances = [one | {"pd_type": "prefill"}, one | {"pd_type": "decode"}]
+    if kind == "tier":
+        instances = [one | {"kv_offloading": {"cpu_gb": 8, "d2h_gb_per_s": 20, "h2d_gb_per_s": 20}}]
+    node = {"num_instances": len(instances), "instances": instances}
+    config: dict[str, Any] = {"num_nodes": 1, "link_bw": 16, "link_latency": 20000, "nodes": [node]}
+    if kind != "tier":
+        config["kv_transfer"] = {"kind": kind}
+    lengths = [(40_000_000 * i, 100 + 37 * i % 700, 30 + 11 * i % 90) for i in range(24)]
+    workload = Workload.from_columns(*zip(*lengths, strict=True), "test")
+    found: list[tuple[RunRecord, Int64Array]] = []
+    taken: list[int] = []
+    plain = Replica.go_on_after
+
+    def count(self: Replica, turns: int, now_ns: int, cells: list[int], updates: list[int]) -> None:
+        taken.append(turns)
+        plain(self, turns, now_ns, cells, updates)
+
+    for in_runs in (True, False):
+        keep = Keep()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Replica, "go_on_after", count)
+            if not in_runs:
+                patch.setattr(DecodeRuns, "take_turns", lambda self, replica, limit_ns: False)
+            record = Simulation(load_cluster(config), workload, RunOptions(), sinks=[keep]).run()
+        found.append((record, np.concatenate(keep.rows)))
+    assert sum(taken) > 20
+    (runs, rows), (singly, other) = found
+    assert np.array_equal(rows, other)
+    assert runs.transfers == singly.transfers
+    assert np.array_equal(runs.requests.values(), singly.requests.values())

@@ -148,6 +148,9 @@ class Unloadable:
     def finished(self, state: RequestState, now: int) -> bool:
         return state.request.index == 0
 
+    def quiet_until_ns(self) -> int:
+        return 0
+
     def has_work(self) -> bool:
         return False
 

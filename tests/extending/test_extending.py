@@ -158,6 +158,9 @@ class Store:
     def finished(self, state: RequestState, now: int) -> bool:
         return False
 
+    def quiet_until_ns(self) -> int:
+        return 0
+
     def has_work(self) -> bool:
         return False
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from penstock.engine.local_pipeline import LocalPipeline
 from penstock.engine.replica import Replica
+from penstock.recording.records import TURN_COLUMNS
 from penstock.scheduler.async_cohort import AsyncCohort
 from penstock.scheduler.cohort import Cohort
 from penstock.scheduler.step import Step
@@ -29,6 +30,7 @@ class _Turns:
         self._back_ns = pipeline.back_ns
         self._entry_ns = overhead.schedule_ns + overhead.ipc_to_first_stage_ns
         self.times = pipeline.latest_times
+        self._row = len(TURN_COLUMNS) + len(self.times)
         self.cells: list[int] = []
         self.updates: list[int] = []
         self.taken = 0
@@ -42,7 +44,7 @@ class _Turns:
         self.updates = []
         self.taken = 0
         self.running = len(scheduler.running)
-        self.waiting = len(scheduler.waiting)
+        self.waiting = scheduler.status().waiting
         self.cause = scheduler.cause_of_a_decode_turn()
 
     def send(
@@ -87,7 +89,21 @@ class _Turns:
     def end(self, replica: Replica, now: int) -> None:
         """The run is over: what is written down becomes the replica's."""
         if self.cells or self.updates:
+            workers = replica.workers
+            if workers is not None:
+                in_flight = len(replica.steps)
+                recent = min(in_flight, self.taken)
+                width = len(self.times)
+                ends = range(len(self.cells) - (recent - 1) * self._row, len(self.cells) + 1, self._row)
+                workers.went_by(in_flight - recent, [self.cells[end - width : end] for end in ends])
             replica.go_on_after(self.taken, now, self.cells, self.updates)
+
+
+def _limit_ns(scheduler: VllmScheduler, replica: Replica, limit_ns: int) -> int:
+    """Until when a KV connector and its workers, if there are such, have nothing to do."""
+    if scheduler.connector is not None:
+        limit_ns = min(limit_ns, scheduler.connector.quiet_until_ns())
+    return limit_ns if replica.workers is None else min(limit_ns, replica.workers.quiet_until_ns())
 
 
 class DecodeRuns:
@@ -104,6 +120,9 @@ class DecodeRuns:
         scheduler = self._scheduler
         cohort = scheduler.ready
         if cohort is None or replica.has_news or not scheduler.has_only_decodes():
+            return False
+        limit_ns = _limit_ns(scheduler, replica, limit_ns)
+        if replica.now_ns >= limit_ns:
             return False
         turns = self._turns
         turns.begin(scheduler)

@@ -97,7 +97,7 @@ def make_replica(
         )
     else:
         executor = LocalPipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends, back_ns=back_ns)
-        if vllm is not None and workers is None:
+        if vllm is not None and (connector is None or workers is not None):
             accelerator = _accelerator(vllm, executor, spec)
     if workers is not None:
         executor.when_started(workers.started)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from penstock.kv_transfer.offloading import CopyJob, CopyOrders, OffloadingConnector
 from penstock.network.links import Link, Network
 from penstock.scheduler.step import Step
-from penstock.units import NS_PER_S
+from penstock.units import NEVER_NS, NS_PER_S
 
 _NOTHING = CopyOrders((), (), frozenset())
 
@@ -144,6 +144,21 @@ class CopyWorkers:
                 stage_free_ns[stage] = start_ns
             self.started(step, stage, start_ns, start_ns)
         return max(now, *stage_free_ns)
+
+    def quiet_until_ns(self) -> int:
+        """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
+        busy = any(worker.orders or worker.kept or worker.ends for worker in self._stages)
+        return 0 if busy else NEVER_NS
+
+    def went_by(self, older: int, times: Sequence[Sequence[int]]) -> None:
+        """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`. None of those steps was held back."""
+        for stage, worker in enumerate(self._stages):
+            while len(worker.moments) > older:
+                worker.moments.popleft()
+            place = 3 * stage + (2 if self._looks_at_end else 1)
+            worker.moments.extend(step[place] for step in times)
+            if times:
+                self.stalls_ns[stage] = 0
 
     def _submit(self, worker: _Stage, job: CopyJob, stage: int, now: int, compute_end_ns: int) -> None:
         options = self.connector.options

@@ -15,6 +15,7 @@ from penstock.scheduler.kv_connector import NO_MATCH, Match, TransferReport
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import Step
 from penstock.spec.kv_tier import TierOptions
+from penstock.units import NEVER_NS
 
 _by_order = attrgetter("order")
 
@@ -362,6 +363,12 @@ class OffloadingConnector:
         offered = self._offered[index]
         if offered.has_ended and not offered.jobs:
             del self._offered[index]
+
+    def quiet_until_ns(self) -> int:
+        """While nothing is copied, is to be, or was refused room, decodes alone change nothing: outputs that are
+        stored are noted by their cohort."""
+        busy = self._pending or self._done or self._ended or self._refused or self._loads or self.latest
+        return 0 if busy or self.kv.disturbed else NEVER_NS
 
     def has_work(self) -> bool:
         """The engine goes on until all copies are reported."""

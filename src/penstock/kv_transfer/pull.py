@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from penstock.scheduler.kv_connector import NO_MATCH, Match, TransferReport
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import Step
-from penstock.units import NS_PER_S
+from penstock.units import NEVER_NS, NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,14 @@ class PullConnector:
         else:
             self._ended.add(index)
         return True
+
+    def quiet_until_ns(self) -> int:
+        """See :class:`~penstock.scheduler.kv_connector.KVConnector`. Leases are to be renewed now and then."""
+        if self._has_orders or self.latest or self.report is not None:
+            return 0
+        if not self._renewing:
+            return NEVER_NS
+        return 0 if self._renewed_ns is None else self._renewed_ns + self._renewal_ns
 
     def has_work(self) -> bool:
         """A pull asks nothing of an engine without requests."""

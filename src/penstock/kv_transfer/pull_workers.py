@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -17,7 +17,7 @@ from penstock.kv_transfer.pull import Orders, PullConnector, Read
 from penstock.network.links import Link, Network
 from penstock.recording.records import Transfer
 from penstock.scheduler.step import Step
-from penstock.units import NS_PER_S
+from penstock.units import NEVER_NS, NS_PER_S
 
 _DELIVERY = -1
 """What passes over a link comes before what workers do at the same instant."""
@@ -131,6 +131,25 @@ class PullWorkers:
             else:
                 worker.moments.append(at_ns)
         return now
+
+    def quiet_until_ns(self) -> int:
+        """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
+        until_ns = NEVER_NS
+        for worker in self._stages:
+            if worker.orders or worker.reads:
+                return 0
+            for heap in (worker.inbox, worker.ends, worker.lease_ends):
+                if heap and heap[0][0] < until_ns:
+                    until_ns = heap[0][0]
+        return until_ns
+
+    def went_by(self, older: int, times: Sequence[Sequence[int]]) -> None:
+        """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
+        for stage, worker in enumerate(self._stages):
+            while len(worker.moments) > older:
+                worker.moments.popleft()
+            place = 3 * stage + (2 if self._looks_at_end else 1)
+            worker.moments.extend(step[place] for step in times)
 
     def _moment(self, step: Step, stage: int, at_ns: int) -> None:
         if self.connector.latest:

@@ -22,6 +22,7 @@ from penstock.scheduler.kv_connector import NO_MATCH, Match, TransferReport
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import Step
 from penstock.scheduler.vllm import VllmScheduler
+from penstock.units import NEVER_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,10 @@ class PushSender:
         push.end_ns = max(push.end_ns, now)
         self._close(push)
         return True
+
+    def quiet_until_ns(self) -> int:
+        """Never: it notes what every step fills."""
+        return 0
 
     def has_work(self) -> bool:
         """The engine looks at every turn whether a prompt is wanted."""
@@ -316,6 +321,12 @@ class PushReceiver:
         self._has_ended.add(index)
         return True
 
+    def quiet_until_ns(self) -> int:
+        """See :class:`~penstock.scheduler.kv_connector.KVConnector`."""
+        if self._news:
+            return 0
+        return self._ends[0][0] if self._ends else NEVER_NS
+
     def has_work(self) -> bool:
         """See :class:`~penstock.scheduler.kv_connector.KVConnector`."""
         return False
@@ -331,6 +342,13 @@ class PushWorkers:
     def passed(self, step: Step, now: int, stage_free_ns: list[int]) -> int:
         """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
         return now
+
+    def quiet_until_ns(self) -> int:
+        """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
+        return NEVER_NS
+
+    def went_by(self, older: int, times: Sequence[Sequence[int]]) -> None:
+        """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
 
     def collect(self, now: int) -> None:
         """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""

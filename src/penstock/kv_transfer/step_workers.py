@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from penstock.scheduler.step import Step
@@ -18,6 +19,15 @@ class StepWorkers(Protocol):
     def passed(self, step: Step, now: int, stage_free_ns: list[int]) -> int:
         """A step without tokens was sent off at ``now``; returns when the last worker is done with it.
         ``stage_free_ns`` are the executor's own, which a worker that has to wait moves on."""
+        ...
+
+    def quiet_until_ns(self) -> int:
+        """Until when they have nothing to start, and see nothing that has ended; 0 where that is not so now."""
+        ...
+
+    def went_by(self, older: int, times: Sequence[Sequence[int]]) -> None:
+        """Steps went by in such a time. In flight now are ``older`` of those before them, and the latest of them:
+        ``times`` has ``arrive, start, end`` of every stage for each of these, oldest first."""
         ...
 
     def collect(self, now: int) -> None:

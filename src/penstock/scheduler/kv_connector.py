@@ -82,6 +82,12 @@ class KVConnector(Protocol):
         """The request has ended. True: its blocks are held until a report releases it (``request_finished``)."""
         ...
 
+    def quiet_until_ns(self) -> int:
+        """Until when turns with decodes alone give it nothing to tell the workers, and it has nothing to report,
+        as long as no request comes, is admitted, or ends; 0 where the next turn may be another. Such turns may be
+        taken without a word to it."""
+        ...
+
     def has_work(self) -> bool:
         """Whether the engine has to go on for the connector alone (``has_pending_push_work``)."""
         ...

@@ -248,15 +248,15 @@ class VllmScheduler:
         return not (
             self.partials
             or self.policy is not None
-            or self.connector is not None
+            or self._behind_fence
             or self.exact_only
             or self.throttles_prefills
-            or (self.waiting and len(self.running) < self._max_seqs)
+            or ((self.waiting or self.loaded) and len(self.running) < self._max_seqs)
         )
 
     def cause_of_a_decode_turn(self) -> int:
         """Why such a schedule() can take no more than its decodes."""
-        return _SEQS if self.waiting else _DEPENDENCY
+        return _SEQS if self.waiting or self.loaded else _DEPENDENCY
 
     def go_on_after(self, scheduled: int, returned: int, ready: Cohort | None) -> None:
         """So many steps with decodes alone were scheduled, and taken, by somebody else; ``ready`` are ready now."""
@@ -267,7 +267,7 @@ class VllmScheduler:
         if scheduled:
             self._latest_with_tokens = self.scheduled
             self.finished_unreported = self.out_of_budget = False
-            self.out_of_capacity = bool(self.waiting)
+            self.out_of_capacity = bool(self.waiting or self.loaded)
             self._prefill_capacity_bound = len(self.waiting) > len(self._put_aside)
             self._status.cause = self.cause_of_a_decode_turn()
 
