@@ -7,12 +7,15 @@ from array import array
 from typing import Any
 
 import numpy as np
+import pytest
 
 from penstock.engine.simulation import Simulation
 from penstock.server.clock import SimulatedClock
+from penstock.server.engine_stats import EngineStats
 from penstock.server.live import LiveCluster, Wanted
 from penstock.server.mailbox import Mailbox
 from penstock.spec.load import load_cluster
+from penstock.workload.request import Request
 from penstock.workload.workload import Workload
 
 
@@ -99,5 +102,55 @@ def test_a_request_that_can_never_run_is_told_so() -> None:
         assert await mailbox.take() == []
         assert mailbox.failure is not None
         assert "KV blocks" in mailbox.failure
+
+    asyncio.run(serve())
+
+
+class Arrivals:
+    """Notes when requests arrive."""
+
+    def __init__(self) -> None:
+        self.at_ns: list[int] = []
+
+    def arrived(self, request: Request, wanted: Wanted) -> None:
+        self.at_ns.append(request.arrival_ns)
+
+
+def test_a_request_arrives_when_it_was_received_unless_the_engine_went_on() -> None:
+    async def serve() -> None:
+        clock, arrivals = Clock(), Arrivals()
+        simulation = Simulation(load_cluster(config()))
+        live = LiveCluster(simulation, clock)
+        live.listeners.append(arrivals)
+        clock.at_ns = 5_000_000
+        live.submit([wanted(100, 200)], Mailbox(), 3_000_000)
+        assert arrivals.at_ns == [3_000_000]
+        done_ns = simulation.now_ns
+        clock.at_ns = 200_000_000
+        live.tick()
+        assert simulation.now_ns > done_ns
+        live.submit([wanted(100, 2, 500)], Mailbox(), 100_000_000)
+        assert arrivals.at_ns[1] > 100_000_000
+        assert arrivals.at_ns[1] <= clock.at_ns
+
+    asyncio.run(serve())
+
+
+def test_what_has_ended_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.server.live.FORGET_EVERY", 16)
+
+    async def serve() -> None:
+        clock = Clock()
+        simulation = Simulation(load_cluster(config()))
+        live = LiveCluster(simulation, clock)
+        stats = EngineStats(simulation)
+        live.listeners.append(stats)
+        for number in range(200):
+            live.submit([wanted(40, 2, 50 * number)], Mailbox())
+            clock.at_ns += 100_000_000
+            live.tick()
+        assert sum(stats.instances[0].finished.values()) == 200
+        assert live.num_open == 0
+        assert len(simulation.record().requests.values()) <= 16
 
     asyncio.run(serve())

@@ -104,7 +104,8 @@ class LiveView(Observer):
         simulation = self._live.simulation
         for replica in simulation.instances:
             replica.log.flush()
-        now_s = simulation.now_ns / NS_PER_S
+        now_ns = self._live.clock.now_ns()
+        now_s = now_ns / NS_PER_S
         self._sample(now_s)
         p50, p99, worst = self._lateness.quantiles_s(0.5, 0.99, 1.0)
         return JSONResponse(
@@ -113,7 +114,7 @@ class LiveView(Observer):
                 "time_scale": self._live.clock.scale,
                 "window_us": self._window_ns // 1000,
                 "causes": CAUSE_NAMES,
-                "instances": [self._instance(place) for place in range(len(simulation.instances))],
+                "instances": [self._instance(place, now_ns) for place in range(len(simulation.instances))],
                 "ttft_ms": _percentiles(self._ttft_ns),
                 "tpot_ms": _percentiles(self._tpot_ns),
                 "lateness_ms": [round(one * 1e3, 3) for one in (p50, p99, worst)],
@@ -127,7 +128,7 @@ class LiveView(Observer):
             }
         )
 
-    def _instance(self, place: int) -> dict[str, Any]:
+    def _instance(self, place: int, now_ns: int) -> dict[str, Any]:
         simulation = self._live.simulation
         deployment, one = simulation.deployments[place], self._stats.instances[place]
         so_far = self._ledger.so_far_ns(place)
@@ -143,7 +144,7 @@ class LiveView(Observer):
             "kv_usage": round(one.kv_cache_usage, 4),
             "preemptions": one.counter("num_preemptions"),
             "shares": (so_far / whole).round(4).tolist(),
-            "spans": self._watch.recent(place, simulation.now_ns),
+            "spans": self._watch.recent(place, now_ns),
         }
 
     def _sample(self, now_s: float) -> None:
