@@ -23,6 +23,7 @@ from penstock.server.generation import Generation, GenerationResponse
 from penstock.server.http import Endpoint, Handler, http_error, parse_body, read_body, unexpected
 from penstock.server.lateness import Lateness
 from penstock.server.live import LiveCluster
+from penstock.server.protocol import RECEIVED
 from penstock.server.schema import ChatBody, CompletionBody, DetokenizeBody, Sampling, TokenizeBody
 from penstock.server.served_model import ServedModel
 
@@ -70,7 +71,7 @@ class Api:
     async def completions(self, request: Request) -> ASGIApp:
         """``POST /v1/completions``."""
         raw = await read_body(request)
-        received_ns = self.cluster.clock.now_ns()
+        received_ns = self._received_ns(request)
         body = parse_body(raw, CompletionBody)
         body.check(body.max_tokens)
         model = self._model(body.model)
@@ -87,7 +88,7 @@ class Api:
     async def chat_completions(self, request: Request) -> ASGIApp:
         """``POST /v1/chat/completions``."""
         raw = await read_body(request)
-        received_ns = self.cluster.clock.now_ns()
+        received_ns = self._received_ns(request)
         body = parse_body(raw, ChatBody)
         body.check(body.most_tokens)
         model = self._model(body.model)
@@ -227,6 +228,12 @@ class Api:
                 param="model",
             )
         return model
+
+    def _received_ns(self, request: Request) -> int:
+        """When a request had come in whole, in simulated time."""
+        clock = self.cluster.clock
+        machine_ns = request.scope.get(RECEIVED)
+        return clock.now_ns() if machine_ns is None else clock.at_ns(machine_ns)
 
     @staticmethod
     def _name(body: Sampling, model: ServedModel) -> str:

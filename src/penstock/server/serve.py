@@ -14,6 +14,7 @@ import uvicorn
 
 from penstock.errors import Problem, UserError
 from penstock.rendering.result import RunContext
+from penstock.server.protocol import ReceiptProtocol
 from penstock.server.session import Session, SessionOptions
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.options import RunOptions
@@ -95,7 +96,7 @@ async def _serve(listeners: Sequence[Listener], ready: Callable[[], None]) -> No
             uvicorn.Config(
                 one.session.start(),
                 backlog=BACKLOG,
-                http="httptools",
+                http=ReceiptProtocol,
                 ws="none",
                 lifespan="off",
                 log_level="warning",
