@@ -47,13 +47,14 @@ class StageWatch:
             stages[place] = known.chosen(known.end_ns > known.end_ns.max() - self._window_ns)
 
     def recent(self, instance: int, now_ns: int) -> list[list[list[int]]]:
-        """By stage, [begin, length, cause] of its latest spans, in microseconds, the begin from ``now_ns`` back."""
+        """By stage, [begin, length, cause] of its latest spans, in microseconds, the begin from ``now_ns`` back.
+        What a step that has begun will do on later stages is known already, but has not happened."""
         found: list[list[list[int]]] = []
         for spans in self._stages[instance]:
-            kept = spans.chosen(spans.end_ns > now_ns - self._window_ns)
+            kept = spans.chosen((spans.end_ns > now_ns - self._window_ns) & (spans.begin_ns < now_ns))
             kept = kept.chosen(np.argsort(kept.begin_ns)[-MOST_SPANS:])
             begin = np.maximum(kept.begin_ns - now_ns, -self._window_ns)
-            end = kept.end_ns - now_ns
+            end = np.minimum(kept.end_ns, now_ns) - now_ns
             found.append(np.stack([begin // 1000, (end - begin) // 1000, kept.cause], axis=1).tolist())
         return found
 
