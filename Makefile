@@ -75,6 +75,6 @@ $(INSTALLED_DEV): $(BIN)/python pyproject.toml
 compiled:
 	@sh tools/make_venv.sh .venv-compiled "$(PYTHON)"
 	@# mypyc leaves its work beside the sources, so it gets a copy of them.
-	copy=$$(mktemp -d) && cp -R src configs examples workloads pyproject.toml README.md LICENSE NOTICE "$$copy" && \
+	copy=$$(mktemp -d) && cp -R src configs examples workloads pyproject.toml README.md PYPI.md LICENSE NOTICE "$$copy" && \
 	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 .venv-compiled/bin/python -m pip install --quiet --disable-pip-version-check \
 	"$$copy"; status=$$?; rm -rf "$$copy"; exit $$status

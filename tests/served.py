@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,14 @@ def serving(path: Path, config: dict[str, Any], *options: str, addresses: int = 
     """A server of ``config``; it must end without a traceback."""
     file = path / "cluster.json"
     file.write_text(json.dumps(config))
-    code = "from penstock.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "serve", "--cluster-config", str(file), "--port", "0", *options]
+    with starting(["--cluster-config", str(file), "--port", "0", *options], addresses=addresses) as served:
+        yield served
+
+
+@contextmanager
+def starting(arguments: Sequence[str], *, addresses: int = 1) -> Generator[Served]:
+    """`penstock serve` with these arguments; it must end without a traceback, unless it was killed."""
+    command = [sys.executable, "-c", "from penstock.cli.main import main; main()", "serve", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     found: list[str] = []
@@ -67,4 +74,4 @@ def serving(path: Path, config: dict[str, Any], *options: str, addresses: int = 
     finally:
         code = served.end()
         assert "Traceback" not in served.errors, served.errors
-        assert code == 0, served.errors
+        assert code in (0, -signal.SIGKILL), served.errors

@@ -166,7 +166,7 @@ class TestInChromium:
         titles = chromium.evaluate(
             "[...document.querySelectorAll('.chart')].map((c) => [c.id, c._fullLayout?.xaxis.title.text])"
         )
-        assert len(titles) == 10
+        assert len(titles) == 11
         for name, title in titles:
             assert re.search(r"\((ms|s|%|GiB)\)(, log)?$", title or ""), (name, title)
 

@@ -7,12 +7,15 @@ from array import array
 from typing import Any
 
 import numpy as np
+import pytest
 
 from penstock.engine.simulation import Simulation
 from penstock.server.clock import SimulatedClock
+from penstock.server.engine_stats import EngineStats
 from penstock.server.live import LiveCluster, Wanted
 from penstock.server.mailbox import Mailbox
 from penstock.spec.load import load_cluster
+from penstock.workload.request import Request
 from penstock.workload.workload import Workload
 
 
@@ -34,10 +37,10 @@ class Clock(SimulatedClock):
 
     def __init__(self) -> None:
         super().__init__()
-        self.at_ns = 0
+        self.time_ns = 0
 
     def now_ns(self) -> int:
-        return self.at_ns
+        return self.time_ns
 
 
 def wanted(prompt: int, answer: int, first_id: int = 0) -> Wanted:
@@ -56,10 +59,10 @@ def test_the_same_arrivals_have_the_same_token_times_as_a_run() -> None:
         for step in range(1000):
             while len(mailboxes) < len(arrivals) and arrivals[len(mailboxes)][0] <= step * 1_700_000:
                 arrival_ns, prompt, answer = arrivals[len(mailboxes)]
-                clock.at_ns = arrival_ns
+                clock.time_ns = arrival_ns
                 mailboxes.append(Mailbox())
                 live.submit([wanted(prompt, answer, 1000 * len(mailboxes))], mailboxes[-1])
-            clock.at_ns = step * 1_700_000
+            clock.time_ns = step * 1_700_000
             live.tick()
         assert live.num_open == 0
         return [[due_ns for _, due_ns in await mailbox.take()] for mailbox in mailboxes]
@@ -79,11 +82,11 @@ def test_a_client_that_leaves_gives_its_blocks_back() -> None:
         (replica,) = simulation.instances
         free = replica.scheduler.status().free_blocks
         numbers = live.submit([wanted(1000, 1000), wanted(500, 9)], Mailbox())
-        clock.at_ns = 200_000_000
+        clock.time_ns = 200_000_000
         live.tick()
         assert replica.scheduler.status().free_blocks < free
         live.abort(numbers)
-        clock.at_ns = 400_000_000
+        clock.time_ns = 400_000_000
         live.tick()
         assert live.num_open == 0
         assert replica.scheduler.status().free_blocks == free
@@ -99,5 +102,55 @@ def test_a_request_that_can_never_run_is_told_so() -> None:
         assert await mailbox.take() == []
         assert mailbox.failure is not None
         assert "KV blocks" in mailbox.failure
+
+    asyncio.run(serve())
+
+
+class Arrivals:
+    """Notes when requests arrive."""
+
+    def __init__(self) -> None:
+        self.at_ns: list[int] = []
+
+    def arrived(self, request: Request, wanted: Wanted) -> None:
+        self.at_ns.append(request.arrival_ns)
+
+
+def test_a_request_arrives_when_it_was_received_unless_the_engine_went_on() -> None:
+    async def serve() -> None:
+        clock, arrivals = Clock(), Arrivals()
+        simulation = Simulation(load_cluster(config()))
+        live = LiveCluster(simulation, clock)
+        live.listeners.append(arrivals)
+        clock.time_ns = 5_000_000
+        live.submit([wanted(100, 200)], Mailbox(), 3_000_000)
+        assert arrivals.at_ns == [3_000_000]
+        done_ns = simulation.now_ns
+        clock.time_ns = 200_000_000
+        live.tick()
+        assert simulation.now_ns > done_ns
+        live.submit([wanted(100, 2, 500)], Mailbox(), 100_000_000)
+        assert arrivals.at_ns[1] > 100_000_000
+        assert arrivals.at_ns[1] <= clock.time_ns
+
+    asyncio.run(serve())
+
+
+def test_what_has_ended_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.server.live.FORGET_EVERY", 16)
+
+    async def serve() -> None:
+        clock = Clock()
+        simulation = Simulation(load_cluster(config()))
+        live = LiveCluster(simulation, clock)
+        stats = EngineStats(simulation)
+        live.listeners.append(stats)
+        for number in range(200):
+            live.submit([wanted(40, 2, 50 * number)], Mailbox())
+            clock.time_ns += 100_000_000
+            live.tick()
+        assert sum(stats.instances[0].finished.values()) == 200
+        assert live.num_open == 0
+        assert len(simulation.record().requests.values()) <= 16
 
     asyncio.run(serve())

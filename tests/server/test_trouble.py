@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import httpx
 
-from served import cluster_config, serving
+from served import cluster_config, serving, starting
 
 CODE = "from penstock.cli.main import main; main()"
 BODY = {"prompt": [1, 2, 3], "max_tokens": 3, "ignore_eos": True}
@@ -101,11 +102,13 @@ def test_mistakes_are_told_all_at_once(tmp_path: Path) -> None:
             "fixd:3",
             "--max-queue",
             "-1",
+            "--record",
+            "",
         ),
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    for part in ("--port", "--time-scale", "'echo'", "'fixed'", "--max-queue", "block_size"):
+    for part in ("--port", "--time-scale", "'echo'", "'fixed'", "--max-queue", "--record", "block_size"):
         assert part in done.stderr, done.stderr
 
 
@@ -136,3 +139,35 @@ def test_a_server_that_is_told_to_stop_ends_its_streams(tmp_path: Path) -> None:
     assert text.endswith("data: [DONE]\n\n")
     (line,) = (tmp_path / "session" / "workload.jsonl").read_text().splitlines()
     assert json.loads(line)["output_toks"] < 100_000
+
+
+def test_a_server_that_was_killed_starts_again_on_its_port(tmp_path: Path) -> None:
+    with serving(tmp_path, cluster_config(), "--record", str(tmp_path / "session")) as server:
+        assert httpx.post(f"{server.url}/v1/completions", json=BODY).status_code == 200
+        server.process.kill()
+        server.process.wait(timeout=20)
+    assert not (tmp_path / "session").exists()
+    port = server.url.rpartition(":")[2]
+    with starting([str(tmp_path / "cluster.json"), "--port", port]) as again:
+        assert again.url == server.url
+        assert httpx.post(f"{again.url}/v1/completions", json=BODY).status_code == 200
+
+
+def test_a_body_of_100_mb_is_refused_and_not_kept(server: Any) -> None:
+    def resident_bytes() -> float:
+        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        (line,) = [line for line in lines if line.startswith("process_resident_memory_bytes ")]
+        return float(line.split()[1])
+
+    def body() -> Iterator[bytes]:
+        yield b'{"prompt": "'
+        for _ in range(100):
+            yield b"a " * 500_000
+        yield b'"}'
+
+    before = resident_bytes()
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{server.url}/v1/completions", content=body(), headers=headers, timeout=60)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == 413
+    assert resident_bytes() < before + 90e6

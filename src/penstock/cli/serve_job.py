@@ -51,6 +51,8 @@ class Wishes:
         if self.text not in TEXTS:
             hint = nearest(self.text, TEXTS)
             problems.append(Problem("--text", f"must be one of {', '.join(TEXTS)}, not '{self.text}'{hint}"))
+        if self.record == "":
+            problems.append(Problem("--record", "must not be empty: name a directory"))
         if self.max_queue < 0:
             problems.append(Problem("--max-queue", f"must be >= 0, not {self.max_queue}"))
         try:

@@ -20,9 +20,10 @@ from penstock import __version__
 from penstock.server.errors import ApiError, unreadable
 from penstock.server.formats import AnswerFormat, ChatFormat, CompletionFormat
 from penstock.server.generation import Generation, GenerationResponse
-from penstock.server.http import Endpoint, Handler, http_error, read_body, unexpected
+from penstock.server.http import Endpoint, Handler, http_error, parse_body, read_body, unexpected
 from penstock.server.lateness import Lateness
 from penstock.server.live import LiveCluster
+from penstock.server.protocol import RECEIVED
 from penstock.server.schema import ChatBody, CompletionBody, DetokenizeBody, Sampling, TokenizeBody
 from penstock.server.served_model import ServedModel
 
@@ -69,7 +70,9 @@ class Api:
 
     async def completions(self, request: Request) -> ASGIApp:
         """``POST /v1/completions``."""
-        body = await read_body(request, CompletionBody)
+        raw = await read_body(request)
+        received_ns = self._received_ns(request)
+        body = parse_body(raw, CompletionBody)
         body.check(body.max_tokens)
         model = self._model(body.model)
         prompts = [
@@ -78,17 +81,21 @@ class Api:
         style = CompletionFormat(
             body.request_id or uuid.uuid4().hex, int(time.time()), self._name(body, model)
         )
-        return self._generate(body, model, prompts, body.max_tokens, style, echoes=bool(body.echo))
+        return self._generate(
+            body, model, prompts, body.max_tokens, style, received_ns, echoes=bool(body.echo)
+        )
 
     async def chat_completions(self, request: Request) -> ASGIApp:
         """``POST /v1/chat/completions``."""
-        body = await read_body(request, ChatBody)
+        raw = await read_body(request)
+        received_ns = self._received_ns(request)
+        body = parse_body(raw, ChatBody)
         body.check(body.most_tokens)
         model = self._model(body.model)
         text = model.render(body.messages, add_generation_prompt=body.add_generation_prompt)
         prompt = model.encode(text, add_special_tokens=False)
         style = ChatFormat(body.request_id or uuid.uuid4().hex, int(time.time()), self._name(body, model))
-        return self._generate(body, model, [prompt], body.most_tokens, style)
+        return self._generate(body, model, [prompt], body.most_tokens, style, received_ns)
 
     def _generate(
         self,
@@ -97,6 +104,7 @@ class Api:
         prompts: Sequence[array[int]],
         max_tokens: int | None,
         style: AnswerFormat,
+        received_ns: int,
         *,
         echoes: bool = False,
     ) -> GenerationResponse:
@@ -133,6 +141,7 @@ class Api:
             max_tokens=max_tokens or 0,
             priority=body.priority,
             model=model.name,
+            received_ns=received_ns,
             streams=bool(body.stream),
             echoes=echoes,
             usage=options is not None and bool(options.include_usage),
@@ -175,7 +184,7 @@ class Api:
 
     async def tokenize(self, request: Request) -> Response:
         """``POST /tokenize``."""
-        body = await read_body(request, TokenizeBody)
+        body = parse_body(await read_body(request), TokenizeBody)
         model = self._model(body.model)
         if body.messages is not None:
             text = model.render(body.messages, add_generation_prompt=body.add_generation_prompt)
@@ -197,7 +206,7 @@ class Api:
 
     async def detokenize(self, request: Request) -> Response:
         """``POST /detokenize``."""
-        body = await read_body(request, DetokenizeBody)
+        body = parse_body(await read_body(request), DetokenizeBody)
         return JSONResponse({"prompt": self._model(body.model).tokenizer.decode(body.tokens)})
 
     # --- parts of them ------------------------------------------------------------------------------------------
@@ -219,6 +228,12 @@ class Api:
                 param="model",
             )
         return model
+
+    def _received_ns(self, request: Request) -> int:
+        """When a request had come in whole, in simulated time."""
+        clock = self.cluster.clock
+        machine_ns = request.scope.get(RECEIVED)
+        return clock.now_ns() if machine_ns is None else clock.at_ns(machine_ns)
 
     @staticmethod
     def _name(body: Sampling, model: ServedModel) -> str:

@@ -18,7 +18,11 @@ class SimulatedClock:
 
     def now_ns(self) -> int:
         """Simulated time now."""
-        passed = self._machine_ns() - self._start_ns
+        return self.at_ns(self._machine_ns())
+
+    def at_ns(self, machine_ns: int) -> int:
+        """Simulated time when the machine's clock said ``machine_ns``."""
+        passed = machine_ns - self._start_ns
         return passed if self.scale == 1.0 else int(passed * self.scale)
 
     def seconds_until(self, at_ns: int) -> float:

@@ -30,7 +30,8 @@ _STREAM_START: dict[str, Any] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """What is to be generated for a request: ``prompts[i]`` has the answers from ``i * n`` on, ``n`` of them each.
-    ``echoes``: each answer begins with its prompt's text. ``usage``: a stream ends with the token counts;
+    ``received_ns``: when the request had come in whole, in simulated time. ``echoes``: each answer begins with its
+    prompt's text. ``usage``: a stream ends with the token counts;
     ``running_usage``: each chunk has them."""
 
     prompts: Sequence[array[int]]
@@ -39,6 +40,7 @@ class Generation:
     max_tokens: int
     priority: int
     model: str | None
+    received_ns: int
     streams: bool
     echoes: bool = False
     usage: bool = False
@@ -88,7 +90,7 @@ class GenerationResponse:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
         mailbox = Mailbox()
-        numbers = self._cluster.submit(self._generation.wanted(), mailbox)
+        numbers = self._cluster.submit(self._generation.wanted(), mailbox, self._generation.received_ns)
         watch = asyncio.create_task(_leave_with_client(receive, mailbox))
         try:
             if self._generation.streams:

@@ -34,11 +34,11 @@ class Endpoint:
         await response(scope, receive, send)
 
 
-async def read_body(request: Request, kind: type[BodyT]) -> BodyT:
-    """The body of a request, checked; one that is too long is not read to its end.
+async def read_body(request: Request) -> bytes:
+    """The body of a request; one that is too long is not read to its end.
 
     Raises:
-        ApiError: it is not JSON, or not such a body.
+        ApiError: it is too long, or not said to be JSON.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
@@ -54,8 +54,17 @@ async def read_body(request: Request, kind: type[BodyT]) -> BodyT:
                 kind=HTTPStatus.REQUEST_ENTITY_TOO_LARGE.phrase,
             )
         parts.append(part)
+    return b"".join(parts)
+
+
+def parse_body(raw: bytes, kind: type[BodyT]) -> BodyT:
+    """A body, checked.
+
+    Raises:
+        ApiError: it is not JSON, or not such a body.
+    """
     try:
-        return kind.model_validate_json(b"".join(parts))
+        return kind.model_validate_json(raw)
     except ValidationError as error:
         raise from_validation(error) from None
 

@@ -76,11 +76,16 @@ class LiveCluster(Observer):
         """Requests not admitted yet, over all instances."""
         return sum(replica.num_waiting for replica in self.simulation.instances)
 
-    def submit(self, wanted: Sequence[Wanted], mailbox: Mailbox) -> list[int]:
-        """Let requests arrive now; returns their numbers. Tokens of ``wanted[i]`` come to ``mailbox`` as sequence i."""
+    def submit(self, wanted: Sequence[Wanted], mailbox: Mailbox, received_ns: int | None = None) -> list[int]:
+        """Let requests arrive; returns their numbers. Tokens of ``wanted[i]`` come to ``mailbox`` as sequence i.
+
+        ``received_ns``: when they reached the server, in simulated time, None for now. Reading and tokenizing them has
+        taken a while since, which belongs to this server and not to the simulated one. They arrive then, or after what
+        the engines have done meanwhile.
+        """
         simulation = self.simulation
         numbers: list[int] = []
-        arrival_ns = max(self.clock.now_ns(), simulation.now_ns)
+        arrival_ns = max(self.clock.now_ns() if received_ns is None else received_ns, simulation.now_ns)
         for place, one in enumerate(wanted):
             index = simulation.next_index
             request = Request(
@@ -103,6 +108,7 @@ class LiveCluster(Observer):
 
     def abort(self, numbers: Sequence[int]) -> None:
         """The client of these requests has left; those that have ended are passed over."""
+        self._move_to_now()
         for index in numbers:
             if self._open.pop(index, None) is not None and self.failure is None:
                 self.simulation.abort(index)
@@ -115,15 +121,17 @@ class LiveCluster(Observer):
             self._timer = None
         if self.failure is not None:
             return
+        simulation, now_ns = self.simulation, self.clock.now_ns()
         try:
-            self.simulation.advance(max(self.clock.now_ns(), self.simulation.now_ns) + 1)
+            # Not beyond what is due: a request that is being read may yet arrive between that and now.
+            while (next_ns := simulation.next_event_ns()) <= now_ns:
+                simulation.advance(next_ns + 1)
         except NoProgressError as error:
             self._fail(str(error))
             return
         if self._ended >= FORGET_EVERY and not self._keeps_record:
             self._ended = 0
-            self.simulation.forget()
-        next_ns = self.simulation.next_event_ns()
+            simulation.forget()
         if next_ns == NEVER_NS:
             return
         loop = asyncio.get_running_loop()
@@ -135,6 +143,7 @@ class LiveCluster(Observer):
 
     def stop(self) -> None:
         """Stand still: requests that are open are aborted, and their clients told so."""
+        self._move_to_now()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -147,6 +156,12 @@ class LiveCluster(Observer):
         while self.failure is None and (next_ns := simulation.next_event_ns()) < NEVER_NS:
             simulation.advance(next_ns + 1)  # until the engines have taken note
         self.failure = self.failure or "the server is shutting down"
+
+    def _move_to_now(self) -> None:
+        """Let everything happen that is due; it is then now for the simulation too."""
+        self.tick()
+        if self.failure is None:
+            self.simulation.advance(max(self.clock.now_ns(), self.simulation.now_ns))
 
     def _fail(self, reason: str) -> None:
         self.failure = reason

@@ -47,13 +47,14 @@ class StageWatch:
             stages[place] = known.chosen(known.end_ns > known.end_ns.max() - self._window_ns)
 
     def recent(self, instance: int, now_ns: int) -> list[list[list[int]]]:
-        """By stage, [begin, length, cause] of its latest spans, in microseconds, the begin from ``now_ns`` back."""
+        """By stage, [begin, length, cause] of its latest spans, in microseconds, the begin from ``now_ns`` back.
+        What a step that has begun will do on later stages is known already, but has not happened."""
         found: list[list[list[int]]] = []
         for spans in self._stages[instance]:
-            kept = spans.chosen(spans.end_ns > now_ns - self._window_ns)
+            kept = spans.chosen((spans.end_ns > now_ns - self._window_ns) & (spans.begin_ns < now_ns))
             kept = kept.chosen(np.argsort(kept.begin_ns)[-MOST_SPANS:])
             begin = np.maximum(kept.begin_ns - now_ns, -self._window_ns)
-            end = kept.end_ns - now_ns
+            end = np.minimum(kept.end_ns, now_ns) - now_ns
             found.append(np.stack([begin // 1000, (end - begin) // 1000, kept.cause], axis=1).tolist())
         return found
 
@@ -104,7 +105,8 @@ class LiveView(Observer):
         simulation = self._live.simulation
         for replica in simulation.instances:
             replica.log.flush()
-        now_s = simulation.now_ns / NS_PER_S
+        now_ns = self._live.clock.now_ns()
+        now_s = now_ns / NS_PER_S
         self._sample(now_s)
         p50, p99, worst = self._lateness.quantiles_s(0.5, 0.99, 1.0)
         return JSONResponse(
@@ -113,7 +115,7 @@ class LiveView(Observer):
                 "time_scale": self._live.clock.scale,
                 "window_us": self._window_ns // 1000,
                 "causes": CAUSE_NAMES,
-                "instances": [self._instance(place) for place in range(len(simulation.instances))],
+                "instances": [self._instance(place, now_ns) for place in range(len(simulation.instances))],
                 "ttft_ms": _percentiles(self._ttft_ns),
                 "tpot_ms": _percentiles(self._tpot_ns),
                 "lateness_ms": [round(one * 1e3, 3) for one in (p50, p99, worst)],
@@ -127,7 +129,7 @@ class LiveView(Observer):
             }
         )
 
-    def _instance(self, place: int) -> dict[str, Any]:
+    def _instance(self, place: int, now_ns: int) -> dict[str, Any]:
         simulation = self._live.simulation
         deployment, one = simulation.deployments[place], self._stats.instances[place]
         so_far = self._ledger.so_far_ns(place)
@@ -143,7 +145,7 @@ class LiveView(Observer):
             "kv_usage": round(one.kv_cache_usage, 4),
             "preemptions": one.counter("num_preemptions"),
             "shares": (so_far / whole).round(4).tolist(),
-            "spans": self._watch.recent(place, simulation.now_ns),
+            "spans": self._watch.recent(place, now_ns),
         }
 
     def _sample(self, now_s: float) -> None:

@@ -155,7 +155,7 @@ class Metrics(Collector):
             sum_value=late.histogram.sum,
         )
         quantiles = zip(("p50", "p99", "max"), late.quantiles_s(0.5, 0.99, 1.0), strict=True)
-        now_s = self._cluster.simulation.now_ns / NS_PER_S
+        now_s = self._cluster.clock.now_ns() / NS_PER_S
         yield histogram
         for name, value in quantiles:
             text = f"The {name} of that over the last {RECENT:,} tokens."

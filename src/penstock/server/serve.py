@@ -14,6 +14,7 @@ import uvicorn
 
 from penstock.errors import Problem, UserError
 from penstock.rendering.result import RunContext
+from penstock.server.protocol import ReceiptProtocol
 from penstock.server.session import Session, SessionOptions
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.options import RunOptions
@@ -22,6 +23,8 @@ BACKLOG = 16_384
 """Connections that may wait to be accepted; the kernel's net.core.somaxconn bounds it too."""
 _OPEN_FILES = 65_535
 _GRACE_S = 5
+_KEEP_ALIVE_S = 75
+"""vLLM's 5 s cut connections that a busy client was about to use again: after a burst of 10,000 most of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +96,12 @@ async def _serve(listeners: Sequence[Listener], ready: Callable[[], None]) -> No
             uvicorn.Config(
                 one.session.start(),
                 backlog=BACKLOG,
-                http="httptools",
+                http=ReceiptProtocol,
                 ws="none",
                 lifespan="off",
                 log_level="warning",
                 access_log=False,
-                timeout_keep_alive=5,
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )

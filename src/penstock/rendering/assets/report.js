@@ -74,6 +74,20 @@ function overTime() {
   draw("rates", [["prompt", "prompt tokens", () => css("series-4"), "dot"], ["generated", "generated tokens", () => css("accent"), "solid"]], "tokens per second");
   draw("queues", [["running", "running", () => css("accent"), "solid"], ["waiting", "waiting", () => css("series-1"), "dot"]], "requests");
   draw("kv", [["kv", "KV blocks in use", () => css("series-2"), "solid"]], "KV blocks in use (%)");
+  power();
+}
+function power() {
+  // Components are stacked for one run; several runs are compared by their sums.
+  if (!runs.some((run) => run.energy.t)) { document.getElementById("power").closest(".card").remove(); return; }
+  const trace = (run, i, name, y, style) => ({ x: run.energy.t, y, name: named(i, name), mode: "lines", hovertemplate: `%{y:,.1f} W ${name} at %{x:.3f} s<extra></extra>`, ...style });
+  chart("power",
+    () => runs.flatMap((run, i) => {
+      if (!run.energy.t) return [];
+      const parts = Object.entries(run.energy.watts);
+      if (several) return [trace(run, i, "in all", run.energy.t.map((_, at) => parts.reduce((sum, [, watts]) => sum + watts[at], 0)), { showlegend: false, line: { color: runColour(i), width: 1.8 } })];
+      return parts.map(([name, watts], place) => trace(run, i, name, watts, { stackgroup: "watts", line: { color: css(`series-${place % 8}`), width: 1 } }));
+    }),
+    () => layout("simulated time (s)", "power (W)"));
 }
 function stageRows() {
   return runs.flatMap((run, r) => run.instances.flatMap((instance) => instance.stages.map((stage) => ({
