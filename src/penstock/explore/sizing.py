@@ -13,6 +13,7 @@ decode.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -35,7 +36,14 @@ MOST_CUTS = 8
 """Cuts of one hardware that are simulated, at most."""
 
 MOST_GPUS = 4096
+
+FAR = 1.5
+"""Who may have one deployment does not ask for another with half as many GPUs again, unless they are there."""
+
 _TRIES = 6
+_HELPED = 0.9
+"""More replicas that leave this much of an excess have not helped."""
+
 _ALONE_AFTER = 2
 
 MakeExecutor = Callable[[Callable[[SizeJob], PointResult]], Executor[SizeJob, PointResult]]
@@ -93,6 +101,7 @@ class _Trials:
     alone: bool = False
     held: PointResult | None = None
     hopeless: PointResult | None = None
+    set_aside: bool = False
     missed: dict[DesignPoint, PointResult] = field(default_factory=dict[DesignPoint, PointResult])
 
     def job(self, question: SizeQuestion) -> SizeJob:
@@ -119,9 +128,10 @@ class _Trials:
                 self.held = result
             self.next = self._smaller(point, rate_per_s)
             return
+        before = next(reversed(self.missed.values()), None)
         self.missed[point] = result
         self.alone = len(self.missed) == _ALONE_AFTER
-        larger = _larger(point, result)
+        larger = _larger(point, result, before)
         stop = self.held is not None or len(self.missed) >= _TRIES or larger.gpus > MOST_GPUS
         self.next = None if stop or result.rate_per_s is None else larger
 
@@ -144,10 +154,14 @@ class _Trials:
         return None
 
 
-def _larger(point: DesignPoint, result: PointResult) -> DesignPoint:
-    """A replica more, or a fourth of them: of those for prompts where first tokens come too late."""
+def _larger(point: DesignPoint, result: PointResult, before: PointResult | None) -> DesignPoint:
+    """A replica more, or a fourth of them: of those for prompts where first tokens come too late, unless more of them
+    than in the one ``before`` did not help: then they wait for places of those that decode."""
     metric = (result.limiting_metric or "").partition("_")[0]
-    member = "prefill_replicas" if point.prefill_replicas and metric in ("ttft", "queuing") else "replicas"
+    prompts = point.prefill_replicas and metric in ("ttft", "queuing", "queue")
+    if prompts and before is not None and before.point.prefill_replicas < point.prefill_replicas:
+        prompts = (result.excess or math.inf) < _HELPED * (before.excess or math.inf)
+    member = "prefill_replicas" if prompts else "replicas"
     count: int = getattr(point, member)
     return replace(point, **{member: count + max(count // 4, 1)})
 
@@ -172,22 +186,31 @@ class HardwareAnswer:
 
     def begin(self, rate_per_s: float) -> list[_Trials]:
         """Trials with something to try: as many cuts as may still be among the best are under way."""
-        held = sorted(one.held.gpus for one in self.trials if one.held is not None)
-        worst = held[CUTS_SHOWN - 1] if len(held) >= CUTS_SHOWN else MOST_GPUS
-        open_ = [one for one in self.trials if one.next is not None]
         if not self.cuts.found and not self.trials:
             # All are too slow by the estimate: the fastest is asked, so that a simulation says it.
             self.trials = [_Trials(cut, cut.point, alone=True) for cut in self.cuts.too_slow[:1]]
             return list(self.trials)
-        waiting = self.cuts.found[len(self.trials) : MOST_CUTS]
-        for cut in waiting:
+        held = sorted(one.held.gpus for one in self.trials if one.held is not None)
+        worst = self._most_gpus(held)
+        for one in self.trials:
+            if one.held is None and one.next is not None and one.next.gpus > worst:
+                one.next, one.set_aside = None, True
+        open_ = [one for one in self.trials if one.next is not None]
+        for cut in self.cuts.found[len(self.trials) : MOST_CUTS]:
             if len(held) + len(open_) >= CUTS_SHOWN and cut.replicas(rate_per_s, BELIEVED).gpus >= worst:
                 break
-            if len(open_) >= CUTS_SHOWN:
+            if len(open_) >= CUTS_SHOWN or cut.replicas(rate_per_s, BELIEVED).gpus > worst:
                 break
             open_.append(_Trials(cut, cut.replicas(rate_per_s)))
             self.trials.append(open_[-1])
         return open_
+
+    def _most_gpus(self, held: Sequence[int]) -> float:
+        """What is larger is not looked at: not among the best three that hold, or far from the best."""
+        if not held:
+            return MOST_GPUS
+        third = held[CUTS_SHOWN - 1] if len(held) >= CUTS_SHOWN else MOST_GPUS
+        return min(third, max(FAR * held[0], self.available))
 
     def conclude(self) -> None:
         """Choices and reasons from the trials."""
@@ -196,8 +219,11 @@ class HardwareAnswer:
         self.choices = [Choice(at_rate=one, fits=one.gpus <= self.available) for one in held[:CUTS_SHOWN]]
         if self.fits:
             self.choices = [choice for choice in self.choices if choice.fits]
-        self.set_aside = max(len(self.cuts.found) - len(self.trials), 0) + self.cuts.pairs_set_aside
-        self.reasons = [one.why_not() for one in self.trials if one.held is None]
+        left = len(self.cuts.found) - sum(not one.set_aside for one in self.trials)
+        self.set_aside = max(left, 0) + self.cuts.pairs_set_aside
+        self.reasons = [
+            one.why_not() for one in self.trials if one.held is None and (one.missed or one.hopeless)
+        ]
 
 
 def size(
@@ -271,7 +297,10 @@ def _find_headroom(
     jobs: list[SizeJob] = []
     for answer, place in places:
         held = answer.choices[place].at_rate
-        guess = held.point.replicas * cuts[held.point].capacity_per_s
+        cut, point = cuts[held.point], held.point
+        guess = point.replicas * cut.capacity_per_s
+        if point.prefill_replicas:
+            guess = min(guess, point.prefill_replicas * cut.prefill_per_s)
         requests = held.requests or question.requests
         jobs.append(SizeJob(EDGE, held.point, question.rate_per_s, requests, guess, held.excess or 0.0))
     for (answer, place), result in zip(places, _run(executor, jobs), strict=True):
