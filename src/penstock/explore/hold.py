@@ -65,7 +65,9 @@ def find_edge(load_test: LoadTest, held: tuple[float, float], guess_per_s: float
     runs = Replications(load_test, requests, requests)
     low, high = held, (math.inf, math.inf)
     states: dict[float, SteadyState] = {}
-    rate = max(guess_per_s, low[0] * (1 + _EDGE_RESOLUTION))
+    # Latencies rise faster than the load: what is near its limit already is not far from the edge.
+    nearest = low[0] / max(low[1], 1e-3) ** 2
+    rate = max(min(guess_per_s, nearest), low[0] * (1 + _EDGE_RESOLUTION))
     for _ in range(_EDGE_TRIALS):
         found = states[rounded(rate)] = runs.state(rounded(rate), 1)
         if found.holds:

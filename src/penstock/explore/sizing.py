@@ -41,9 +41,6 @@ FAR = 1.5
 """Who may have one deployment does not ask for another with half as many GPUs again, unless they are there."""
 
 _TRIES = 6
-_HELPED = 0.9
-"""More replicas that leave this much of an excess have not helped."""
-
 _ALONE_AFTER = 2
 
 MakeExecutor = Callable[[Callable[[SizeJob], PointResult]], Executor[SizeJob, PointResult]]
@@ -128,10 +125,9 @@ class _Trials:
                 self.held = result
             self.next = self._smaller(point, rate_per_s)
             return
-        before = next(reversed(self.missed.values()), None)
         self.missed[point] = result
         self.alone = len(self.missed) == _ALONE_AFTER
-        larger = _larger(point, result, before)
+        larger = _larger(point, result)
         stop = self.held is not None or len(self.missed) >= _TRIES or larger.gpus > MOST_GPUS
         self.next = None if stop or result.rate_per_s is None else larger
 
@@ -149,21 +145,27 @@ class _Trials:
         for member in ("prefill_replicas", "replicas"):
             count: int = getattr(point, member)
             fewer = replace(point, **{member: count - 1})
-            if count > getattr(least, member) and fewer not in self.missed:
+            if count > getattr(least, member) and not any(_within(fewer, missed) for missed in self.missed):
                 return fewer
         return None
 
 
-def _larger(point: DesignPoint, result: PointResult, before: PointResult | None) -> DesignPoint:
-    """A replica more, or a fourth of them: of those for prompts where first tokens come too late, unless more of them
-    than in the one ``before`` did not help: then they wait for places of those that decode."""
+def _within(point: DesignPoint, other: DesignPoint) -> bool:
+    """Whether a deployment has no more replicas of either kind than another of the same cut."""
+    return point.replicas <= other.replicas and point.prefill_replicas <= other.prefill_replicas
+
+
+def _larger(point: DesignPoint, result: PointResult) -> DesignPoint:
+    """By as much of a fourth of the replicas as the limits are exceeded, one at least. Where tokens come in time
+    and prompts are computed apart both sides grow: first tokens wait for either."""
+    excess = result.excess or math.inf
     metric = (result.limiting_metric or "").partition("_")[0]
-    prompts = point.prefill_replicas and metric in ("ttft", "queuing", "queue")
-    if prompts and before is not None and before.point.prefill_replicas < point.prefill_replicas:
-        prompts = (result.excess or math.inf) < _HELPED * (before.excess or math.inf)
-    member = "prefill_replicas" if prompts else "replicas"
-    count: int = getattr(point, member)
-    return replace(point, **{member: count + max(count // 4, 1)})
+    members = ["replicas"]
+    if point.prefill_replicas and metric in ("ttft", "queuing", "queue"):
+        members.append("prefill_replicas")
+    counts: dict[str, int] = {member: getattr(point, member) for member in members}
+    more = {name: count + max(math.ceil(count * min(excess - 1, 0.25)), 1) for name, count in counts.items()}
+    return replace(point, **more)
 
 
 @dataclass(slots=True, kw_only=True)
