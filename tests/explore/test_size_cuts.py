@@ -12,7 +12,7 @@ CHAT = PRESETS["sharegpt"]
 
 def test_a_pair_has_the_places_of_its_decoding_side_and_the_chunks_of_its_prompts() -> None:
     workload = generate(
-        Recipe(num_requests=200, input_tokens=CHAT.input_tokens, output_tokens=CHAT.output_tokens)
+        Recipe(num_requests=1000, input_tokens=CHAT.input_tokens, output_tokens=CHAT.output_tokens)
     )
     site = Site(model="meta-llama/Llama-3.1-70B", gpus_per_node=8, networks={}, npu_mem={}, engine={})
     asked = Asked(
