@@ -12,8 +12,11 @@ from penstock.units import NS_PER_S
 
 _EDGE_TRIALS = 3
 _EXPLAINED_REQUESTS = 1_000
-_EDGE_RESOLUTION = 0.06
+_EDGE_RESOLUTION = 0.08
 _LARGEST_STEP = 1.6
+
+_WORTH_LENGTHENING = 1.5
+"""Runs that may grow by less than this are not made again: their intervals would hardly be narrower."""
 
 
 def hold_rate(
@@ -21,14 +24,14 @@ def hold_rate(
 ) -> Capacity:
     """Whether a deployment holds its SLO at one rate: ``held`` or ``broke`` is its steady state there.
 
-    Runs are made longer until the answer is sure, or they are as long as they may be: then the estimates decide.
+    Runs are made longer until the answer is sure, or they are about as long as they may be: then the estimates decide.
     """
     rate = rounded(rate_per_s)
     runs = Replications(load_test, options.requests, options.max_requests)
     while True:
         found = runs.state(rate, options.seeds)
         sure = found.surely_holds or found.surely_breaks
-        if sure or runs.longest:
+        if sure or runs.count * _WORTH_LENGTHENING > runs.most:
             break
         runs.lengthen(max(2 * runs.count, math.ceil(PER_CONCURRENT * _in_system(found))))
     return Capacity(
@@ -62,7 +65,9 @@ def find_edge(load_test: LoadTest, held: tuple[float, float], guess_per_s: float
     runs = Replications(load_test, requests, requests)
     low, high = held, (math.inf, math.inf)
     states: dict[float, SteadyState] = {}
-    rate = max(guess_per_s, low[0] * (1 + _EDGE_RESOLUTION))
+    # Latencies rise faster than the load: what is near its limit already is not far from the edge.
+    nearest = low[0] / max(low[1], 1e-3) ** 2
+    rate = max(min(guess_per_s, nearest), low[0] * (1 + _EDGE_RESOLUTION))
     for _ in range(_EDGE_TRIALS):
         found = states[rounded(rate)] = runs.state(rounded(rate), 1)
         if found.holds:

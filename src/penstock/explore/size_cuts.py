@@ -183,31 +183,58 @@ def _add_prefill_apart(asked: Asked, cuts: Cuts) -> None:
     prefill: list[tuple[DesignPoint, float]] = []
     decode: list[tuple[Cut, float]] = []
     for cut in cuts.found:
-        replica = replace(cut.replica, max_num_seqs=cut.point.max_num_seqs or cut.replica.max_num_seqs)
-        done = replace(replica, decodes=False).most(traffic)
-        step = replace(replica, prefills=False).most(traffic, asked.round_limit_ns)
-        if done is not None:
-            prefill.append((cut.point, done.requests_per_s / PREFILL_ROOM))
-        if step is not None:
-            decode.append((cut, step.requests_per_s))
+        # Both sides take the pair's options: the tokens of a step concern prompts, the sequences decoding, which has
+        # room for more of them than beside prompts.
+        steps = {
+            tokens: replace(cut.replica, decodes=False, max_num_batched_tokens=tokens).most(traffic)
+            for tokens in MAX_NUM_BATCHED_TOKENS
+        }
+        best = _least_of_best(steps)
+        if best is not None:
+            prefill.append((replace(cut.point, max_num_batched_tokens=best[0]), best[1] / PREFILL_ROOM))
+        steps = {
+            seqs: replace(cut.replica, prefills=False, max_num_seqs=seqs).most(traffic, asked.round_limit_ns)
+            for seqs in MAX_NUM_SEQS
+        }
+        best = _least_of_best(steps)
+        if best is not None:
+            decode.append((replace(cut, point=replace(cut.point, max_num_seqs=best[0])), best[1]))
     pairs = [
-        Cut(
-            replace(whole.point, prefill_replicas=1, prefill_tp=apart.tp, prefill_pp=apart.pp),
-            whole.replica,
-            per_s,
-            whole.round_ns,
-            prefill_per_s,
-        )
+        Cut(_pair(whole.point, apart), whole.replica, per_s, whole.round_ns, prefill_per_s)
         for whole, per_s in decode
         for apart, prefill_per_s in prefill
         if min(per_s, prefill_per_s) > 0
     ]
     cuts.candidates += len(pairs)
-    best = min(pairs, key=lambda cut: cut.replicas(asked.rate_per_s).gpus, default=None)
+    best = min(pairs, key=lambda cut: _gpus_and_load(cut, asked.rate_per_s), default=None)
     whole = min((cut.replicas(asked.rate_per_s).gpus for cut in cuts.found), default=0)
     if best is not None and best.replicas(asked.rate_per_s).gpus <= whole:
         cuts.found.append(best)
     cuts.pairs_set_aside = len(pairs) - sum(one is best for one in cuts.found)
+
+
+def _pair(whole: DesignPoint, apart: DesignPoint) -> DesignPoint:
+    """One replica that decodes and one that computes prompts."""
+    tokens = max(apart.max_num_batched_tokens or 0, whole.max_num_seqs or 0)
+    return replace(
+        whole, max_num_batched_tokens=tokens, prefill_replicas=1, prefill_tp=apart.tp, prefill_pp=apart.pp
+    )
+
+
+def _gpus_and_load(cut: Cut, rate_per_s: float) -> tuple[int, float]:
+    """Of those that take as many GPUs the one whose fuller side is the less full."""
+    point = cut.replicas(rate_per_s)
+    full = rate_per_s / (point.replicas * cut.capacity_per_s)
+    return point.gpus, max(full, rate_per_s / (point.prefill_replicas * cut.prefill_per_s))
+
+
+def _least_of_best(steps: Mapping[int, MeanStep | None]) -> tuple[int, float] | None:
+    """The smallest limit with which requests per second are within a hundredth of the most, and those."""
+    able = {limit: step.requests_per_s for limit, step in steps.items() if step is not None}
+    if not able:
+        return None
+    most = max(able.values())
+    return next((limit, per_s) for limit, per_s in able.items() if per_s >= most / 1.01)
 
 
 def _path(root: str | None) -> Path | None:

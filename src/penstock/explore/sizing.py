@@ -13,6 +13,7 @@ decode.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -35,6 +36,10 @@ MOST_CUTS = 8
 """Cuts of one hardware that are simulated, at most."""
 
 MOST_GPUS = 4096
+
+FAR = 1.5
+"""Who may have one deployment does not ask for another with half as many GPUs again, unless they are there."""
+
 _TRIES = 6
 _ALONE_AFTER = 2
 
@@ -93,6 +98,7 @@ class _Trials:
     alone: bool = False
     held: PointResult | None = None
     hopeless: PointResult | None = None
+    set_aside: bool = False
     missed: dict[DesignPoint, PointResult] = field(default_factory=dict[DesignPoint, PointResult])
 
     def job(self, question: SizeQuestion) -> SizeJob:
@@ -139,17 +145,27 @@ class _Trials:
         for member in ("prefill_replicas", "replicas"):
             count: int = getattr(point, member)
             fewer = replace(point, **{member: count - 1})
-            if count > getattr(least, member) and fewer not in self.missed:
+            if count > getattr(least, member) and not any(_within(fewer, missed) for missed in self.missed):
                 return fewer
         return None
 
 
+def _within(point: DesignPoint, other: DesignPoint) -> bool:
+    """Whether a deployment has no more replicas of either kind than another of the same cut."""
+    return point.replicas <= other.replicas and point.prefill_replicas <= other.prefill_replicas
+
+
 def _larger(point: DesignPoint, result: PointResult) -> DesignPoint:
-    """A replica more, or a fourth of them: of those for prompts where first tokens come too late."""
+    """By as much of a fourth of the replicas as the limits are exceeded, one at least. Where tokens come in time
+    and prompts are computed apart both sides grow: first tokens wait for either."""
+    excess = result.excess or math.inf
     metric = (result.limiting_metric or "").partition("_")[0]
-    member = "prefill_replicas" if point.prefill_replicas and metric in ("ttft", "queuing") else "replicas"
-    count: int = getattr(point, member)
-    return replace(point, **{member: count + max(count // 4, 1)})
+    members = ["replicas"]
+    if point.prefill_replicas and metric in ("ttft", "queuing", "queue"):
+        members.append("prefill_replicas")
+    counts: dict[str, int] = {member: getattr(point, member) for member in members}
+    more = {name: count + max(math.ceil(count * min(excess - 1, 0.25)), 1) for name, count in counts.items()}
+    return replace(point, **more)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -172,22 +188,31 @@ class HardwareAnswer:
 
     def begin(self, rate_per_s: float) -> list[_Trials]:
         """Trials with something to try: as many cuts as may still be among the best are under way."""
-        held = sorted(one.held.gpus for one in self.trials if one.held is not None)
-        worst = held[CUTS_SHOWN - 1] if len(held) >= CUTS_SHOWN else MOST_GPUS
-        open_ = [one for one in self.trials if one.next is not None]
         if not self.cuts.found and not self.trials:
             # All are too slow by the estimate: the fastest is asked, so that a simulation says it.
             self.trials = [_Trials(cut, cut.point, alone=True) for cut in self.cuts.too_slow[:1]]
             return list(self.trials)
-        waiting = self.cuts.found[len(self.trials) : MOST_CUTS]
-        for cut in waiting:
+        held = sorted(one.held.gpus for one in self.trials if one.held is not None)
+        worst = self._most_gpus(held)
+        for one in self.trials:
+            if one.held is None and one.next is not None and one.next.gpus > worst:
+                one.next, one.set_aside = None, True
+        open_ = [one for one in self.trials if one.next is not None]
+        for cut in self.cuts.found[len(self.trials) : MOST_CUTS]:
             if len(held) + len(open_) >= CUTS_SHOWN and cut.replicas(rate_per_s, BELIEVED).gpus >= worst:
                 break
-            if len(open_) >= CUTS_SHOWN:
+            if len(open_) >= CUTS_SHOWN or cut.replicas(rate_per_s, BELIEVED).gpus > worst:
                 break
             open_.append(_Trials(cut, cut.replicas(rate_per_s)))
             self.trials.append(open_[-1])
         return open_
+
+    def _most_gpus(self, held: Sequence[int]) -> float:
+        """What is larger is not looked at: not among the best three that hold, or far from the best."""
+        if not held:
+            return MOST_GPUS
+        third = held[CUTS_SHOWN - 1] if len(held) >= CUTS_SHOWN else MOST_GPUS
+        return min(third, max(FAR * held[0], self.available))
 
     def conclude(self) -> None:
         """Choices and reasons from the trials."""
@@ -196,8 +221,11 @@ class HardwareAnswer:
         self.choices = [Choice(at_rate=one, fits=one.gpus <= self.available) for one in held[:CUTS_SHOWN]]
         if self.fits:
             self.choices = [choice for choice in self.choices if choice.fits]
-        self.set_aside = max(len(self.cuts.found) - len(self.trials), 0) + self.cuts.pairs_set_aside
-        self.reasons = [one.why_not() for one in self.trials if one.held is None]
+        left = len(self.cuts.found) - sum(not one.set_aside for one in self.trials)
+        self.set_aside = max(left, 0) + self.cuts.pairs_set_aside
+        self.reasons = [
+            one.why_not() for one in self.trials if one.held is None and (one.missed or one.hopeless)
+        ]
 
 
 def size(
@@ -271,7 +299,10 @@ def _find_headroom(
     jobs: list[SizeJob] = []
     for answer, place in places:
         held = answer.choices[place].at_rate
-        guess = held.point.replicas * cuts[held.point].capacity_per_s
+        cut, point = cuts[held.point], held.point
+        guess = point.replicas * cut.capacity_per_s
+        if point.prefill_replicas:
+            guess = min(guess, point.prefill_replicas * cut.prefill_per_s)
         requests = held.requests or question.requests
         jobs.append(SizeJob(EDGE, held.point, question.rate_per_s, requests, guess, held.excess or 0.0))
     for (answer, place), result in zip(places, _run(executor, jobs), strict=True):

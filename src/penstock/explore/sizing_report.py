@@ -154,12 +154,19 @@ def _cannot(question: SizeQuestion, answer: HardwareAnswer) -> str:
     reasons = [f"  {reason}" for reason in _told(answer)]
     if answer.choices:
         best = answer.choices[0]
-        text += f" {question.rate_per_s:g} requests/s take {best.at_rate.gpus}, as {best.point.pool.label}"
+        text += f" {question.rate_per_s:g} requests/s take {best.at_rate.gpus}, as {_replicas(best)}"
         least = answer.cuts.needs_at_least
         if least is not None and least > answer.available:
             text += f"; by data sheet alone {least} or more"
         return text
     return "\n".join([f"{text} no number of them would", *(reasons or ["  no cut of the model can run"])])
+
+
+def _replicas(choice: Choice) -> str:
+    """``decode 2 x TP4 + prefill 3 x TP2``, or ``4 x TP4``."""
+    point = choice.point
+    prefill = point.prefill_pool
+    return point.pool.label if prefill is None else f"decode {point.pool.label} + prefill {prefill.label}"
 
 
 def _told(answer: HardwareAnswer) -> list[str]:
