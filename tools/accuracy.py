@@ -69,24 +69,29 @@ percentile over the runs of a group. With `aiconfigurator==0.12.0` installed too
 """
 
 NOTES = """
-**Calibration.** The constants for the host, for clocks under load and for unequal contexts
-([costs](costs.md#aiconfigurators-measurements)) were fitted to the rows called calibration, before any other row
-was simulated. The other rows were predicted with them as they were, and are printed as they came out. No row has a
-constant of its own.
+**What was fitted, and what was looked at.** The constants for the host, for clocks under load (arithmetic x 1.25)
+and for unequal contexts (skew 0.7, [costs](costs.md#aiconfigurators-measurements)) were fitted to the rows called
+calibration, and to no other. The test rows were not predicted blind: they were simulated many times while the form of
+the source was settled. No row has a constant of its own.
 
-**AIConfigurator's own estimate** (`cli_estimate`, one number for a steady state) of the rows it answers, medians of
-TTFT and TPOT: H200 Llama-3.1-70B fp8 34%, 4.9% (56 rows); H100 Llama-3.1-70B fp8 43%, 4.2% (41); B200 Llama-3.1-70B fp8
-18%, 13% (58); H100 Qwen3-32B bf16 45%, 10.8% (87).
+**AIConfigurator's own estimate** (`cli_estimate`, one number for a steady state), taken from a separate measurement
+of the rows it answers, medians of TTFT and TPOT: H200 Llama-3.1-70B fp8 34%, 4.9% (56 rows); H100 Llama-3.1-70B fp8
+43%, 4.2% (41); B200 Llama-3.1-70B fp8 18%, 13% (58); H100 Qwen3-32B bf16 45%, 10.8% (87).
 
 **Assumptions.** The file does not give them: 10 requests a client, all clients start at once and their first
 prompts count; lengths drawn evenly from 80 to 100% of the nominal for Llama-3.1-70B, exactly the nominal for the
 others; a token budget of 8,192, 512 running requests, 90% of memory, a KV cache in fp8 where the weights are fp8 or
 fp4; no prefix caching, no async scheduling.
 
-**What they cannot explain.** The runs of Llama-3.1-8B on H200 and of Qwen3-32B on H100 come from another source. At
-112 clients, 1,000 tokens in and 100 out, the former report a TTFT of 72 ms and a TPOT of 11.3 ms: 1.5 PFLOP/s of
-prefill on a chip whose fp8 peak is 1.98. Prompts were probably cached, or fewer clients at work than the file says:
-no closed loop of that size is so fast.
+**What the file does not explain.** Clients whose answers are equally long stay in step for a whole simulated run, and
+all prompts come at once; real clients drift apart. With lengths from 80% of the nominal, the TTFT of H100, Qwen3-32B
+with 1,024 tokens comes out too low instead of too high: it tests this assumption rather than the costs. H100,
+Llama-3.1-70B is simulated with a KV cache in fp8, but queues as if it held 16 bits: at tp 2, 8,192/1,024 tokens and
+64 clients 29 sequences run at a time by Little's law, about what memory holds in 16 bits. Some runs of Llama-3.1-8B
+on H200 can hardly be what the file says: with 112 clients, 1,000 tokens in and 100 out, a TTFT of 72 ms and a TPOT of
+11.3 ms are 1.4 PFLOP/s of prefill on a chip whose fp8 peak is 1.98, beside the decodes. Prompts were probably cached,
+or fewer clients at work. B200's fp8 matrix table has disturbed points (4.5% lie 1.8 times above the sizes around
+them, of B300's 0.04%), which make runs at single batch sizes 20 to 50% too slow.
 """
 
 

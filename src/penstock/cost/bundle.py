@@ -193,10 +193,12 @@ def _fill_missing_decodes(us: FloatArray, decodes: FloatArray) -> None:
 
 
 def add_unmeasured_mixes(us: FloatArray) -> None:
-    """Where chunks and decodes were measured apart only, fill ``us[1:, 1:]`` with their sum less a launch."""
+    """Where chunks and decodes were measured apart only, fill ``us[1:, 1:]`` with their sum less a launch, and no less
+    than the longer of both: the shortest chunk may take less than what stands for a launch, the shortest decode."""
     if np.isnan(us[0, 1:]).any() or not np.isnan(us[1:, 1:]).all() or np.isnan(us[1:, 0]).any():
         return
-    us[1:, 1:] = us[1:, :1] + us[:1, 1:, :1] - float(us[0, 1:].min())
+    chunks, decodes = us[1:, :1], us[:1, 1:, :1]
+    us[1:, 1:] = np.maximum(chunks + decodes - float(us[0, 1:].min()), np.maximum(chunks, decodes))
 
 
 HISTORIES = np.concatenate([[0.0], 64.0 * 2.0 ** np.arange(12)])
