@@ -93,7 +93,7 @@ def test_a_run_with_it(made: SelfMade, calibration: Path, tmp_path: Path, capsys
     arguments = ["--cluster-config", made.cluster, "--dataset", dataset, "--log-interval", "0"]
     assert run("run", *arguments, "--calibration", calibration, "--results", results) == 0
     shown = capsys.readouterr().out
-    assert f"calibration {calibration}: fitted to bench.json" in shown
+    assert f"calibration {calibration}: fitted to bench.json" in " ".join(shown.split())
     summary = json.loads((results / "summary.json").read_text())
     assert summary["inputs"]["instances"][0]["calibration"]["hardware"] == "THATCPU"
     assert run("run", *arguments) == 2

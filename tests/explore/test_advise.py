@@ -38,6 +38,7 @@ def cluster(*, link_bw: float = 64, **instance: Any) -> dict[str, Any]:
                         "pp_size": 4,
                         "pd_type": None,
                         "engine_idle_sleep_ns": 0,
+                        "engine_overhead": "none",
                         **instance,
                     }
                 ],

@@ -285,7 +285,7 @@ def test_outputs_are_a_table_a_page_and_configs_that_load(tmp_path: Path) -> Non
     fronts = {path.stem for path in (out / "front").iterdir()}
     assert fronts == {outcome.results[index].key for index in outcome.front}
     html = (out / "report.html").read_text()
-    assert html.count("data-point=") == len(outcome.results)
+    assert html.count('<tr data-point="') == len(outcome.results)
     for words in ('id="parallel"', 'id="scatter"', 'id="curve-ttft_p90"', winner.key, "penstock explore"):
         assert words in html
     first = html[html.index("data-point=") :].partition('"')[2].partition('"')[0]

@@ -53,6 +53,7 @@ def test_a_changed_schedule_shows_in_every_output(repository: Path, copy: Path) 
         "0.stdout",
         "report.html",
         "results/bubbles.parquet",
+        "results/power.parquet",
         "results/requests.parquet",
         "results/stages.parquet",
         "results/steps.parquet",

@@ -157,9 +157,13 @@ class BubbleLedger:
     def finish(self, window_start_ns: int, window_end_ns: int) -> Bubbles:
         """Close the window, [first arrival, last completion] of the run; call it once, at the end.
 
+        Ranks in lock-step go on with dummy batches until they agree that nothing is left: there the window ends with
+        the last of these.
+
         Raises:
             ValueError: the window does not cover every step.
         """
+        window_end_ns = max([window_end_ns, *(splitter.dummies_until_ns for splitter in self._splitters)])
         for instance, splitter in enumerate(self._splitters):
             self._take(instance, splitter.finish(window_start_ns, window_end_ns))
         return Bubbles(window_start_ns, window_end_ns, tuple(self._ns))

@@ -229,6 +229,11 @@ class GapSplitter:
         self._held = [part.chosen(part.end_ns > settled_ns) for part in spans]
         return [part.chosen(part.end_ns <= settled_ns) for part in spans]
 
+    @property
+    def dummies_until_ns(self) -> int:
+        """When the last step of a rank in lock-step was scheduled, which may be a dummy; 0 for other instances."""
+        return int(self._latest[0]) if self._in_lockstep and self._latest is not None else 0
+
     def finish(self, window_start_ns: int, window_end_ns: int) -> list[StageSpans]:
         """What is missing to cover the window: before the first spans, held back, after the last ones.
 

@@ -49,7 +49,8 @@ class MeanStep:
 @dataclass(frozen=True, kw_only=True)
 class Replica:
     """A replica as the estimate sees it: all ``ranks`` are alike and equally loaded. ``decodes`` False computes prompts
-    alone; ``prefills`` False generates from KV that comes from elsewhere."""
+    alone; ``prefills`` False generates from KV that comes from elsewhere. ``host_ns`` is the engine's own time for a
+    step, which asynchronous scheduling hides behind the steps in flight (``host_hides``)."""
 
     stage_ns: Callable[[StepShape], Sequence[int]]
     hop_ns: Callable[[int], int]
@@ -58,6 +59,8 @@ class Replica:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_tokens: int
+    host_ns: int = 0
+    host_hides: bool = False
     prefills: bool = True
     decodes: bool = True
 
@@ -67,7 +70,7 @@ class Replica:
         spec, memory = built.spec, built.deployment.memory
         group, ranks = built.group_cost, spec.dp_size
         stage = built.cost.stage.stage_ns
-        hops = built.cost.hops
+        hops, overhead = built.cost.hops, spec.overhead
         return cls(
             stage_ns=stage if group is None else lambda shape: group.forward_ns([shape] * ranks),
             hop_ns=lambda tokens: sum(hop.arrival_ns[min(tokens, len(hop.arrival_ns) - 1)] for hop in hops),
@@ -76,6 +79,11 @@ class Replica:
             max_num_seqs=spec.scheduler.max_num_seqs,
             max_num_batched_tokens=spec.scheduler.max_num_batched_tokens,
             kv_tokens=(memory.num_gpu_blocks - 1) * memory.block_size,
+            host_ns=overhead.schedule_ns
+            + overhead.update_ns
+            + overhead.ipc_to_first_stage_ns
+            + overhead.ipc_from_last_stage_ns,
+            host_hides=spec.scheduler.async_scheduling,
             prefills=spec.pd_type != "decode",
             decodes=spec.pd_type != "prefill",
         )
@@ -129,7 +137,9 @@ class Replica:
             times = self.stage_ns(shape)
             round_ns += part * (sum(times) + self.hop_ns(running + tokens))
             slot_ns += slots * max(times)
-        round_ns = max(round_ns, self.pp * slot_ns, 1.0)
+        # A micro-batch comes back to the first stage behind the engine's turn, with as many in flight as stages.
+        turn_ns = 0 if self.host_hides else self.host_ns
+        round_ns = max(max(round_ns, self.pp * slot_ns) + turn_ns, self.pp * self.host_ns, 1.0)
         per_s = self.ranks * requests / (round_ns / self.pp) * NS_PER_S
         return MeanStep(requests, round_ns, decodes * self.pp, per_s)
 

@@ -16,6 +16,7 @@ from penstock.recording.records import REQUEST_COLUMNS, Int64Array, TurnChunk
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.load import load_cluster
 from penstock.spec.options import EngineOverhead, RunOptions
+from penstock.spec.overheads import default_overhead
 from penstock.units import NS_PER_S
 from penstock.validate.measured_run import MeasuredRun, RequestTimes, read_measured_run
 from penstock.workload.formats import load_workload
@@ -62,7 +63,9 @@ def validate_measured(
         UserError: the run, its cluster or the workload cannot be read, or do not belong together.
     """
     run = read_measured_run(directory)
-    cluster = load_cluster(directory / "cluster.json", run.flags(), profile_root=profile_root)
+    # What the cluster does not say of the host is decided below, from this run's host.
+    flags = {"engine_overhead": "none", **run.flags()}
+    cluster = load_cluster(directory / "cluster.json", flags, profile_root=profile_root)
     _check_parallelism(run, cluster)
     workload = load_workload(dataset, len(run.indices))
     _check_workload(run, workload, dataset)
@@ -164,9 +167,10 @@ def _as_measured(
             changes["scheduler"] = replace(instance.scheduler, max_model_len=int(run.engine["max_model_len"]))
         if instance.in_lockstep:
             changes["data_parallel"] = run.data_parallel(instance.data_parallel)
-        overhead = host_overhead(instance.hardware) if calibrated else None
-        if overhead is not None and instance.overhead == EngineOverhead():
-            changes["overhead"] = overhead
+        if calibrated and instance.overhead == EngineOverhead():
+            known = host_overhead(instance.hardware)
+            default = default_overhead("vllm", instance.hardware, instance.model.num_layers)
+            changes["overhead"] = default if known is None else known
         instances[i] = replace(instance, **changes)
     if any(instance.in_lockstep for instance in instances):
         ranks = run.data_parallel(instances[0].data_parallel)

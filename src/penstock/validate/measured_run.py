@@ -108,13 +108,16 @@ def read_measured_run(directory: Path) -> MeasuredRun:
     problems: list[Problem] = []
     rows: list[tuple[float, ...]] = []
     path = directory / "requests.jsonl"
-    for where, line in json_lines(path):
-        try:
-            rows.append(_read_request(line, where))
-        except UserError as error:
-            problems += error.problems
-        if len(problems) > MAX_PROBLEMS:
-            break
+    try:
+        for where, line in json_lines(path):
+            try:
+                rows.append(_read_request(line, where))
+            except UserError as error:
+                problems += error.problems
+            if len(problems) > MAX_PROBLEMS:
+                break
+    except UserError as error:  # a line that is not JSON ends the reading
+        problems += error.problems
     if not rows and not problems:
         problems.append(Problem(str(path), "holds no request"))
     if problems:

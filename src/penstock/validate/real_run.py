@@ -56,16 +56,27 @@ def read_real_run(directory: Path) -> RealRun:
     Raises:
         UserError: a file is missing or not what it should be.
     """
+    problems: list[Problem] = []
     tables: dict[str, list[Row]] = {}
     for name, shape in (("requests", RealRequest), ("client", RealClientRow), ("iterations", RealIteration)):
         tables[name] = []
-        for where, row in json_lines(directory / f"{name}.jsonl.gz"):
-            check_document(shape, row, where)
-            tables[name].append(row)
-        if not tables[name]:
-            raise UserError([Problem(str(directory / f"{name}.jsonl.gz"), "holds no row")])
-    summary = load_json(directory / "summary.json")
-    check_document(RealSummary, summary, str(directory / "summary.json"))
+        try:
+            for where, row in json_lines(directory / f"{name}.jsonl.gz"):
+                check_document(shape, row, where)
+                tables[name].append(row)
+        except UserError as error:
+            problems += error.problems
+        else:
+            if not tables[name]:
+                problems.append(Problem(str(directory / f"{name}.jsonl.gz"), "holds no row"))
+    summary: Row = {}
+    try:
+        summary = load_json(directory / "summary.json")
+        check_document(RealSummary, summary, str(directory / "summary.json"))
+    except UserError as error:
+        problems += error.problems
+    if problems:
+        raise UserError(problems)
     stages = {len(row["stages"]) for row in tables["iterations"] if row["scheduled"]}
     if len(stages) != 1 or 0 in stages:
         message = "its steps differ in their stages, or have none"

@@ -180,8 +180,8 @@ class RecordedGroup(Recorded):
     num_iterations: int
     num_forwards: int
     num_dummies: int
-    num_empty_schedules: int
-    num_idle_sleeps: int
+    num_empty_schedules: list[int]
+    num_idle_sleeps: list[int]
     end_ns: Any
     free_blocks_end: Any
     final_wave: Any
