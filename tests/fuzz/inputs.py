@@ -132,12 +132,12 @@ GROUP = {
             "num_iterations",
             "num_forwards",
             "num_dummies",
-            "num_empty_schedules",
-            "num_idle_sleeps",
             "final_wave",
         ),
         0,
     ),
+    "num_empty_schedules": [0, 0],
+    "num_idle_sleeps": [0, 0],
     "free_blocks_end": [0],
 }
 APART = {

@@ -122,7 +122,8 @@ class DecodeRuns:
         if cohort is None or replica.has_news or not scheduler.has_only_decodes():
             return False
         limit_ns = _limit_ns(scheduler, replica, limit_ns)
-        if replica.now_ns >= limit_ns:
+        # To begin a run costs as much as a turn: one in which no step comes back does not pay.
+        if replica.now_ns >= limit_ns or (replica.steps and replica.steps[0].done_ns >= limit_ns):
             return False
         turns = self._turns
         turns.begin(scheduler)
