@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -180,9 +181,10 @@ class LocalPool(Generic[JobT, ResultT]):
         return worker
 
     def _end(self, worker: _Worker) -> None:
-        worker.pipe.close()
+        # Ended first: one that sees its pipe close under an unread answer has an error to tell.
         worker.process.terminate()
         worker.process.join()
+        worker.pipe.close()
 
 
 @contextmanager
@@ -191,6 +193,8 @@ def _without_interrupts() -> Generator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # The tracker, when it is started, lets interrupts through again: it is started before they are held back.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -204,7 +208,7 @@ def serve(evaluate: Callable[[JobT], ResultT], pipe: multiprocessing.connection.
     while True:
         try:
             job = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         try:
             pipe.send(attempt(evaluate, job))
