@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from penstock.kv_transfer.offloading import CopyJob, CopyOrders, OffloadingConnector
+from penstock.kv_transfer.step_workers import pass_moments
 from penstock.network.links import Link, Network
 from penstock.scheduler.step import Step
 from penstock.units import NEVER_NS, NS_PER_S
@@ -153,10 +154,7 @@ class CopyWorkers:
     def went_by(self, older: int, times: Sequence[Sequence[int]]) -> None:
         """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`. None of those steps was held back."""
         for stage, worker in enumerate(self._stages):
-            while len(worker.moments) > older:
-                worker.moments.popleft()
-            place = 3 * stage + (2 if self._looks_at_end else 1)
-            worker.moments.extend(step[place] for step in times)
+            pass_moments(worker.moments, older, times, stage, at_end=self._looks_at_end)
             if times:
                 self.stalls_ns[stage] = 0
 

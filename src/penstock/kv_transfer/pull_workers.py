@@ -14,6 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from penstock.kv_transfer.pull import Orders, PullConnector, Read
+from penstock.kv_transfer.step_workers import pass_moments
 from penstock.network.links import Link, Network
 from penstock.recording.records import Transfer
 from penstock.scheduler.step import Step
@@ -146,10 +147,7 @@ class PullWorkers:
     def went_by(self, older: int, times: Sequence[Sequence[int]]) -> None:
         """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
         for stage, worker in enumerate(self._stages):
-            while len(worker.moments) > older:
-                worker.moments.popleft()
-            place = 3 * stage + (2 if self._looks_at_end else 1)
-            worker.moments.extend(step[place] for step in times)
+            pass_moments(worker.moments, older, times, stage, at_end=self._looks_at_end)
 
     def _moment(self, step: Step, stage: int, at_ns: int) -> None:
         if self.connector.latest:

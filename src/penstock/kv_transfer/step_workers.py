@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -33,3 +34,14 @@ class StepWorkers(Protocol):
     def collect(self, now: int) -> None:
         """The oldest step is back: bring together what its workers saw."""
         ...
+
+
+def pass_moments(
+    moments: deque[int], older: int, times: Sequence[Sequence[int]], stage: int, *, at_end: bool
+) -> None:
+    """Bring the moments of the steps in flight on ``stage`` up to date after :meth:`StepWorkers.went_by`: the starts of
+    their forwards, or ``at_end`` the ends."""
+    while len(moments) > older:
+        moments.popleft()
+    place = 3 * stage + (2 if at_end else 1)
+    moments.extend(step[place] for step in times)
