@@ -95,15 +95,17 @@ def test_most_turns_are_in_runs(mode: dict[str, Any], pp_size: int, monkeypatch:
     assert len(scheduled) < len(rows) / 2
 
 
-@pytest.mark.parametrize("kind", ["pull", "push", "tier"])
-def test_so_do_they_beside_a_connector(kind: str) -> None:
+KINDS = ("pull", "push", "tier")
+
+
+def beside(kind: str, instance: dict[str, Any], lengths: list[tuple[int, int, int]]) -> int:
+    """Runs beside a KV connector leave what single turns leave; returns the turns that were taken in runs."""
     one: dict[str, Any] = {
         "model_name": "meta-llama/Llama-3.1-8B",
         "hardware": "RTXPRO6000",
         "npu_mem": {"mem_size": 96, "mem_bw": 1597, "mem_latency": 0},
         "tp_size": 1,
-        "pp_size": 2,
-        "max_num_seqs": 4,
+        **instance,
     }
     instances = [one | {"pd_type": "prefill"}, one | {"pd_type": "decode"}]
     if kind == "tier":
@@ -112,7 +114,6 @@ def test_so_do_they_beside_a_connector(kind: str) -> None:
     config: dict[str, Any] = {"num_nodes": 1, "link_bw": 16, "link_latency": 20000, "nodes": [node]}
     if kind != "tier":
         config["kv_transfer"] = {"kind": kind}
-    lengths = [(40_000_000 * i, 100 + 37 * i % 700, 30 + 11 * i % 90) for i in range(24)]
     workload = Workload.from_columns(*zip(*lengths, strict=True), "test")
     found: list[tuple[RunRecord, Int64Array]] = []
     taken: list[int] = []
@@ -130,8 +131,22 @@ def test_so_do_they_beside_a_connector(kind: str) -> None:
                 patch.setattr(DecodeRuns, "take_turns", lambda self, replica, limit_ns: False)
             record = Simulation(load_cluster(config), workload, RunOptions(), sinks=[keep]).run()
         found.append((record, np.concatenate(keep.rows)))
-    assert sum(taken) > 20
     (runs, rows), (singly, other) = found
     assert np.array_equal(rows, other)
     assert runs.transfers == singly.transfers
     assert np.array_equal(runs.requests.values(), singly.requests.values())
+    return sum(taken)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_do_they_beside_a_connector(kind: str) -> None:
+    lengths = [(40_000_000 * i, 100 + 37 * i % 700, 30 + 11 * i % 90) for i in range(24)]
+    assert beside(kind, {"pp_size": 2, "max_num_seqs": 4}, lengths) > 20
+
+
+@settings(max_examples=25, deadline=None)
+@given(LENGTHS, st.sampled_from(KINDS), st.sampled_from(INSTANCES))
+def test_beside_a_connector_too_a_run_leaves_the_same_records(
+    lengths: list[tuple[int, int, int]], kind: str, instance: dict[str, Any]
+) -> None:
+    beside(kind, instance, lengths)
