@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +11,16 @@ from penstock.engine.observer import Observer, RequestView, TokensView
 from penstock.engine.simulation import Simulation
 from penstock.errors import NoProgressError
 from penstock.recording.records import Rejection
+from penstock.server.alarm import Alarm
 from penstock.server.clock import SimulatedClock
-from penstock.server.mailbox import Mailbox
-from penstock.units import NEVER_NS
+from penstock.server.recipient import Recipient
+from penstock.units import NEVER_NS, NS_PER_MS, NS_PER_S
 from penstock.workload.request import Request
 
 FORGET_EVERY = 4096
 """Requests that end before the simulation drops what it has recorded."""
+_BEHIND_NS = 20 * NS_PER_MS
+"""Of the machine. A server that is so late writes each client's tokens of several steps at once, as vLLM's does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class ArrivalListener(Protocol):
 
 
 class LiveCluster(Observer):
-    """Moves ``simulation`` along with ``clock`` on the running event loop, and hands its tokens to mailboxes.
+    """Moves ``simulation`` along with ``clock`` on the running event loop, and hands its tokens to recipients.
 
     ``keeps_record`` leaves what has ended in the simulation, for a record of the whole session; without it memory
     stays bounded. ``failure`` says why the simulation cannot go on, once it cannot.
@@ -57,9 +58,11 @@ class LiveCluster(Observer):
         self.failure: str | None = None
         self.listeners: list[ArrivalListener] = []
         self._keeps_record = keeps_record
-        self._open: dict[int, tuple[Mailbox, int]] = {}
+        self._open: dict[int, tuple[Recipient, int]] = {}
         self._ended = 0
-        self._timer: asyncio.Handle | None = None
+        self._alarm = Alarm(self.tick)
+        self._holds_before_ns = 0
+        self._held_back: dict[Recipient, None] = {}
         # A prefill instance's token goes to the decode instance, not to the client.
         self._silent = frozenset(
             instance.index for instance in simulation.cluster.instances if instance.pd_type == "prefill"
@@ -76,8 +79,10 @@ class LiveCluster(Observer):
         """Requests not admitted yet, over all instances."""
         return sum(replica.num_waiting for replica in self.simulation.instances)
 
-    def submit(self, wanted: Sequence[Wanted], mailbox: Mailbox, received_ns: int | None = None) -> list[int]:
-        """Let requests arrive; returns their numbers. Tokens of ``wanted[i]`` come to ``mailbox`` as sequence i.
+    def submit(
+        self, wanted: Sequence[Wanted], recipient: Recipient, received_ns: int | None = None
+    ) -> list[int]:
+        """Let requests arrive; returns their numbers. Tokens of ``wanted[i]`` come to ``recipient`` as sequence i.
 
         ``received_ns``: when they reached the server, in simulated time, None for now. Reading and tokenizing them has
         taken a while since, which belongs to this server and not to the simulated one. They arrive then, or after what
@@ -98,7 +103,7 @@ class LiveCluster(Observer):
                 priority=one.priority,
                 model=one.model,
             )
-            self._open[index] = mailbox, place
+            self._open[index] = recipient, place
             for listener in self.listeners:
                 listener.arrived(request, one)
             simulation.submit(request)
@@ -116,12 +121,10 @@ class LiveCluster(Observer):
 
     def tick(self) -> None:
         """Let everything happen that is due, and come back when something is due next."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self.failure is not None:
             return
         simulation, now_ns = self.simulation, self.clock.now_ns()
+        self._holds_before_ns = now_ns - round(_BEHIND_NS * self.clock.scale)
         try:
             # Not beyond what is due: a request that is being read may yet arrive between that and now.
             while (next_ns := simulation.next_event_ns()) <= now_ns:
@@ -129,27 +132,29 @@ class LiveCluster(Observer):
         except NoProgressError as error:
             self._fail(str(error))
             return
+        finally:
+            self._hand_on()
         if self._ended >= FORGET_EVERY and not self._keeps_record:
             self._ended = 0
             simulation.forget()
         if next_ns == NEVER_NS:
-            return
-        loop = asyncio.get_running_loop()
-        wait_s = self.clock.seconds_until(next_ns)
-        if wait_s <= 0:
-            self._timer = loop.call_soon(self.tick)
+            self._alarm.unset()
         else:
-            self._timer = loop.call_later(math.ceil(wait_s * 1000) / 1000, self.tick)
+            self._alarm.set(round(self.clock.seconds_until(next_ns) * NS_PER_S))
+
+    def _hand_on(self) -> None:
+        """Pass on the tokens that were held back."""
+        held_back, self._held_back = self._held_back, {}
+        for recipient in held_back:
+            recipient.flush()
 
     def stop(self) -> None:
         """Stand still: requests that are open are aborted, and their clients told so."""
         self._move_to_now()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.close()
         simulation = self.simulation
-        for index, (mailbox, _) in self._open.items():
-            mailbox.fail("the server is shutting down")
+        for index, (recipient, _) in self._open.items():
+            recipient.fail("the server is shutting down")
             if self.failure is None:
                 simulation.abort(index)
         self._open.clear()
@@ -162,11 +167,13 @@ class LiveCluster(Observer):
         self.tick()
         if self.failure is None:
             self.simulation.advance(max(self.clock.now_ns(), self.simulation.now_ns))
+            self._hand_on()
 
     def _fail(self, reason: str) -> None:
         self.failure = reason
-        for mailbox, _ in self._open.values():
-            mailbox.fail(reason)
+        self._alarm.unset()
+        for recipient, _ in self._open.values():
+            recipient.fail(reason)
         self._open.clear()
 
     # --- what the simulation tells ------------------------------------------------------------------------------
@@ -177,10 +184,17 @@ class LiveCluster(Observer):
             return
         opened = self._open
         due_ns = tokens.at_ns
+        is_behind = due_ns < self._holds_before_ns
         for request in tokens.requests:
             entry = opened.get(request)
-            if entry is not None:
-                entry[0].put(entry[1], due_ns)
+            if entry is None:
+                continue
+            recipient, sequence = entry
+            recipient.put(sequence, due_ns)
+            if is_behind:
+                self._held_back[recipient] = None
+            else:
+                recipient.flush()
 
     def request_ended(self, request: RequestView) -> None:
         """See :class:`~penstock.engine.observer.Observer`."""
