@@ -185,7 +185,8 @@ class LiveCluster(Observer):
         opened = self._open
         due_ns = tokens.at_ns
         is_behind = due_ns < self._holds_before_ns
-        for request in tokens.requests:
+        # One write after another: the newest first, whose clients have seen nothing yet.
+        for request in reversed(tokens.requests):
             entry = opened.get(request)
             if entry is None:
                 continue

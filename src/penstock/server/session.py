@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from penstock.engine.build import BuiltInstance, build_instances
 from penstock.engine.models import cluster_models, eligible_instances
+from penstock.engine.observer import Observer
 from penstock.engine.simulation import Simulation
+from penstock.errors import NoProgressError
 from penstock.rendering.result import KeepTurns, RunContext
 from penstock.server.answers import Answerer, TextSource
 from penstock.server.app import Api
@@ -31,6 +35,10 @@ from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.options import RunOptions
 from penstock.workload.lengths import Lengths
+from penstock.workload.request import Request
+
+_REHEARSED = 4
+_REHEARSED_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +80,35 @@ class Session:
         self._ledger, self._watch = watched_stages(cluster, options.time_scale)
         sinks = [self._ledger] if self._turns is None else [self._ledger, self._turns]
         kept = replace(run_options, keep_token_times=options.record is not None)
-        self._simulation = Simulation(cluster, None, kept, sinks=sinks)
+        profile_root = Path(run_options.profile_root) if run_options.profile_root else None
+        built = build_instances(cluster, profile_root)
+        self._rehearse(built)
+        self._simulation = Simulation(cluster, None, kept, sinks=sinks, built=built)
         self._live: LiveCluster | None = None
         self._recorder: Recorder | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _rehearse(self, built: Sequence[BuiltInstance]) -> None:
+        """Serve a few requests at once: the first pays for imports and tables that are made when they are asked for."""
+        rows: list[Request] = []
+        for model in self._models:
+            prompt = model.encode(
+                [1] * min(_REHEARSED_TOKENS, model.max_model_len - 1), add_special_tokens=False
+            )
+            room = model.max_model_len - len(prompt)
+            answer = model.answerer.answer(prompt, max_tokens=min(_REHEARSED, room), ignore_eos=True)
+            model.pieces.text(answer.ids)
+            rows += [
+                Request(
+                    len(rows) + place, 0, len(prompt), len(answer.ids), prompt, answer.ids, model=model.name
+                )
+                for place in range(_REHEARSED)
+            ]
+        rehearsal = Simulation(self._cluster, None, observers=[Observer()], built=built)
+        for row in rows:
+            rehearsal.submit(row)
+        with contextlib.suppress(NoProgressError):
+            rehearsal.run()
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
