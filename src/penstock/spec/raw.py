@@ -187,6 +187,7 @@ class RawInstance(RawEngine):
     stage_hardware: list[Name] | None = None
     placement_nodes: list[Counter] | None = None
     token_return: bool | None = None
+    profile_lookup: Literal["linear", "llmservingsim"] | None = None
     activation_tensors: Annotated[Any, BeforeValidator(_one_or_two)] = None
     blocking_sends: bool | None = None
     watermark: Annotated[float, Field(ge=0, lt=1)] | None = None
