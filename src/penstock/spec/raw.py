@@ -16,7 +16,7 @@ from penstock.spec.option_table import RawEngine
 from penstock.spec.ranges import Count, Counter, Fraction, Name, Nanoseconds, NonNegative, Positive
 
 Topology = Literal["FullyConnected", "Ring", "Switch"]
-CollectiveAlgorithm = Literal["ring", "direct", "halvingDoubling"]
+CollectiveAlgorithm = Literal["ring", "direct", "halvingDoubling", "doubleBinaryTree"]
 
 
 def _listed(value: Any) -> Any:
