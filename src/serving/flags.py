@@ -91,7 +91,10 @@ def _refusals(flags: Flags) -> dict[str, str]:
             "a routing function of one's own is not simulated: give an instance's expert_popularity"
         )
     if flags.network_backend == "ns3":
-        refused["network_backend"] = "ns3 is not simulated: the network is 'analytical'"
+        refused["network_backend"] = (
+            "ns3 is not simulated, nor does it run in LLMServingSim: the network is 'analytical'; "
+            "shared_node_links of a cluster config lets hops contend"
+        )
     return refused
 
 

@@ -42,6 +42,30 @@ def test_halving_and_doubling_at_growing_distances() -> None:
     assert whole.all_reduce_ns(SIZE, 6) == Link(2.0, 500).all_reduce_ns(SIZE, 6)  # a ring
 
 
+def test_all_goes_up_a_tree_and_down_again() -> None:
+    tree = BlockLink(2.0, 500, topology="Switch", algorithm="doubleBinaryTree")
+    assert tree.all_reduce_ns(SIZE, 8) == 2 * 3 * (2 * 500 + SIZE // 2)
+    ring = BlockLink(2.0, 500, topology="Switch")
+    assert tree.all_reduce_ns(SIZE, 6) == ring.all_reduce_ns(SIZE, 6)
+    sizes = np.array([SIZE])
+    assert tree.all_gathers_ns(sizes, 8).tolist() == ring.all_gathers_ns(sizes, 8).tolist()
+    # Of few bytes a tree is faster, of many a ring.
+    assert tree.all_reduce_ns(64, 8) < ring.all_reduce_ns(64, 8)
+    assert tree.all_reduce_ns(SIZE, 8) > ring.all_reduce_ns(SIZE, 8)
+
+
+def test_ranks_apart_communicate_over_the_dimensions_beyond() -> None:
+    spec = LinkSpec(bandwidth_gb_per_s=(128, 16, 4), latency_ns=(500, 20_000, 50_000), sizes=(4, 2, 2))
+    second = Link(16 * 2**30 / 1e9, 20_000)
+    inner = Link(128 * 2**30 / 1e9, 500)
+    assert group_link(spec, 2, "here", apart=4).all_reduce_ns(SIZE, 2) == second.all_reduce_ns(SIZE, 2)
+    assert group_link(spec, 2, "here", apart=2).all_reduce_ns(SIZE, 2) == inner.all_reduce_ns(SIZE, 2)
+    both = group_link(spec, 4, "here", apart=2).all_reduce_ns(SIZE, 4)
+    assert both == inner.all_reduce_ns(SIZE, 2) + second.all_reduce_ns(SIZE // 2, 2)
+    with pytest.raises(UserError, match="a group of 2 every 3 NPUs does not fill"):
+        group_link(spec, 2, "here", apart=3)
+
+
 def test_small_terms_of_the_ring() -> None:
     # An all-reduce of one token of Llama-3.1-8B over two ranks of an RTX PRO 6000.
     plain = Link(17.179869184, 20_000).all_reduce_ns(8192, 2)

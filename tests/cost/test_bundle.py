@@ -31,7 +31,7 @@ def test_missing_grid_points_are_interpolated_within_their_slice() -> None:
     assert grid.us[0, 1, 0].tolist() == [10.0, 14.8, 34.0]  # 64 lies on the line from 16 to 256
     assert grid.us[0, 2, 0].tolist() == [20.0, 32.0, 80.0]  # 256 extrapolates the top two
     assert grid.us[1, 1, 0].tolist() == [15.0, 15.0, 15.0]  # a single point holds
-    assert grid.us[0, 0].max() == 5.0  # nothing measured without chunk and decodes: the nearest chunk
+    assert grid.us[0, 0].max() == 10.0  # nothing measured without chunk and decodes: the fewest decodes
 
 
 def test_chunks_never_measured_beside_decodes_are_added_to_them() -> None:

@@ -53,7 +53,13 @@ def test_both_names_of_the_router(given: dict[str, Any], router: str | None) -> 
             {"request_routing_policy": "ROUND"},
             "--request-routing-policy: must be 'LOAD', 'RR', 'RAND' or 'CUSTOM', not 'ROUND'; did you mean 'RAND'?",
         ),
-        ({"network_backend": "ns3"}, "--network-backend: ns3 is not simulated: the network is 'analytical'"),
+        (
+            {"network_backend": "ns3"},
+            (
+                "--network-backend: ns3 is not simulated, nor does it run in LLMServingSim: the network is "
+                "'analytical'; shared_node_links of a cluster config lets hops contend"
+            ),
+        ),
         (
             {"skip_prefill": True},
             "--skip-prefill: runs without prefill are not simulated: LLMServingSim runs the prompts too, unmeasured",

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.serving.upstream import DATA, needs_data, ours, theirs
 
 from penstock.api import simulate
 from penstock.rendering.result import SimulationResult
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "llmservingsim"
-if not DATA.is_dir():
-    pytest.skip(f"no {DATA}: LLMServingSim's outputs are not here", allow_module_level=True)
-
-
-def ours(config: str, workload: str = "example_trace", count: int = 10, **options: Any) -> SimulationResult:
-    return simulate(
-        DATA / "configs" / "cluster" / f"{config}.json",
-        DATA / "workloads" / f"{workload}.jsonl",
-        num_reqs=count,
-        profile_root=DATA / "perf",
-        **options,
-    )
-
-
-def theirs(path: str) -> dict[int, dict[str, str]]:
-    with (DATA / path).open(encoding="utf-8") as file:
-        return {int(row["request id"]): row for row in csv.DictReader(file)}
+pytestmark = needs_data
 
 
 def mean_ms(rows: dict[int, dict[str, str]], name: str) -> float:

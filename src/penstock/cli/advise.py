@@ -32,16 +32,23 @@ def advise_command(
     option: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE, an option of penstock run, e.g. max_num_seqs=64.")
     ] = None,
+    objective: Annotated[
+        str, typer.Option(help="Rank by speed (tokens/s, TTFT and TPOT) or joules_per_token.")
+    ] = "speed",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
     report: Annotated[str | None, typer.Option(help="Write an HTML page here.")] = None,
     **options: Any,
 ) -> None:
     """Simulate the cluster as it is and after single changes; what helps most comes first."""
     from penstock.api import load_scenario
-    from penstock.explore.advise import advise
+    from penstock.errors import Problem, UserError, nearest
+    from penstock.explore.advise import SCORES, advise
     from penstock.files.use import FileUse
     from penstock.files.writing import atomic_write
 
+    if objective not in SCORES:
+        known = f"{nearest(objective, SCORES)} ({', '.join(SCORES)})"
+        raise UserError([Problem("--objective", f"unknown objective '{objective}'{known}")])
     files = FileUse(reads={"CLUSTER": cluster, "--dataset": dataset}, writes={"--report": report})
     files.check()
     scenario = load_scenario(cluster, dataset, options | _options(option or []), flag_name)
@@ -51,6 +58,7 @@ def advise_command(
         scenario.cluster,
         scenario.workload,
         scenario.options,
+        objective=objective,
         progress=lambda text: tell(f"simulating {text}"),
     )
     tell("")
@@ -163,6 +171,7 @@ def _plain(table: AdviceTable) -> dict[str, Any]:
             "generated_tokens_per_s": base.generated_tokens_per_s,
             "ttft_p99_ns": base.ttft_p99_ns,
             "tpot_p99_ns": base.tpot_p99_ns,
+            "joules_per_token": base.joules_per_token,
             "stages": list(base.bubbles.rows()),
         },
         "shares": [
@@ -182,6 +191,7 @@ def _plain_row(row: Advice) -> dict[str, Any]:
         "generated_tokens_per_s": figures[0],
         "ttft_p99_ns": figures[1],
         "tpot_p99_ns": figures[2],
+        "joules_per_token": None if row.outcome is None else row.outcome.joules_per_token,
         "gains": gains,
         "failure": row.failure,
     }

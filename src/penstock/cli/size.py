@@ -31,6 +31,9 @@ def size_command(
     price: Annotated[
         list[str] | None, typer.Option(help="LABEL=USD per GPU and hour; else the package's dated list.")
     ] = None,
+    objective: Annotated[
+        str, typer.Option(help="What the best is by: gpus (and their price) or joules_per_token.")
+    ] = "gpus",
     max_requests: Annotated[int, typer.Option(min=100, help="Requests a run, at most.")] = 4000,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of configs and requests.")] = Path(
         "size-results"
@@ -55,6 +58,7 @@ def size_command(
             burstiness=burstiness,
             gpus_per_node=gpus_per_node,
             prices=tuple(price or ()),
+            objective=objective,
             max_requests=max_requests,
             output=output,
             workers=workers,

@@ -14,7 +14,7 @@ from penstock.errors import Problem, UserError, nearest
 from penstock.explore.pool import Executor, InProcess, LocalPool
 from penstock.explore.result import PointResult
 from penstock.explore.size_evaluate import SizeJob
-from penstock.explore.sizing import SizeQuestion, size
+from penstock.explore.sizing import OBJECTIVES, SizeQuestion, size
 from penstock.explore.sizing_report import as_json, text_report, write_choices
 from penstock.explore.slo import Slo, parse_slo
 from penstock.files.place import Place
@@ -45,6 +45,7 @@ class SizeOptions:
     burstiness: float
     gpus_per_node: int
     prices: Sequence[str]
+    objective: str
     max_requests: int
     output: Path
     workers: int
@@ -95,6 +96,9 @@ def _question(options: SizeOptions) -> SizeQuestion:
     load_model(options.model, ModelLibrary.near(None), None, Place("--model"), problems)
     if not 1e-6 <= options.rate <= 1e9:
         problems.append(Problem("--rate", "must be a number from 1e-6 to 1e9, requests per second"))
+    if options.objective not in OBJECTIVES:
+        known = f"{nearest(options.objective, OBJECTIVES)} ({', '.join(OBJECTIVES)})"
+        problems.append(Problem("--objective", f"unknown objective '{options.objective}'{known}"))
     # Its files are named after what is found; one of them stands for the directory.
     problems += FileUse(reads={}, writes={"--output": options.output / "requests.jsonl"}).problems()
     if options.profile_root is not None and not Path(options.profile_root).is_dir():
@@ -114,6 +118,7 @@ def _question(options: SizeOptions) -> SizeQuestion:
         requests=min(1000, options.max_requests),
         max_requests=options.max_requests,
         profile_root=options.profile_root,
+        objective=options.objective,
     )
 
 

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 
 import numpy as np
 
-from penstock.cost.tables import AttentionGrid, FloatArray, SkewTable, interpolate
+from penstock.cost.tables import AttentionGrid, FloatArray, KernelTables, SkewTable, interpolate
 
 Row = tuple[list[float], list[float], list[float] | None]
 
@@ -227,6 +227,11 @@ class AttentionLookup:
                 entry = self.outside.setdefault(name, [0, 0, limit])
                 entry[0] += 1
                 entry[1] = max(entry[1], value)
+
+
+def attention_lookup(tables: KernelTables) -> AttentionLookup:
+    """The attention of ``tables``, read as they say."""
+    return (tables.lookup or AttentionLookup)(tables.attention, tables.skew)
 
 
 _AXES = ("new prefill tokens", "decodes", "prefill context", "decode context")

@@ -6,7 +6,10 @@ network is its congestion-unaware one. Collectives of p ranks (``astra-sim/syste
 
     ring             all-reduce 2(p-1) messages of size/p to the neighbour, one after the other
     direct           twice size/p to every other rank at once: the farthest says how long
-    halvingDoubling  size/2, size/4, ... at distances 1, 2, ..., and back; a ring where p is no power of two
+    halvingDoubling  size/2, size/4, ... at distances 1, 2, ..., and back
+    doubleBinaryTree all of it up log2(p) levels of one of two trees, and down again; all-gathers go as rings
+
+Where p is no power of two the last two are rings.
 
 Over several dimensions each reduces what the one inside it has left, and gathers on the way back.
 """
@@ -61,26 +64,44 @@ class GroupLink(Link):
             left = left // own
 
 
-def group_link(link: LinkSpec, ranks: int, where: str) -> Link:
-    """What a tensor-parallel group of ``ranks`` communicates over: the innermost dimension, or as many as it fills.
+def group_link(link: LinkSpec, ranks: int, where: str, apart: int = 1) -> Link:
+    """What a group of ``ranks``, each ``apart`` NPUs from the next, communicates over: the dimension that it begins in,
+    or as many as it fills.
 
     Raises:
         UserError: the group does not fill its dimensions evenly; ``where`` is the instance.
     """
-    if link.sizes is None or ranks <= link.sizes[0]:
+    if link.sizes is None:
         return inner_link(link)
-    left, own = ranks, []
-    for size in link.sizes:
-        if left > size and left % size:
-            break
-        own.append(min(left, size))
-        left //= own[-1]
-    if left > 1:
+    shares = _shares(link.sizes, ranks, apart)
+    if shares is None:
         fits = " x ".join(map(str, link.sizes))
-        raise UserError([Problem(where, f"tp_size {ranks} does not fill npus_per_dimension ({fits}) evenly")])
-    inner = inner_link(link)
-    links = (inner, *(inner_link(_from(link, place)) for place in range(1, len(own))))
-    return GroupLink(inner.bytes_per_ns, inner.latency_ns, inner.name, links=links, sizes=tuple(own))
+        group = f"tp_size {ranks}" if apart == 1 else f"a group of {ranks} every {apart} NPUs"
+        raise UserError([Problem(where, f"{group} does not fill npus_per_dimension ({fits}) evenly")])
+    links = tuple(inner_link(_from(link, place)) for place in shares)
+    if len(links) < 2:
+        return links[0] if links else inner_link(link)
+    first = links[0]
+    sizes = tuple(shares.values())
+    return GroupLink(first.bytes_per_ns, first.latency_ns, first.name, links=links, sizes=sizes)
+
+
+def _shares(sizes: tuple[int, ...], ranks: int, apart: int) -> dict[int, int] | None:
+    """Ranks of a group in each dimension that it has more than one in, by the dimension's place; None where it does not
+    fill them evenly."""
+    found: dict[int, int] = {}
+    for place, size in enumerate(sizes):
+        skipped = min(apart, size)
+        if size % skipped or apart % skipped:
+            return None
+        apart //= skipped
+        here = size // skipped
+        if ranks > here and ranks % here:
+            return None
+        if min(ranks, here) > 1:
+            found[place] = min(ranks, here)
+            ranks //= found[place]
+    return found if ranks == 1 and apart == 1 else None
 
 
 def _from(link: LinkSpec, place: int) -> LinkSpec:

@@ -157,6 +157,10 @@ def attention_grid(rows: FloatArray) -> AttentionGrid:
         j = int(np.searchsorted(decodes, block[0, 2]))
         us[i, j] = _slice(block, prefill_contexts, decode_contexts)
     _fill_missing_decodes(us, decodes)
+    if np.isnan(us[0, 0]).any() and len(decodes) > 1:
+        us[0, 0] = us[
+            0, 1, :, :1
+        ]  # the shortest chunks alone lie between the fewest decodes and the first chunk
     add_unmeasured_mixes(us)
     for i in np.flatnonzero(np.isnan(us).any(axis=(1, 2, 3))):
         _fill_missing_chunk(us, chunks, int(i))
@@ -264,7 +268,7 @@ def _alphas(fit: Mapping[str, Mapping[str, Sequence[float]]], path: Path, tp_siz
     if not np.all(np.isfinite(alpha)):
         raise ValueError("alphas must be finite")
     inner = {name: values[1:-1] for name, values in edges.items()}
-    return SkewTable(chunks, inner["n"], inner["skew_rate"], inner["kv_big"], inner["kp"], alpha)
+    return SkewTable(chunks, inner["n"], inner["skew_rate"], inner["kv_big"], inner["kp"], alpha, default)
 
 
 _SKEW_AXES = ("n", "skew_rate", "kv_big", "kp")

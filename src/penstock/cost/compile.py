@@ -152,6 +152,7 @@ def cost_question(instance: InstanceSpec, hardware: str, kind: LayerKind) -> Cos
         kv_cache_dtype=instance.kv_cache_dtype,
         max_tokens=instance.scheduler.max_num_batched_tokens,
         engine="sglang" if instance.engine.startswith("sglang") else "vllm",
+        lookup=instance.profile_lookup,
     )
 
 

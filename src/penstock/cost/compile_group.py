@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from penstock.cost.building_blocks import group_link
 from penstock.cost.compile import cost_question
-from penstock.cost.experts.dispatch import Crossing
+from penstock.cost.experts.dispatch import Crossing, ranks_inside
 from penstock.cost.experts.layer import expert_layer
 from penstock.cost.lockstep import GroupKind, GroupStage, TabulatedGroupCost
 from penstock.cost.network import Link, inner_link, outer_link
@@ -85,10 +86,13 @@ def _kind(
     size = activation_bytes(first.dtype)
     row = first.model.hidden_size * size
     moe = kind.mlp
+    tensor = group_link(cluster.link, first.tp_size, first.where)
     if not isinstance(moe, MoeMlp):
-        around = partial(_all_reduces_ns, inner, row, first.tp_size, 2)
+        around = partial(_all_reduces_ns, tensor, row, first.tp_size, 2)
         return GroupKind(tables, around), tables.basis
     shard = shard_of(first)
+    apart = 1 if shard.sequence_parallel else first.tp_size
+    inside = ranks_inside(first.tp_size * first.dp_size // apart, nodes)
     crossing = Crossing(
         backend=first.experts.backend,
         moe=moe,
@@ -100,12 +104,15 @@ def _kind(
         sequence_parallel=shard.sequence_parallel,
         inner=inner,
         outer=outer,
+        tensor=tensor,
+        peers=group_link(cluster.link, inside, first.where, apart),
     )
     # After the experts the ranks of a replica hold parts of sums, unless each has its own tokens.
-    around = partial(_all_reduces_ns, inner, row, first.tp_size, 1 if shard.sequence_parallel else 2)
+    around = partial(_all_reduces_ns, tensor, row, first.tp_size, 1 if shard.sequence_parallel else 2)
     experts = expert_layer(question, moe, shard, first.experts, profile_root)
     over = f" over {nodes} nodes" if nodes > 1 else ""
-    told = f"dispatch and combine: {first.experts.backend}, {crossing.ranks} ranks{over}, {inner.describe()}"
+    within = (crossing.peers or inner).describe()
+    told = f"dispatch and combine: {first.experts.backend}, {crossing.ranks} ranks{over}, {within}"
     told += f" inside a node, {outer.describe()} between nodes" if nodes > 1 else ""
     return GroupKind(tables, around, experts, crossing.total_ns), (*tables.basis, *experts.basis, told)
 

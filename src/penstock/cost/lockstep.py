@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from penstock.cost.attention import AttentionLookup
+from penstock.cost.attention import AttentionLookup, attention_lookup
 from penstock.cost.experts.layer import SHARED_BESIDE_TOKENS, ExpertLayer
 from penstock.cost.stage import StageRole
 from penstock.cost.step_cost import StepLoad
@@ -214,7 +214,7 @@ def _lookups(stages: Sequence[GroupStage]) -> list[tuple[AttentionLookup, list[i
             tables = stage.kinds[group.kind].tables
             key = (group.kind.attention, id(tables.attention))
             if key not in found:
-                found[key] = (AttentionLookup(tables.attention, tables.skew), [0] * len(stages))
+                found[key] = (attention_lookup(tables), [0] * len(stages))
             found[key][1][number] += group.count
     return list(found.values())
 

@@ -90,6 +90,8 @@ class BlockLink(Link):
             return 2 * self._sent_ns(chunk, ranks // 2, ranks)
         if self.algorithm == "halvingDoubling" and ranks & (ranks - 1) == 0:
             return 2 * self._doubled_ns(sizes_bytes, ranks)
+        if self.algorithm == "doubleBinaryTree" and ranks & (ranks - 1) == 0:
+            return 2 * (ranks.bit_length() - 1) * self.messages_ns(sizes_bytes)
         small = self.endpoint_delay_ns * (2 * ranks - 1)
         if self.local_bytes_per_ns:
             small = small + 3 * (ranks - 1) * (chunk // self.local_bytes_per_ns)

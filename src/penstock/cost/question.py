@@ -22,7 +22,8 @@ _VARIANTS = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostQuestion:
     """What kernel times are wanted for: layers of one kind of a model. ``max_tokens`` is the most a step can hold.
-    ``engine``: whose kernels, vllm | sglang | trtllm."""
+    ``engine``: whose kernels, vllm | sglang | trtllm. ``lookup``: linear | llmservingsim, how they are read between
+    measured points."""
 
     hardware: str
     model: ModelSpec
@@ -32,6 +33,7 @@ class CostQuestion:
     kv_cache_dtype: str
     max_tokens: int
     engine: str = "vllm"
+    lookup: str = "linear"
 
     def variants(self) -> tuple[str, ...]:
         """Names of bundle variants that fit the dtypes, the exact one first (16-bit types weigh the same)."""

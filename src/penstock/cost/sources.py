@@ -16,6 +16,7 @@ from penstock.cost.question import CostQuestion
 from penstock.cost.roofline import roofline_tables
 from penstock.cost.tables import KernelTables
 from penstock.cost.tp_scaling import scale_to_tp
+from penstock.cost.whole_nanoseconds import in_whole_nanoseconds
 from penstock.errors import UserError
 from penstock.spec.hardware import find_hardware
 from penstock.spec.layers import MoeMlp
@@ -24,6 +25,16 @@ _MLP_LAYERS = ("gate_up_proj", "act_fn", "down_proj")
 
 
 def kernel_tables(question: CostQuestion, profile_root: Path | None) -> KernelTables:
+    """The best source's, read between its points as the question says.
+
+    Raises:
+        UserError: as :func:`_best_tables`.
+    """
+    tables = _best_tables(question, profile_root)
+    return in_whole_nanoseconds(tables) if question.lookup == "llmservingsim" else tables
+
+
+def _best_tables(question: CostQuestion, profile_root: Path | None) -> KernelTables:
     """The best source at hand: a bundle under ``profile_root``, a packaged fit, AIConfigurator's measurements where
     they are installed, the calibrated roofline.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from penstock.cost.attention import AttentionLookup
+from penstock.cost.attention import attention_lookup
 from penstock.cost.step_cost import StageCost, StepLoad, StepShape
 from penstock.cost.tables import KernelTables
 from penstock.spec.layers import Attention, LayerKind, StageLayers
@@ -65,7 +65,7 @@ class TabulatedStageCost:
         kinds_of: dict[Attention, LayerKind] = {}
         for kind in tables:
             kinds_of.setdefault(kind.attention, kind)
-        lookups = [AttentionLookup(tables[kind].attention, tables[kind].skew) for kind in kinds_of.values()]
+        lookups = [attention_lookup(tables[kind]) for kind in kinds_of.values()]
         self._dense: dict[StageRole, list[int]] = {role: [] for role in roles}
         # What most models have, one kind of attention, is one lookup and one multiplication a stage.
         self._attention = lookups[0]

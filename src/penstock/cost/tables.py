@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from penstock.cost.attention import AttentionLookup
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -81,6 +85,7 @@ class SkewTable:
     ``alpha[c, n, r, b, p]`` for the nearest profiled chunk in ``chunks`` and the bins (right edge included,
     the first bin open below, the last open above) of ``decode_edges``, ``rate_edges`` (skew rate),
     ``longest_edges`` (longest context) and ``prefill_edges`` (the chunks' history).
+    ``default`` stands where nothing was measured.
     """
 
     chunks: FloatArray
@@ -89,6 +94,7 @@ class SkewTable:
     longest_edges: FloatArray
     prefill_edges: FloatArray
     alpha: FloatArray
+    default: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +102,8 @@ class KernelTables:
     """All kernels of one model on one hardware at one tensor-parallel degree.
 
     ``dense`` is keyed by DENSE_BLOCK_LAYERS and DENSE_EDGE_LAYERS over tokens, ``per_sequence`` by
-    PER_SEQUENCE_LAYERS over sequences. ``basis`` are sentences for the summary.
+    PER_SEQUENCE_LAYERS over sequences. ``lookup`` reads the attention, None as
+    :class:`~penstock.cost.attention.AttentionLookup` does. ``basis`` are sentences for the summary.
     """
 
     hardware: str
@@ -106,6 +113,7 @@ class KernelTables:
     per_sequence: Mapping[str, Curve]
     attention: AttentionGrid
     skew: SkewTable | None = None
+    lookup: type[AttentionLookup] | None = None
     basis: tuple[str, ...] = ()
 
     def block_us(self, tokens: npt.ArrayLike) -> FloatArray:

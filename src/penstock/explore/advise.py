@@ -26,6 +26,9 @@ from penstock.workload.workload import Workload
 
 PARTITION_ROUNDS = 4
 
+Score = Callable[["Outcome", "Outcome"], float]
+"""How much better the second is than the first, as the logarithm of a ratio."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -98,29 +101,53 @@ class AdviceTable:
         ]
 
 
+def speed(before: Outcome, after: Outcome) -> float:
+    """Of generated tokens/s, and p99 TTFT and p99 TPOT turned over: the mean of the logarithms of their ratios."""
+    return sum(log(1 + gain) for gain in _gains(before, after) if gain is not None) / 3
+
+
+def energy(before: Outcome, after: Outcome) -> float:
+    """Of tokens per joule.
+
+    Raises:
+        UserError: the power of an accelerator is not known.
+    """
+    if not before.joules_per_token or not after.joules_per_token:
+        raise UserError("the power of an accelerator is not known: give the cluster config's nodes a 'power'")
+    return log(before.joules_per_token / after.joules_per_token)
+
+
+SCORES: dict[str, Score] = {"speed": speed, "joules_per_token": energy}
+"""What changes may be ranked by."""
+
+
 def advise(
     cluster: ClusterSpec,
     workload: Workload,
     options: RunOptions | None = None,
     *,
+    objective: str = "speed",
     progress: Callable[[str], None] | None = None,
 ) -> AdviceTable:
     """Simulate ``workload`` on ``cluster`` as it is and after each of a list of single changes.
 
-    Ranked by the mean of the logarithms of three ratios: generated tokens/s, and p99 TTFT and p99 TPOT turned
-    over. A change that refuses more requests than the baseline comes last.
+    Ranked by ``objective``, a name of :data:`SCORES`. A change that refuses more requests than the baseline comes last.
 
     Raises:
-        UserError: the cluster as given cannot run, or nothing finishes on it.
+        UserError: the cluster as given cannot run, nothing finishes on it, or there is no such figure of it.
     """
     tell = progress or _silent
     tell("as it is")
     baseline = simulate_outcome(cluster, workload, options)
-    rows: list[Advice] = []
-    for candidate in single_changes(cluster, baseline.deployments):
+    score = SCORES[objective]
+    score(baseline, baseline)
+
+    def attempt(candidate: Candidate) -> Advice:
         tell(f"{candidate.knob}: {candidate.change}")
-        rows.append(_try(candidate, baseline, workload, options))
-    rows += _partitions(cluster, baseline, workload, options, tell)
+        return _try(candidate, baseline, workload, options, score)
+
+    rows = [attempt(candidate) for candidate in single_changes(cluster, baseline.deployments)]
+    rows += _partitions(cluster, baseline, attempt)
     ordered = sorted(rows, key=lambda row: (row.failure is not None, -row.score))
     return AdviceTable(baseline, tuple(ordered))
 
@@ -189,9 +216,7 @@ def _dealt(per_layer: Sequence[float], fixed: Sequence[float], num_layers: int) 
 def _partitions(
     cluster: ClusterSpec,
     baseline: Outcome,
-    workload: Workload,
-    options: RunOptions | None,
-    tell: Callable[[str], None],
+    attempt: Callable[[Candidate], Advice],
 ) -> Iterator[Advice]:
     """The partition that balances measured busy time: dealt by what each stage was seen to need per layer,
     simulated, and dealt again with what that run showed; the one with the least busy slowest stage."""
@@ -208,12 +233,11 @@ def _partitions(
             break
         told = "; ".join(dict.fromkeys(",".join(map(str, layers)) for layers in proposal))
         before = "; ".join(dict.fromkeys(",".join(map(str, layers)) for layers in start))
-        tell(f"partition: {told}")
         moves = ("imbalance", "dependency")
         candidate = Candidate(
             "partition", f"layers {before} to {told}", moves, with_partition(cluster, proposal)
         )
-        advice = _try(candidate, baseline, workload, options)
+        advice = attempt(candidate)
         outcome = advice.outcome
         if outcome is None:
             rows.append((float("inf"), advice))
@@ -247,7 +271,9 @@ def _refined(seen: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], num_layers
     return _dealt(per_layer, fixed, num_layers)
 
 
-def _try(candidate: Candidate, baseline: Outcome, workload: Workload, options: RunOptions | None) -> Advice:
+def _try(
+    candidate: Candidate, baseline: Outcome, workload: Workload, options: RunOptions | None, score: Score
+) -> Advice:
     try:
         outcome = simulate_outcome(candidate.cluster, workload, options)
     except (UserError, NoProgressError) as error:
@@ -261,21 +287,24 @@ def _try(candidate: Candidate, baseline: Outcome, workload: Workload, options: R
             gains=(None, None, None),
             failure=reason,
         )
-    gains = (
-        outcome.generated_tokens_per_s / baseline.generated_tokens_per_s - 1,
-        _gain(baseline.ttft_p99_ns, outcome.ttft_p99_ns),
-        _gain(baseline.tpot_p99_ns, outcome.tpot_p99_ns),
-    )
-    score = sum(log(1 + gain) for gain in gains if gain is not None) / 3
+    gain = score(baseline, outcome)
     if outcome.rejected > baseline.rejected:
-        score -= 1000
+        gain -= 1000
     return Advice(
         knob=candidate.knob,
         change=candidate.change,
         moves=candidate.moves,
         outcome=outcome,
-        score=score,
-        gains=gains,
+        score=gain,
+        gains=_gains(baseline, outcome),
+    )
+
+
+def _gains(before: Outcome, after: Outcome) -> tuple[float | None, float | None, float | None]:
+    return (
+        after.generated_tokens_per_s / before.generated_tokens_per_s - 1,
+        _gain(before.ttft_p99_ns, after.ttft_p99_ns),
+        _gain(before.tpot_p99_ns, after.tpot_p99_ns),
     )
 
 

@@ -43,13 +43,22 @@ FAR = 1.5
 _TRIES = 6
 _ALONE_AFTER = 2
 
+OBJECTIVES: dict[str, Callable[[PointResult], tuple[float, float]]] = {
+    "gpus": lambda result: (result.gpus, result.excess or 0.0),
+    "joules_per_token": lambda result: (
+        math.inf if result.joules_per_token is None else result.joules_per_token,
+        result.gpus,
+    ),
+}
+"""What orders the deployments that hold, the least first. Which cuts are looked at goes by their GPUs."""
+
 MakeExecutor = Callable[[Callable[[SizeJob], PointResult]], Executor[SizeJob, PointResult]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeQuestion:
     """``hardware`` is how many GPUs of each label there are; ``requests`` and ``max_requests`` how long runs are at
-    least and at most."""
+    least and at most. ``objective`` is one of :data:`OBJECTIVES`."""
 
     model: str
     rate_per_s: float
@@ -63,6 +72,7 @@ class SizeQuestion:
     requests: int = 1000
     max_requests: int = 4000
     profile_root: str | None = None
+    objective: str = "gpus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +180,7 @@ def _larger(point: DesignPoint, result: PointResult) -> DesignPoint:
 
 @dataclass(slots=True, kw_only=True)
 class HardwareAnswer:
-    """Of one kind of GPU: the deployments that hold, those with the fewest GPUs first; or the reasons why none does.
+    """Of one kind of GPU: the deployments that hold, the best by the objective first; or the reasons why none does.
     ``set_aside`` are cuts that were not simulated because others need fewer GPUs by far."""
 
     hardware: str
@@ -214,10 +224,10 @@ class HardwareAnswer:
         third = held[CUTS_SHOWN - 1] if len(held) >= CUTS_SHOWN else MOST_GPUS
         return min(third, max(FAR * held[0], self.available))
 
-    def conclude(self) -> None:
+    def conclude(self, objective: str) -> None:
         """Choices and reasons from the trials."""
         held = [one.held for one in self.trials if one.held is not None]
-        held.sort(key=lambda result: (result.gpus, result.excess or 0.0))
+        held.sort(key=OBJECTIVES[objective])
         self.choices = [Choice(at_rate=one, fits=one.gpus <= self.available) for one in held[:CUTS_SHOWN]]
         if self.fits:
             self.choices = [choice for choice in self.choices if choice.fits]
@@ -256,7 +266,7 @@ def size(
             for trials, result in zip(open_, results, strict=True):
                 trials.take(result, rate)
         for answer in answers:
-            answer.conclude()
+            answer.conclude(question.objective)
         tell("their headroom")
         _find_headroom(question, answers, executor)
     return answers, evaluator

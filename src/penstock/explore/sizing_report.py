@@ -11,7 +11,7 @@ from typing import Any
 from penstock.explore.design_point import cluster_config
 from penstock.explore.evaluate import Evaluator
 from penstock.explore.result import PointResult
-from penstock.explore.sizing import Choice, HardwareAnswer, SizeQuestion, total_candidates
+from penstock.explore.sizing import OBJECTIVES, Choice, HardwareAnswer, SizeQuestion, total_candidates
 from penstock.explore.slo import shown_ns
 from penstock.explore.tables import text_table
 from penstock.files.writing import all_or_nothing, atomic_write
@@ -114,7 +114,7 @@ def _table(question: SizeQuestion, choices: Sequence[Choice]) -> str:
         "J/token",
     ]
     rows = [[*head, "limited by"]]
-    for choice in sorted(choices, key=lambda one: (_usd_per_hour(question, one) or 0.0, one.at_rate.gpus)):
+    for choice in sorted(choices, key=lambda one: _order(question, one)):
         result, usd = choice.at_rate, _usd_per_hour(question, choice)
         watts = listed_watts(choice.point.hardware)
         rows.append(
@@ -132,6 +132,13 @@ def _table(question: SizeQuestion, choices: Sequence[Choice]) -> str:
             ]
         )
     return text_table(rows, left=(0,))
+
+
+def _order(question: SizeQuestion, choice: Choice) -> tuple[float, float]:
+    """The cheapest first, unless something else is asked for."""
+    if question.objective != "gpus":
+        return OBJECTIVES[question.objective](choice.at_rate)
+    return _usd_per_hour(question, choice) or 0.0, choice.at_rate.gpus
 
 
 def _limit(choice: Choice) -> str:

@@ -146,6 +146,7 @@ class InstanceSpec:
     overrides the derived KV capacity and counts the null block, as vLLM does. ``dp_group`` names the ``dp_size``
     replicas that are one data-parallel deployment, of which this is number ``dp_rank``; None stands alone.
     ``token_return``: the sampled tokens cross the network from the last stage back to the first.
+    ``profile_lookup``: linear | llmservingsim, how kernel times are read between measured points.
     ``engine`` says which engine's defaults hold, and where they were read; empty where none was asked for.
     ``pd_type`` prefill | decode: it serves one part of each request. ``tier`` is where its KV goes below the GPU.
     ``placement`` is what lies outside its NPUs, ``pim`` the memory that its decodes attend in; with ``interleaves`` two
@@ -171,6 +172,7 @@ class InstanceSpec:
     placement_nodes: tuple[int, ...] | None = None
     activation_tensors: int = 2
     token_return: bool = True
+    profile_lookup: str = "linear"
     blocking_sends: bool = False
     experts: ExpertOptions = field(default_factory=ExpertOptions)
     dp_group: str | None = None

@@ -147,6 +147,7 @@ class InstanceRules:
             placement_nodes=None if raw.placement_nodes is None else tuple(raw.placement_nodes),
             activation_tensors=raw.activation_tensors or 2,
             token_return=raw.token_return is not False,
+            profile_lookup=raw.profile_lookup or "linear",
             blocking_sends=bool(raw.blocking_sends),
             experts=expert_options(raw, model),
             dp_group=raw.dp_group,

@@ -16,7 +16,7 @@ from penstock.spec.option_table import RawEngine
 from penstock.spec.ranges import Count, Counter, Fraction, Name, Nanoseconds, NonNegative, Positive
 
 Topology = Literal["FullyConnected", "Ring", "Switch"]
-CollectiveAlgorithm = Literal["ring", "direct", "halvingDoubling"]
+CollectiveAlgorithm = Literal["ring", "direct", "halvingDoubling", "doubleBinaryTree"]
 
 
 def _listed(value: Any) -> Any:
@@ -187,6 +187,7 @@ class RawInstance(RawEngine):
     stage_hardware: list[Name] | None = None
     placement_nodes: list[Counter] | None = None
     token_return: bool | None = None
+    profile_lookup: Literal["linear", "llmservingsim"] | None = None
     activation_tensors: Annotated[Any, BeforeValidator(_one_or_two)] = None
     blocking_sends: bool | None = None
     watermark: Annotated[float, Field(ge=0, lt=1)] | None = None

@@ -32,12 +32,19 @@ _LL_BYTES_PER_NS = (95.0, 190.0)
 """What a rank sends at most inside a node."""
 
 
+def ranks_inside(peers: int, nodes: int) -> int:
+    """Of ``peers``, those on one node."""
+    return -(-peers // min(nodes, peers))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossing:
     """A layer's tokens on their way between the ``ranks`` NPUs of a stage that stand on ``nodes`` nodes.
 
     ``tensor_ranks`` of them hold the same tokens: with ``sequence_parallel`` each takes its share of them and an
     all-gather over them follows the layer; without, each gathers all tokens from its peers in the other replicas.
+    Collectives inside a node go over ``tensor`` among the tensor ranks, over ``peers`` among those that gather;
+    None is ``inner``.
     """
 
     backend: All2AllBackend
@@ -50,6 +57,8 @@ class Crossing:
     sequence_parallel: bool
     inner: Link
     outer: Link
+    tensor: Link | None = None
+    peers: Link | None = None
 
     def total_ns(self, tokens: Int64Array, most: Int64Array) -> Int64Array:
         """Dispatch and combine of ``tokens`` over all replicas, ``most`` of them in the largest; one shape."""
@@ -61,7 +70,7 @@ class Crossing:
             times = self._pairs_ns(own) if low_latency else self._tokens_ns(own)
         if self.sequence_parallel:
             rows = self.hidden * self.activation_bytes
-            times = times + self.inner.all_gathers_ns(most * rows, self.tensor_ranks)
+            times = times + (self.tensor or self.inner).all_gathers_ns(most * rows, self.tensor_ranks)
         return times
 
     def _gather_ns(self, tokens: Int64Array) -> Int64Array:
@@ -74,9 +83,9 @@ class Crossing:
 
     def _collective_ns(self, size_bytes: Int64Array, peers: int) -> Int64Array:
         nodes = min(self.nodes, peers)
-        inside = -(-peers // nodes)
+        inside = ranks_inside(peers, self.nodes)
         across = (nodes - 1) * self.outer.messages_ns(size_bytes // (nodes * inside)) if nodes > 1 else 0
-        return across + self.inner.all_gathers_ns(size_bytes, inside)
+        return across + (self.peers or self.inner).all_gathers_ns(size_bytes, inside)
 
     def _tokens_ns(self, own: Int64Array) -> Int64Array:
         """High throughput: a token goes once to each other node, and from there to each rank that has an expert of
