@@ -96,7 +96,8 @@ def _question(options: SizeOptions) -> SizeQuestion:
     if not 1e-6 <= options.rate <= 1e9:
         problems.append(Problem("--rate", "must be a number from 1e-6 to 1e9, requests per second"))
     # Its files are named after what is found; one of them stands for the directory.
-    problems += FileUse(reads={}, writes={"--output": options.output / "requests.jsonl"}).problems()
+    reads = {"--workload": None if workload is None or recipe is not None else options.workload}
+    problems += FileUse(reads=reads, writes={"--output": options.output / "requests.jsonl"}).problems()
     if options.profile_root is not None and not Path(options.profile_root).is_dir():
         problems.append(Problem("--profile-root", f"{options.profile_root} is not a directory"))
     if problems or slo is None or workload is None:
