@@ -226,6 +226,10 @@ class Run:
         """Pass what every stage does, and why it waits, to ``sink``."""
         self._ledger.pass_on(sink)
 
+    def known_until_ns(self, instance: int) -> int:
+        """Before when an instance has no turns but those that have been passed on."""
+        return self._simulation.known_until_ns(instance)
+
     def stage_times(self) -> list[Int64Array]:
         """ns so far by instance, each of shape (stages, causes of a :class:`StageCause`)."""
         return [self._ledger.so_far_ns(place) for place in range(len(self.deployments))]

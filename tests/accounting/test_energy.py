@@ -194,7 +194,7 @@ def test_the_power_of_an_interval_is_that_of_its_spans() -> None:
     cluster = load_cluster(config())
     chunk, _ = turns([(0, 250_000_000), (750_000_000, 1_250_000_000)])
     meter = EnergyMeter(cluster, 0)
-    meter.follow()
+    meter.follow(NS_PER_S)
     meter.accept(chunk)
     assert meter.npu_power_w(0, 0, NS_PER_S) == pytest.approx((600 + 300) / 2)
     assert meter.npu_power_w(0, NS_PER_S, 2 * NS_PER_S) == pytest.approx(600 / 4 + 300 * 3 / 4)

@@ -288,7 +288,7 @@ def test_a_run_that_this_machine_cannot_hold(
 
 
 def test_a_quote_that_nobody_closes(capsys: pytest.CaptureFixture[str]) -> None:
-    from fuzz.inputs import ATTENTION, BUNDLE_META, DENSE, HEADS
+    from fuzz.profiles import ATTENTION, BUNDLE_META, DENSE, HEADS
 
     folder = Path("p/H100/meta-llama/Llama-3.1-8B/bf16/tp1")
     folder.mkdir(parents=True)

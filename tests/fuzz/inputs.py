@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
+
+from fuzz import clusters
+from fuzz.kind import Kind, document, lines
+from fuzz.made import TOKENIZER, TOKENIZER_CONFIG, made
+from fuzz.profiles import BUNDLE, EXPERTS, OLD_ATTENTION, OLD_LAYERS, VIDUR, bundle, network, real_turns
 
 CLUSTER = {
     "num_nodes": 1,
@@ -251,22 +253,30 @@ META = {
     "engine_kwargs": {"max_num_seqs": 8, "tensor_parallel_size": 1},
     "kv_cache": {"num_gpu_blocks": 100},
 }
-REAL_STAGE = {"start_ns": 10, "end_ns": 30, "recv_wait_ns": 1, "sample_end_ns": None}
 REAL_RUN = {
     "requests": [
-        {"req_id": f"r{n}", "arrival_time_ns": n, "input_toks": 4, "output_toks": 2} for n in range(3)
+        {"req_id": f"r{n}", "arrival_time_ns": n, "input_toks": 4 + n % 5, "output_toks": 2}
+        for n in range(12)
     ],
-    "client": [{"req_id": f"r{n}", "sent_ns": n, "token_times_ns": [100, 200]} for n in range(3)],
+    "client": [{"req_id": f"r{n}", "sent_ns": n, "token_times_ns": [100, 200]} for n in range(12)],
     "iterations": [
         {
-            "t_schedule_ns": n * 10,
-            "t_update_ns": n * 10 + 9,
+            "t_schedule_ns": n * 100,
+            "t_update_ns": n * 100 + 90,
             "schedule_cpu_ns": 1,
-            "scheduled": [[f"r{n % 3}", 4 if n < 3 else 1, 0 if n < 3 else 4]],
+            "scheduled": [[f"r{n % 12}", 4 + n % 5 if n < 12 else 1, 0 if n < 12 else 4 + n % 12 % 5]],
             "preempted": [],
-            "stages": [REAL_STAGE] * 2,
+            "stages": [
+                {
+                    "start_ns": n * 100 + 10,
+                    "end_ns": n * 100 + 30 + n % 7,
+                    "recv_wait_ns": 1,
+                    "sample_end_ns": None,
+                }
+            ]
+            * 2,
         }
-        for n in range(6)
+        for n in range(24)
     ],
 }
 REAL_SUMMARY = {
@@ -283,51 +293,104 @@ REAL_SUMMARY = {
     "args": {},
     "num_gpu_blocks": 40,
 }
-LAYERS = ("layernorm", "qkv_proj", "rotary_emb", "o_proj", "gate_up_proj", "act_fn", "down_proj", "embedding")
-DENSE = "layer,tokens,time_us\n" + "".join(
-    f"{layer},{size},{3 + size / 100}\n" for layer in (*LAYERS, "final_layernorm") for size in (1, 64, 512)
-)
-HEADS = "layer,sequences,time_us\n" + "".join(f"lm_head,{size},{5 + size}\n" for size in (1, 8, 64))
-ATTENTION = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n" + "".join(
-    f"{chunk},{history},{decodes},{context},{4 + chunk / 9 + decodes}\n"
-    for chunk, history, decodes, context in (
-        (16, 0, 0, 0),
-        (64, 0, 0, 0),
-        (64, 64, 0, 0),
-        (0, 0, 1, 16),
-        (0, 0, 1, 64),
-        (0, 0, 4, 16),
-        (0, 0, 4, 64),
-        (64, 0, 4, 16),
-        (64, 0, 4, 64),
-    )
-)
-BUNDLE_META = "hardware: H100\nmodel: meta-llama/Llama-3.1-8B\nvariant: bf16\n"
 SERVER_LOG = "".join(
-    f"INFO 01-01 10:10:1{n} [loggers.py] Engine 000: Iteration({n}): 1 context requests, 20 context tokens, "
+    f"INFO 01-01 10:10:1{n} [loggers.py] Engine 000: Iteration({n}): 1 context requests, {20 + n} context tokens, "
     f"2 generation requests, 2 generation tokens, iteration elapsed time: 9.{n}0 ms\n"
     for n in range(3)
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """``files`` by name, of which those in ``mutated`` are changed; ``line`` is the command, in their directory."""
-
-    name: str
-    line: str
-    files: dict[str, bytes]
-    mutated: tuple[str, ...]
-    differs: bool = False
-    """Whether exit code 1, a difference found, is an answer."""
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=1).encode()
-
-
-def _lines(values: Sequence[Any]) -> bytes:
-    return "".join(json.dumps(value) + "\n" for value in values).encode()
+RUN = "run --cluster-config c.json --dataset w.jsonl --log-interval 0 --output o.csv"
+AIPERF = {
+    "metadata": {"request_start_ns": 5, "benchmark_phase": "profiling", "was_cancelled": False},
+    "metrics": {
+        "input_sequence_length": {"value": 10, "unit": "tokens"},
+        "output_sequence_length": {"value": 3, "unit": "tokens"},
+        "time_to_first_token": {"value": 100.0, "unit": "ms"},
+        "request_latency": {"value": 140.0, "unit": "ms"},
+        "inter_chunk_latency": {"value": [15.0, 25.0], "unit": "ms"},
+    },
+    "error": None,
+}
+CALIBRATION = {
+    "format": 1,
+    "penstock": "",
+    "source": "bench.json",
+    "date": "",
+    "method": "",
+    "cost": "kernels",
+    "cost_basis": ["a"],
+    "deployment": {
+        "hardware": "H100",
+        "model": "meta-llama/Llama-3.1-8B",
+        "model_shape": "hidden 4096, vocabulary 128256, 32 layers of 32 heads (8 KV) x 128, MLP 14336",
+        "dtype": "bfloat16",
+        "tp_size": 1,
+        "pp_size": 1,
+    },
+    "parameters": {
+        name: {"value": 1.5, "low": 1, "high": 2, "prior": 1, "identified": True}
+        for name in (
+            "host_step_ns",
+            "host_to_stage_ns",
+            "request_ns",
+            "prefill_factor",
+            "decode_factor",
+            "prefill_step_ns",
+        )
+    },
+    "noise": {"sigma": 0.1, "correlation": 0.5},
+    "error": "",
+    "held_out": {"a": 1},
+    "notes": ["b"],
+}
+CHAT_STUDY = {
+    "model": "mixture.json",
+    "generate": {
+        "num_requests": 100,
+        "input_toks": "fixed:20",
+        "output_toks": "uniform:1,4",
+        "prefix_groups": 1,
+        "prefix_tokens": 8,
+        "seed": 1,
+    },
+    "arrivals": "gamma",
+    "burstiness": 2,
+    "rate": 400,
+    "slo": ["ttft_p99 < 2 s", "tpot_p50 < 200 ms"],
+    "seeds": 1,
+    "max_requests": 100,
+    "tolerance": 0.5,
+    "gpus_per_node": 2,
+    "memory_utilization": 0.8,
+    "instance": {"block_size": 16, "engine_overhead": "none"},
+    "search": {
+        "method": "optuna",
+        "trials": 2,
+        "seed": 1,
+        "exhaustive_up_to": 1,
+        "early_stop": 1.5,
+        "pilot_requests": 50,
+    },
+    "space": [
+        {
+            "hardware": ["H100"],
+            "gpus": [1],
+            "tp": [1],
+            "pp": [1],
+            "partition": ["even"],
+            "replicas": "fill",
+            "max_num_seqs": [8],
+            "max_num_batched_tokens": 256,
+            "max_in_flight": "pp+1",
+            "policy": "vllm",
+            "dtype": "bfloat16",
+            "kv_cache_dtype": "auto",
+            "async_scheduling": False,
+            "router": "LOAD",
+        }
+    ],
+}
 
 
 @cache
@@ -335,60 +398,149 @@ def kinds() -> tuple[Kind, ...]:
     """All of them."""
     import yaml
 
-    base = {"c.json": _json(CLUSTER), "w.jsonl": _lines(FLAT)}
-    run = "run --cluster-config c.json --dataset w.jsonl --log-interval 0 --output o.csv"
+    base = {"c.json": document(CLUSTER), "w.jsonl": lines(FLAT)}
+    run = RUN
     found: list[Kind] = []
 
     def add(
-        name: str, line: str, files: dict[str, bytes], mutated: Sequence[str], *, differs: bool = False
+        name: str, line: str, files: Mapping[str, bytes], mutated: Sequence[str], *, differs: bool = False
     ) -> None:
         found.append(Kind(name, line, {**base, **files}, tuple(mutated), differs))
 
     add("cluster", run, {}, ["c.json"])
-    add("workload", "workload info w.jsonl", {"w.jsonl": _lines([*FLAT, SESSION, MOONCAKE])}, ["w.jsonl"])
-    add(
-        "packed workload", "workload convert w.gz -o o.jsonl", {"w.gz": gzip.compress(_lines(FLAT))}, ["w.gz"]
-    )
+    add("workload", "workload info w.jsonl", {"w.jsonl": lines([*FLAT, SESSION, MOONCAKE])}, ["w.jsonl"])
+    add("packed workload", "workload convert w.gz -o o.jsonl", {"w.gz": gzip.compress(lines(FLAT))}, ["w.gz"])
     add("azure", "workload info a.csv", {"a.csv": AZURE.encode()}, ["a.csv"])
     add("study", "explore s.yaml -o r --workers 1", {"s.yaml": yaml.safe_dump(STUDY).encode()}, ["s.yaml"])
     for name, recording in (("recording", RECORDING), ("group", GROUP), ("apart", APART), ("tier", TIER)):
         line = "validate schedule r.json --dump o.jsonl"
-        add(name, line, {"r.json": _json(recording)}, ["r.json"], differs=True)
-    own = json.loads(_json(CLUSTER).replace(b"meta-llama/Llama-3.1-8B", b"m.json"))
+        add(name, line, {"r.json": document(recording)}, ["r.json"], differs=True)
+    own = json.loads(document(CLUSTER).replace(b"meta-llama/Llama-3.1-8B", b"m.json"))
     own["nodes"][0]["instances"][0]["pp_layer_partition"] = [2, 2]
-    add("model", run, {"m.json": _json(MODEL), "c.json": _json(own)}, ["m.json"])
+    add("model", run, {"m.json": document(MODEL), "c.json": document(own)}, ["m.json"])
     bench = "validate bench c.json --bench b.json --json o.json"
-    add("vllm bench", bench, {"b.json": _json(BENCH)}, ["b.json"])
-    add("guidellm", bench, {"b.json": _json(GUIDELLM)}, ["b.json"])
+    add("vllm bench", bench, {"b.json": document(BENCH)}, ["b.json"])
+    add("guidellm", bench, {"b.json": document(GUIDELLM)}, ["b.json"])
     add("serving csv", bench, {"b.json": SERVING_CSV.encode()}, ["b.json"])
-    add("request times", bench, {"b.json": _lines(MEASURED)}, ["b.json"])
+    add("request times", bench, {"b.json": lines(MEASURED)}, ["b.json"])
     add(
         "server log",
         f"{bench} --log l.log",
-        {"b.json": _json(BENCH), "l.log": SERVER_LOG.encode()},
+        {"b.json": document(BENCH), "l.log": SERVER_LOG.encode()},
         ["l.log"],
     )
     add(
         "measured run",
         "validate measured m --dataset w.jsonl --plot o.html",
-        {"m/cluster.json": _json(CLUSTER), "m/meta.json": _json(META), "m/requests.jsonl": _lines(MEASURED)},
+        {
+            "m/cluster.json": document(CLUSTER),
+            "m/meta.json": document(META),
+            "m/requests.jsonl": lines(MEASURED),
+        },
         ["m/meta.json", "m/requests.jsonl"],
     )
-    real = {f"real/{name}.jsonl.gz": gzip.compress(_lines(rows)) for name, rows in REAL_RUN.items()}
-    real["real/summary.json"] = _json(REAL_SUMMARY)
+    real = {f"real/{name}.jsonl.gz": gzip.compress(lines(rows)) for name, rows in REAL_RUN.items()}
+    real["real/summary.json"] = document(REAL_SUMMARY)
     add("real run", "validate pipeline real", real, sorted(real), differs=True)
-    bundle = {
-        f"p/H100/meta-llama/Llama-3.1-8B/bf16/{name}": text.encode()
-        for name, text in (
-            ("meta.yaml", BUNDLE_META),
-            ("tp1/dense.csv", DENSE),
-            ("tp1/per_sequence.csv", HEADS),
-            ("tp1/attention.csv", ATTENTION),
-        )
-    }
-    add("bundle", f"{run} --profile-root p", bundle, sorted(bundle))
-    add("bundle to fit", "profile fit p/H100/meta-llama/Llama-3.1-8B/bf16 -o o.json", bundle, sorted(bundle))
+    add("bundle", f"{run} --profile-root p", bundle(), sorted(bundle()))
+    add("bundle to fit", f"profile fit {BUNDLE} -o o.json", bundle(), sorted(bundle()))
+    for further in (_clusters, _other_profiles, _made, _commands):
+        further(add)
     return tuple(found)
+
+
+def _clusters(add: Any) -> None:
+    """Every member of a cluster config, each in its way."""
+    models = {
+        "mixture.json": document(clusters.MIXTURE),
+        "latent.json": document(clusters.LATENT),
+        clusters.PIM_FILE: clusters.PIM.encode(),
+    }
+    for name, config in (
+        ("two nodes", clusters.two_nodes()),
+        ("apart cluster", clusters.apart()),
+        ("tiers", clusters.tiers()),
+        ("placed", clusters.placed()),
+        ("in memory", clusters.in_memory()),
+        ("ranks", clusters.ranks()),
+        ("grouped", clusters.grouped()),
+    ):
+        add(name, f"{RUN} --report o.html", {**models, "c.json": document(config)}, ["c.json"])
+    latent = {**models, "c.json": document(clusters.ranks("latent.json"))}
+    add("latent model", RUN, latent, ["latent.json"])
+    add("mixture", RUN, {**models, "c.json": document(clusters.grouped())}, ["mixture.json"])
+    experts = {
+        **models,
+        **bundle(),
+        "p/H100/moe_perf.csv": EXPERTS.encode(),
+        "c.json": document(clusters.grouped()),
+    }
+    add("experts", f"{RUN} --profile-root p", experts, ["p/H100/moe_perf.csv"])
+    in_memory = {**models, "c.json": document(clusters.in_memory())}
+    add("pim file", RUN, in_memory, [clusters.PIM_FILE])
+
+
+def _other_profiles(add: Any) -> None:
+    """Layouts that ``penstock profile`` reads."""
+    old = {"old/tp1/layers.csv": OLD_LAYERS.encode(), "old/tp1/attention.csv": OLD_ATTENTION.encode()}
+    add("old profile", "profile import old -o q --hardware H100 --model a/b", old, sorted(old))
+    vidur = {"mlp.csv": VIDUR.encode()}
+    add("vidur profile", "profile import mlp.csv -o q --hardware H100 --model a/b", vidur, sorted(vidur))
+    add("links", "profile network net -o o.json", network(), sorted(network()))
+    add("real turns", "validate schedule t", real_turns(), sorted(real_turns()), differs=True)
+    one = {**bundle(), **{name.replace("p/", "perf/perf/", 1): data for name, data in bundle().items()}}
+    add("profiles to calibrate", "profile calibrate perf -o o.json", one, sorted(one)[-4:])
+
+
+def _made(add: Any) -> None:
+    """What Penstock writes, read again."""
+    base = {"c.json": document(CLUSTER), "w.jsonl": lines(FLAT)}
+    results = made(base, "run --cluster-config c.json --dataset w.jsonl --log-interval 0 --results A", "A/")
+    results |= {name.replace("A/", "B/", 1): data for name, data in results.items()}
+    add(
+        "results",
+        "compare A B --report o.html",
+        results,
+        [name for name in sorted(results) if name[0] == "A"],
+    )
+    study = {"s.yaml": json.dumps(STUDY).encode()}
+    journal = made({**base, **study}, "explore s.yaml -o r --workers 1", "r/results.jsonl")
+    add("journal", "explore s.yaml -o r --workers 1", {**study, **journal}, sorted(journal))
+    calibration = {"cal.json": document(CALIBRATION)}
+    add("calibration", f"{RUN} --calibration cal.json", calibration, ["cal.json"])
+
+
+def _commands(add: Any) -> None:
+    """The commands that read a cluster, a workload or a search in ways of their own."""
+    mixture = {"mixture.json": document(clusters.MIXTURE)}
+    add(
+        "aiperf",
+        "validate bench c.json --bench b.json --json o.json",
+        {"b.json": lines([AIPERF] * 3)},
+        ["b.json"],
+    )
+    bench = {"b.json": document(BENCH), "l.log": SERVER_LOG.encode()}
+    add("calibrate", "calibrate c.json --bench b.json --log l.log -o o.json", bench, ["b.json", "l.log"])
+    chat = {"s.yaml": json.dumps(CHAT_STUDY).encode(), **mixture}
+    add("chat study", "explore s.yaml -o r --workers 1", chat, ["s.yaml"])
+    slo = "--slo ttft_p99<9s --max-requests 100"
+    add("capacity", f"capacity c.json --dataset w.jsonl {slo} --output o.json", {}, ["c.json", "w.jsonl"])
+    add("advise", "advise c.json --dataset w.jsonl --report o.html", {}, ["c.json", "w.jsonl"])
+    add("chakra", "export chakra c.json --dataset w.jsonl --output et", {}, ["c.json", "w.jsonl"])
+    add(
+        "mix",
+        "workload mix --part w.jsonl:1 --part a.csv:2:1 -n 5 -o o.jsonl",
+        {"a.csv": AZURE.encode()},
+        ["w.jsonl", "a.csv"],
+    )
+    sampled = "workload generate -n 5 --lengths-from w.jsonl -o o.jsonl"
+    add("lengths", sampled, {"w.jsonl": lines([*FLAT, SESSION, MOONCAKE])}, ["w.jsonl"])
+    tokenizer = {
+        "tok/tokenizer.json": TOKENIZER.encode(),
+        "tok/tokenizer_config.json": TOKENIZER_CONFIG.encode(),
+    }
+    served = "serve c.json --port 0 --tokenizer tok --record rec"
+    add("served", served, tokenizer, ["c.json", *sorted(tokenizer)])
 
 
 OPTIONS = (
@@ -402,24 +554,3 @@ OPTIONS = (
     "size --model meta-llama/Llama-3.1-8B --rate 1 --slo ttft_p99<2s --hardware H1:1 --workload w.jsonl -o r",
 )
 """Command lines whose words are mutated."""
-
-
-def write(kind_files: dict[str, bytes], directory: Path) -> None:
-    """Write the files of a case."""
-    for name, data in kind_files.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def state(directory: Path) -> dict[str, bytes]:
-    """All files below a directory."""
-    found: dict[str, bytes] = {}
-    for root, _, names in os.walk(directory):
-        for name in names:
-            path = Path(root) / name
-            found[str(path.relative_to(directory))] = path.read_bytes()
-    return found
-
-
-Mutate = Callable[[bytes], bytes]

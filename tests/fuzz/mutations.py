@@ -30,10 +30,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 
-from fuzz.inputs import OPTIONS, Kind, kinds, state, write
+from fuzz.inputs import OPTIONS, kinds
+from fuzz.kind import Kind, state, write
 from penstock.cli.main import main
 
 SECONDS = 60
@@ -174,7 +176,12 @@ def defect_of(seed: int, directory: Path) -> str | None:
     handler = signal.signal(signal.SIGPROF, hang)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
-        with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.chdir(directory),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            mock.patch("penstock.server.serve.run", lambda _, ready: ready()),
+        ):
             main(words)
     except SystemExit as end:
         code = end.code or 0

@@ -6,7 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
-from fuzz.inputs import kinds, state, write
+from fuzz.inputs import kinds
+from fuzz.kind import state, write
 from fuzz.mutations import judged, run
 from penstock.cli.main import main
 

@@ -60,6 +60,38 @@ class _Stage:
         return self.npus * self.power.idle_w
 
 
+class _Followed:
+    """What an instance draws above idle, by interval until it is taken: spans within one interval are summed, so that
+    memory does not depend on its length; those over an edge are kept."""
+
+    def __init__(self, interval_ns: int) -> None:
+        self._interval_ns = interval_ns
+        self._within: dict[int, float] = {}
+        self._over_edges: list[tuple[Int64Array, Int64Array, float]] = []
+
+    def add(self, begin_ns: Int64Array, end_ns: Int64Array, watts: float) -> None:
+        """Count spans [begin, end)."""
+        first, last = begin_ns // self._interval_ns, (end_ns - 1) // self._interval_ns
+        inside = first == last
+        intervals, place = np.unique(first[inside], return_inverse=True)
+        spent = np.bincount(place, weights=(end_ns - begin_ns)[inside], minlength=len(intervals)) * watts
+        for interval, amount in zip(intervals.tolist(), spent.tolist(), strict=True):
+            self._within[interval] = self._within.get(interval, 0.0) + amount
+        if not inside.all():
+            self._over_edges.append((begin_ns[~inside], end_ns[~inside], watts))
+
+    def take(self, begin_ns: int, end_ns: int) -> float:
+        """W x ns in an interval; it and those before it are let go."""
+        interval = begin_ns // self._interval_ns
+        total = self._within.get(interval, 0.0)
+        self._within = {key: amount for key, amount in self._within.items() if key > interval}
+        for begin, end, watts in self._over_edges:
+            overlap = np.minimum(end, end_ns) - np.maximum(begin, begin_ns)
+            total += float(overlap[overlap > 0].sum()) * watts
+        self._over_edges = [span for span in self._over_edges if int(span[1].max()) > end_ns]
+        return total
+
+
 class EnergyMeter:
     """A TurnSink that measures the instances of a cluster from ``origin_ns``, when the first request arrives.
 
@@ -77,7 +109,7 @@ class EnergyMeter:
         self._standby: list[list[tuple[Int64Array, Int64Array, float]]] = [[] for _ in cluster.instances]
         self._steps = [StepEnergies() if keep_steps else None for _ in cluster.instances]
         self._moved_j = [[0.0, 0.0] for _ in cluster.instances]
-        self._recent: list[list[tuple[Int64Array, Int64Array, float]]] = []
+        self._followed: list[_Followed] = []
         for spec in cluster.instances:
             self._stages.append([_stage(spec, stage, cluster) for stage in range(spec.pp_size)])
             home = self._home(spec)
@@ -112,7 +144,8 @@ class EnergyMeter:
             self._measure(chunk.instance, stage, begin, end)
             busy.append((begin, end))
             step_j += (end - begin) * (stage.active_w / NS_PER_S)
-        self._busy[chunk.instance].append(merged(busy))
+        if self._home(self._cluster.instances[chunk.instance]) is not None:
+            self._busy[chunk.instance].append(merged(busy))
         per_token, per_step, _ = self._traffic[chunk.instance]
         at_ns, tokens = chunk.column("update_ns")[ran], chunk.column("tokens")[ran]
         link_j = tokens.astype(np.float64) * per_token
@@ -136,23 +169,20 @@ class EnergyMeter:
         return busy_ns * (spec.model.num_layers * (spec.pim.active_w - spec.pim.idle_w) / NS_PER_S)
 
     def npu_power_w(self, instance: int, begin_ns: int, end_ns: int) -> float:
-        """Mean power of an instance's NPUs in [begin, end), asked for in the order of time, once all turns scheduled
-        before the end have been measured."""
+        """Mean power of an instance's NPUs in [begin, end), one of the intervals that :meth:`follow` says, the last of
+        which may be cut short: asked for in the order of time, once all turns scheduled before the end have been
+        measured."""
         watts = sum(stage.idle_w for stage in self._stages[instance])
-        spans = self._recent[instance]
-        for begin, end, above_w in spans:
-            overlap = np.minimum(end, end_ns) - np.maximum(begin, begin_ns)
-            watts += float(overlap[overlap > 0].sum()) * above_w / (end_ns - begin_ns)
+        watts += self._followed[instance].take(begin_ns, end_ns) / (end_ns - begin_ns)
         for stage in self._stages[instance]:
             if stage.end_ns is not None:
                 until = min(stage.end_ns + min(stage.power.standby_ns, NEVER_NS - stage.end_ns), end_ns)
                 watts += max(until - max(stage.end_ns, begin_ns), 0) * stage.standby_w / (end_ns - begin_ns)
-        self._recent[instance] = [span for span in spans if len(span[1]) and int(span[1].max()) > end_ns]
         return watts
 
-    def follow(self) -> None:
-        """Keep what :meth:`npu_power_w` needs."""
-        self._recent = [[] for _ in self._stages]
+    def follow(self, interval_ns: int) -> None:
+        """Keep what :meth:`npu_power_w` needs, of intervals of this length from 0 on."""
+        self._followed = [_Followed(interval_ns) for _ in self._stages]
 
     def _measure(self, instance: int, stage: _Stage, begin: Int64Array, end: Int64Array) -> None:
         """Steps of a stage, in order, and what lies between them."""
@@ -164,9 +194,9 @@ class EnergyMeter:
         self._sums.spread(_NPU, begin, end, stage.active_w / NS_PER_S)
         waits = after > before
         self._add_standby(instance, stage, before[waits], after[waits])
-        if self._recent:
-            self._recent[instance].append((begin, end, stage.active_w))
-            self._recent[instance].append((before[waits], after[waits], stage.standby_w))
+        if self._followed:
+            self._followed[instance].add(begin, end, stage.active_w)
+            self._followed[instance].add(before[waits], after[waits], stage.standby_w)
 
     def _add_standby(self, instance: int, stage: _Stage, begin: Int64Array, end: Int64Array) -> None:
         self._sums.spread(_NPU, begin, end, stage.standby_w / NS_PER_S)

@@ -15,6 +15,7 @@ from penstock.engine.build import build_instances
 from penstock.engine.observer import Observer, StepView
 from penstock.engine.simulation import Simulation
 from penstock.errors import Problem, UserError
+from penstock.files.use import FileUse
 from penstock.recording.records import TurnChunk
 from penstock.rendering.chakra import ChakraExport, TracedStep, chakra_schema
 
@@ -54,6 +55,13 @@ def export_chakra(question: ChakraQuestion) -> None:
         problems.append(
             Problem("--instance", f"there is no instance {question.instance}: there are {len(instances)}")
         )
+    else:
+        spec = instances[question.instance]
+        files = [
+            Path(question.output) / f"{question.name}.{npu}.et" for npu in range(spec.tp_size * spec.pp_size)
+        ]
+        reads = {"CLUSTER": question.cluster, "--dataset": question.dataset}
+        problems += FileUse(reads=reads, writes={"--output": files}).problems()
     if problems:
         raise UserError(problems)
     chakra_schema()
@@ -83,13 +91,8 @@ def export_chakra(question: ChakraQuestion) -> None:
     export = ChakraExport(rows, spec.tp_size, spec.pp_size, unit)
     for step in steps:
         export.add(step)
-    directory = Path(question.output)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError([Problem("--output", f"{directory}: {error.strerror}")]) from None
     source = f"penstock: steps {first} to {first + len(steps) - 1} of instance {question.instance}"
-    for path in export.write(directory, question.name, source):
+    for path in export.write(Path(question.output), question.name, source):
         print(path)
 
 

@@ -267,7 +267,7 @@ def _throughput_log(run: Run, display: LiveDisplay, *, logs_words: bool) -> Hear
 
     power_w = None
     if run.energy is not None and any(scenario.cluster.power):
-        run.energy.follow()
+        run.energy.follow(interval_ns)
         power_w = run.energy.npu_power_w
     log = HeartbeatLog(
         run.deployments,
@@ -277,6 +277,7 @@ def _throughput_log(run: Run, display: LiveDisplay, *, logs_words: bool) -> Hear
         start_ns=scenario.workload.first_arrival_ns,
         power_w=power_w,
         summed=llmservingsim_lines if logs_words else None,
+        known_until_ns=run.known_until_ns,
     )
     run.listen(log)
     return log

@@ -85,6 +85,7 @@ def import_command(
         from penstock.profiling.database import import_database, wanted_tables
 
         wanted = wanted_tables(hardware, model, tp, (dtype, kv_cache_dtype), engine)
+        FileUse(reads={}, writes={"--output": output / hardware / model / "meta.yaml"}).check()
         typer.echo(f"wrote {import_database(wanted, output)}")
         return
     # The bundle's files are named after what is imported; this one is always among them.

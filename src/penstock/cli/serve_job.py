@@ -15,7 +15,7 @@ from penstock.cli.job import Inputs
 from penstock.cli.without_files import in_flags
 from penstock.errors import Problem, UserError, nearest
 from penstock.files.use import FileUse
-from penstock.rendering.result import RunContext
+from penstock.rendering.result import SAVED_FILES, RunContext
 from penstock.rendering.summary import render_deployment
 from penstock.workload.lengths import Lengths, parse_lengths
 from penstock.workload.workload import Workload
@@ -79,8 +79,16 @@ def serve_job(inputs: Inputs, options: Mapping[str, Any], wishes: Wishes) -> Non
     resolved = inputs.resolve(options, problems, lambda _: Workload.empty())
     lengths = wishes.check(problems)
     files = FileUse(
-        reads={"CLUSTER": inputs.cluster or inputs.cluster_config, "--tokenizer": wishes.tokenizer},
-        writes={"--record": None if wishes.record is None else str(Path(wishes.record) / "workload.jsonl")},
+        reads={
+            "CLUSTER": inputs.cluster or inputs.cluster_config,
+            "--tokenizer": wishes.tokenizer,
+            "--calibration": options.get("calibration") or None,
+        },
+        writes={
+            "--record": [Path(wishes.record) / name for name in ("workload.jsonl", *SAVED_FILES)]
+            if wishes.record
+            else None
+        },
     )
     problems += files.problems()
     try:
@@ -90,6 +98,7 @@ def serve_job(inputs: Inputs, options: Mapping[str, Any], wishes: Wishes) -> Non
         raise UserError([*problems, *found]) from None
     if problems or lengths is None:
         raise UserError(problems)
+    files.check()  # once more: what the inputs name has been read too
     if resolved.cluster_name:
         scenario = replace(scenario, cluster=replace(scenario.cluster, source=resolved.cluster_name))
     serving = SessionOptions(

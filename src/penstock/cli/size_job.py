@@ -100,7 +100,8 @@ def _question(options: SizeOptions) -> SizeQuestion:
         known = f"{nearest(options.objective, OBJECTIVES)} ({', '.join(OBJECTIVES)})"
         problems.append(Problem("--objective", f"unknown objective '{options.objective}'{known}"))
     # Its files are named after what is found; one of them stands for the directory.
-    problems += FileUse(reads={}, writes={"--output": options.output / "requests.jsonl"}).problems()
+    reads = {"--workload": None if workload is None or recipe is not None else options.workload}
+    problems += FileUse(reads=reads, writes={"--output": options.output / "requests.jsonl"}).problems()
     if options.profile_root is not None and not Path(options.profile_root).is_dir():
         problems.append(Problem("--profile-root", f"{options.profile_root} is not a directory"))
     if problems or slo is None or workload is None:

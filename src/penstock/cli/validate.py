@@ -59,6 +59,8 @@ def schedule_command(
 
     FileUse(reads={"PATH": recording_files(path)}, writes={"--dump": dump}).check()
     if has_turns(path):
+        if dump is not None:
+            raise UserError([Problem("--dump", f"{path} holds a real run's turns, which are not dumped")])
         raise typer.Exit(report([result := validate_turns(path)], lambda _: typer.echo(result.line)))
     results: list[Result] = []
     with ExitStack() as stack:

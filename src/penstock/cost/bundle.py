@@ -129,6 +129,9 @@ def read_attention_rows(path: Path) -> FloatArray:
     sound = np.isfinite(table) & (table >= 0) & (table <= MAX_US)
     if table.shape[0] == 0 or table.shape[1] != 5 or not sound.all():
         raise UserError([Problem(str(path), "needs rows of five finite numbers, none negative")])
+    missing = [what for what, column in (("chunks", 0), ("decodes", 2)) if not (table[:, column] > 0).any()]
+    if missing:
+        raise UserError([Problem(str(path), f"has no rows of {' and '.join(missing)}")])
     return table
 
 

@@ -203,6 +203,14 @@ class Simulation:
         aborts. :meth:`advance` up to then changes nothing."""
         return min(self._arrivals.next_ns(), self._agenda.next_ns())
 
+    def known_until_ns(self, instance: int) -> int:
+        """Before when an instance has no turns but those that the sinks have; what is complete goes to them first.
+        To be asked from within a sink, of another instance: what that one's last turn does may concern this one."""
+        replica = self.instances[instance]
+        replica.log.flush()
+        next_ns = NEVER_NS if replica.next_ns is None else replica.next_ns
+        return min(replica.log.open_since_ns, next_ns, self._arrivals.next_ns())
+
     def forget(self) -> None:
         """Drop the record of what has ended, so that a run without an end stays small: a later :meth:`record` holds
         what comes from here on. Turns go to the sinks first."""

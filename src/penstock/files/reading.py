@@ -6,17 +6,21 @@ import gzip
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from penstock.errors import Problem, UserError
+from penstock.files.memory import machine_bytes
+from penstock.files.pipes import is_pipe, open_to_read
 from penstock.files.use import AnyPath, name_problem, note_read
 
 MAX_CONFIG_BYTES = 64 << 20
 """Of a file that is read as a whole and written by hand or by a tool: unpacked."""
 
 MAX_TABLE_BYTES = 4 << 30
-"""Of a file of measurements, read as a whole."""
+"""Of a file of measurements, read as a whole; no more than ``MEMORY_SHARE`` of the memory either, as what is made of
+it takes several times as much."""
+
+MEMORY_SHARE = 1 / 16
 
 MAX_LINE_BYTES = 256 << 20
 """A request with a million token ids has some 8 MB."""
@@ -41,7 +45,8 @@ def opened(path: AnyPath) -> Generator[BinaryIO]:
         raise UserError([Problem(shown, problem)])
     try:
         with ExitStack() as stack:
-            file = stack.enter_context(Path(path).open("rb"))
+            opener = open_to_read(path) if is_pipe(path) else path
+            file = stack.enter_context(open(opener, "rb"))  # noqa: PTH123 (a descriptor of a pipe)
             note_read(path)
             if file.peek(2)[:2] == _GZIP_MAGIC:
                 file = cast("BinaryIO", stack.enter_context(gzip.GzipFile(fileobj=file)))
@@ -58,6 +63,8 @@ def read_bytes(path: AnyPath, limit: int = MAX_TABLE_BYTES) -> bytes:
     Raises:
         UserError: it cannot be read, or holds more than ``limit`` bytes.
     """
+    memory = machine_bytes()
+    limit = limit if memory is None else min(limit, int(memory * MEMORY_SHARE))
     parts: list[bytes] = []
     size = 0
     with opened(path) as file:

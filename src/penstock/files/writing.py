@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO, cast
 
 from penstock.errors import Problem, UserError
+from penstock.files.pipes import is_pipe, open_to_write
 from penstock.files.use import is_device_name, was_read
 
 if sys.platform == "win32":
@@ -195,7 +196,10 @@ def _opened_device(path: str | Path, target: Path) -> Generator[BinaryIO]:
                 with os.fdopen(os.dup(stream.fileno()), "wb") as own:
                     yield cast("BinaryIO", own)
                 return
-    with Path(path).open("wb") as direct:
+    with _explained(path):
+        opener = open_to_write(path) if is_pipe(path) else path
+        direct = open(opener, "wb")  # noqa: PTH123, SIM115 (a descriptor of a pipe; closed below)
+    with direct:
         yield direct
 
 

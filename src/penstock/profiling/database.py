@@ -20,7 +20,7 @@ from penstock.cost.question import CostQuestion
 from penstock.cost.tables import AttentionGrid, KernelTables
 from penstock.errors import Problem, UserError, nearest
 from penstock.files.place import Place
-from penstock.files.writing import atomic_write
+from penstock.files.writing import all_or_nothing, atomic_write
 from penstock.profiling.fit import FitResult, as_json, count_numbers, curve_error, fit_curve
 from penstock.spec.model import ModelSpec
 from penstock.spec.model_files import ModelLibrary, load_model
@@ -134,6 +134,12 @@ def import_database(wanted: Wanted, root: Path) -> Path:
     """
     tables = database_tables(wanted)
     directory = root / tables[0].hardware / wanted.model.name / wanted.question(1).variants()[0]
+    with all_or_nothing():
+        _write_bundle(directory, wanted, tables)
+    return directory
+
+
+def _write_bundle(directory: Path, wanted: Wanted, tables: Sequence[KernelTables]) -> None:
     for own in tables:
         folder = directory / f"tp{own.tp_size}"
         _write(folder / "dense.csv", ("layer", "tokens", "time_us"), _curve_rows(own.dense))
@@ -143,7 +149,6 @@ def import_database(wanted: Wanted, root: Path) -> Path:
             _write(folder / "skew_fit.csv", _SKEW_COLUMNS, [(0, "all", "all", "all", "all", SKEW, 0)])
     with atomic_write(directory / "meta.yaml") as file:
         file.write(_meta(wanted, tables))
-    return directory
 
 
 _ATTENTION_COLUMNS = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
@@ -151,7 +156,6 @@ _SKEW_COLUMNS = ("pc", "n_label", "skew_rate_label", "kv_big_label", "kp_label",
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.cost.kernels import kernel_set
 from penstock.errors import Problem, UserError
+from penstock.files.use import FileUse
 from penstock.profiling.old_layout import Profile, write_bundle
 from penstock.profiling.torch_kernels import TorchKernels
 from penstock.spec.layers import GroupedAttention
@@ -73,10 +74,7 @@ def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = l
         raise UserError(problems)
     variant = _VARIANTS[job.dtype]
     directory = root / job.hardware / job.model.name / variant
-    try:
-        directory.mkdir(parents=True, exist_ok=True)  # before measuring for an hour
-    except OSError as error:
-        raise UserError([Problem(str(directory), f"cannot be made: {error.strerror}")]) from error
+    FileUse(reads={}, writes={"--output": directory / "meta.yaml"}).check()  # before measuring for an hour
     profiles = {tp_size: _profile(job, tp_size, torch, progress) for tp_size in job.tp_sizes}
     name = torch.cuda.get_device_name() if job.device.startswith("cuda") else platform.processor() or "CPU"
     meta: dict[str, object] = {

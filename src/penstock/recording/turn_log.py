@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from penstock.recording.records import TURN_COLUMNS, TurnChunk, TurnSink
-from penstock.units import Int64Array
+from penstock.units import NEVER_NS, Int64Array
 
 CHUNK_TURNS = 2048
+_SCHEDULE_COLUMN = TURN_COLUMNS.index("schedule_ns")
 _DONE_COLUMN = TURN_COLUMNS.index("done_ns")
 _UPDATE_COLUMN = TURN_COLUMNS.index("update_ns")
 
@@ -118,6 +119,11 @@ class TurnLog:
             )
         for sink in self._sinks:
             sink.accept(chunk)
+
+    @property
+    def open_since_ns(self) -> int:
+        """When the oldest turn was scheduled that has not been handed on; NEVER_NS if there is none."""
+        return self._cells[_SCHEDULE_COLUMN] if self._cells else NEVER_NS
 
     def busy_ns(self) -> tuple[int, ...]:
         """Compute time of each stage over all turns handed on."""

@@ -43,6 +43,7 @@ _IDLE_LINES_MAX = 1000
 _NEVER_NS = 2**63 - 2
 _TURNS_KEPT_MAX = 8192
 _SUMS = 5
+_LINES_KEPT_MAX = 1024
 
 
 class HeartbeatLog:
@@ -63,17 +64,21 @@ class HeartbeatLog:
         start_ns: int = 0,
         power_w: Callable[[int, int, int], float] | None = None,
         summed: Summed | None = None,
+        known_until_ns: Callable[[int], int] | None = None,
     ) -> None:
         """``instances``, in the order of ``deployments``, tell the depth of the batch queue (else it is taken
         to be ``pp_size``) and how long the engine may pause between two turns (else a millisecond). ``power_w`` is
         asked for the power of an instance in an interval, once all turns of it have come by. ``summed`` makes further
-        lines of all instances' figures, after those of an interval."""
+        lines of all instances' figures, after those of an interval. ``known_until_ns`` is asked, where many lines wait
+        for an instance, before when it has no further turns: one that is idle keeps nobody waiting."""
         if interval_ns <= 0:
             raise ValueError(f"interval_ns is {interval_ns}, must be positive")
         self._write = write
         self._power_w = power_w
         self._summed = summed
         self._interval_ns = interval_ns
+        self._known_until_ns = known_until_ns
+        self._lines_allowed = _LINES_KEPT_MAX
         self._end_ns: int | None = None
         self._logs: dict[int, _InstanceLog] = {}
         for place, deployment in enumerate(deployments):
@@ -91,6 +96,22 @@ class HeartbeatLog:
         if len(chunk.values):
             self._logs[chunk.instance].accept(chunk)
             self._write_before(min(log.next_interval for log in self._logs.values()))
+            if self._known_until_ns is not None and self._lines_kept > self._lines_allowed:
+                self._pass_by(chunk.instance, int(chunk.column("schedule_ns")[-1]))
+
+    @property
+    def _lines_kept(self) -> int:
+        return sum(log.lines_kept for log in self._logs.values())
+
+    def _pass_by(self, instance: int, reached_ns: int) -> None:
+        """Let the others go on to where ``instance`` has come, as far as they have no turns until then."""
+        assert self._known_until_ns is not None
+        self._lines_allowed = 2**63  # what is handed on meanwhile asks for nothing more
+        for index, log in self._logs.items():
+            if index != instance and log.next_interval < reached_ns // self._interval_ns:
+                log.pass_to(min(self._known_until_ns(index), reached_ns))
+        self._write_before(min(log.next_interval for log in self._logs.values()))
+        self._lines_allowed = max(_LINES_KEPT_MAX, 2 * self._lines_kept)
 
     def finish(self, end_ns: int) -> None:
         """Write what is left, up to ``end_ns``, the end of the run; the last line may cover a part of an
@@ -182,6 +203,16 @@ class _InstanceLog:
             self._make_lines(reached_ns // self._interval_ns)
         elif self._turns_pending > self._turns_allowed:
             self._shorten(reached_ns)
+
+    @property
+    def lines_kept(self) -> int:
+        """Lines that wait for those of other instances."""
+        return len(self._lines)
+
+    def pass_to(self, time_ns: int) -> None:
+        """Make the lines of the intervals up to ``time_ns``: there are no further turns before it."""
+        if time_ns // self._interval_ns > self.next_interval:
+            self._make_lines(time_ns // self._interval_ns)
 
     def finish(self, end_ns: int) -> None:
         """Make all lines up to the end of the run."""

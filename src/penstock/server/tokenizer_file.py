@@ -35,8 +35,11 @@ class FileTokenizer:
             self._template, self._special = _chat_template(file.parent)
         except UserError as error:
             raise UserError([Problem(option, str(problem)) for problem in error.problems]) from None
-        except Exception as error:  # the library raises plain Exception
-            raise UserError([Problem(option, f"{file} is no tokenizer: {error}")]) from None
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises plain Exception, and panics that are none
+            told = " ".join(str(error).split())[:200]
+            raise UserError([Problem(option, f"{file} is no tokenizer: {told}")]) from None
         vocabulary: Mapping[str, int] = self._tokenizer.get_vocab(with_added_tokens=False)
         self.max_chars_per_token = max(map(len, vocabulary), default=1)
         self.filler = self._plain_words(vocabulary)
