@@ -19,6 +19,7 @@ from penstock.explore.sizing_report import as_json, text_report, write_choices
 from penstock.explore.slo import Slo, parse_slo
 from penstock.files.place import Place
 from penstock.files.use import FileUse
+from penstock.files.writing import all_or_nothing, atomic_write
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.model_files import ModelLibrary, load_model
 from penstock.spec.prices import find_price, listed_prices
@@ -47,6 +48,7 @@ class SizeOptions:
     prices: Sequence[str]
     max_requests: int
     output: Path
+    report: Path | None
     workers: int
     profile_root: str | None
     as_json: bool
@@ -66,13 +68,21 @@ def run_size(options: SizeOptions) -> None:
     tell = progress_line()
     answers, evaluator = size(question, make_executor, tell)
     tell("")
-    written = write_choices(answers, evaluator, options.output)
+    with all_or_nothing():
+        written = write_choices(answers, evaluator, options.output)
+        if options.report is not None:
+            from penstock.explore.sizing_page import sizing_page
+
+            with atomic_write(options.report) as file:
+                file.write(sizing_page(question, answers, evaluator, options.output))
     if options.as_json:
         typer.echo(json.dumps(as_json(question, answers), indent=2))
     else:
         typer.echo(text_report(question, answers, evaluator, options.output))
     if written:
         typer.echo(f"wrote {len(written)} files to {options.output}", err=True)
+    if options.report is not None:
+        typer.echo(f"wrote {options.report}", err=True)
 
 
 def _question(options: SizeOptions) -> SizeQuestion:
@@ -96,7 +106,9 @@ def _question(options: SizeOptions) -> SizeQuestion:
     if not 1e-6 <= options.rate <= 1e9:
         problems.append(Problem("--rate", "must be a number from 1e-6 to 1e9, requests per second"))
     # Its files are named after what is found; one of them stands for the directory.
-    problems += FileUse(reads={}, writes={"--output": options.output / "requests.jsonl"}).problems()
+    files = {"--output": options.output / "requests.jsonl", "--report": options.report}
+    served = options.workload if Path(options.workload).is_file() else None
+    problems += FileUse(reads={"--workload": served}, writes=files).problems()
     if options.profile_root is not None and not Path(options.profile_root).is_dir():
         problems.append(Problem("--profile-root", f"{options.profile_root} is not a directory"))
     if problems or slo is None or workload is None:
