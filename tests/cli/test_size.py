@@ -92,3 +92,30 @@ def test_mistakes_come_together() -> None:
         "--price: 'H100' is not LABEL=USD",
     ):
         assert words in error
+
+
+def test_a_page_shows_every_choice_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("requests.jsonl").write_text(REQUESTS)
+    question = [
+        *("size", "--model", "meta-llama/Llama-3.1-8B", "--rate", "30", "--workers", "1", "--json"),
+        *("--workload", "requests.jsonl", "--max-requests", "300", "--price", "H100=2"),
+        *("--slo", "ttft_p90<500ms,tpot_p90<30ms", "--hardware", "H100:1,L4:1"),
+    ]
+    code, text, error = invoke(*question, "--report", "size.html")
+    assert (code, error.splitlines()[-1]) == (0, "wrote size.html")
+    choices = [one for answer in json.loads(text)["hardware"] for one in answer["choices"]]
+    page = Path("size.html").read_text(encoding="utf-8")
+    assert "The cheapest that holds 30 requests/s within TTFT p90 &lt; 500 ms" in page
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    points = data["points"]
+    assert len(points) == len(choices)
+    assert page.count("<tr data-point=") == len(choices)
+    assert points[data["best"]]["label"].startswith("H100, TP1")
+    for name, point in points.items():
+        config = json.loads((Path("size-results") / f"{name}.json").read_text())
+        assert point["config"] == config
+        assert f"size-results/{name}.json" in point["command"]
+    code, _, error = invoke(*question, "--report", "requests.jsonl")
+    assert code == 2
+    assert "--report: requests.jsonl cannot be written" in error

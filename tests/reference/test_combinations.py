@@ -11,8 +11,8 @@ from .combinations import REFUSED
 
 
 def tables(page: Path) -> list[list[str]]:
-    """The first column of each table, without its head."""
-    text = page.read_text(encoding="utf-8")
+    """The first column of each table on schedules and clocks, without its head."""
+    text = page.read_text(encoding="utf-8").partition("\n## Modes")[0]
     return [
         [line.split("|")[1].strip() for line in block.splitlines()[2:]]
         for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)

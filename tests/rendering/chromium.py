@@ -16,6 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+AXE = Path(
+    os.environ.get(
+        "PENSTOCK_AXE", Path(__file__).resolve().parent / "node_modules" / "axe-core" / "axe.min.js"
+    )
+)
+WIDTHS, THEMES = (1400, 700), ("light", "dark")
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 _SWITCHES = (
@@ -106,6 +113,21 @@ class Browser:
             if self.problems or time.monotonic() - started > self._timeout_s:
                 raise RuntimeError(f"the charts are not drawn: {self.problems}")
             time.sleep(0.05)
+
+    def faults(self) -> dict[str, list[Any]]:
+        """What axe-core finds serious or critical, by theme and width, of those that have any."""
+        self.evaluate(AXE.read_text(encoding="utf-8") + "; 0")
+        found: dict[str, list[Any]] = {}
+        for theme in THEMES:
+            self.system_theme(theme)
+            for width in WIDTHS:
+                self.resize(width, 1000)
+                found[f"{theme} {width}"] = self.evaluate(
+                    "axe.run(document, { resultTypes: ['violations'] }).then((found) => found.violations"
+                    ".filter((one) => ['serious', 'critical'].includes(one.impact))"
+                    ".map((one) => [one.id, one.nodes.slice(0, 3).map((node) => node.html.slice(0, 160))]))"
+                )
+        return {look: faults for look, faults in found.items() if faults}
 
     def pdf(self) -> bytes:
         """The page as it is printed."""

@@ -4,52 +4,61 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import unicodedata
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from chromium import CHROMIUM, Browser, browser
+from chromium import AXE, CHROMIUM, THEMES, WIDTHS, Browser, browser
 
+from explore.studies import write_study
+from kv_clusters import cluster, instance
 from penstock.api import load_scenario, simulate
 from penstock.calibration.comparison import compare
 from penstock.explore.advise import advise
 from penstock.explore.advise_page import advice_page
 from penstock.explore.capacity import CapacityOptions, find_capacity, latency_curve
 from penstock.explore.capacity_page import capacity_page
-from penstock.explore.load_test import LoadTest
+from penstock.explore.design_point import DesignPoint, Site
+from penstock.explore.load_test import LoadTest, Trial
+from penstock.explore.objectives import pareto_front
+from penstock.explore.report_html import report_page as explore_page
+from penstock.explore.result import OK, PointResult
+from penstock.explore.size_cuts import Cuts
+from penstock.explore.sizing import Choice, HardwareAnswer, SizeQuestion
+from penstock.explore.sizing_page import sizing_page
 from penstock.explore.slo import parse_slo
+from penstock.explore.space import Pruned
+from penstock.explore.study import StudyOutcome
+from penstock.explore.study_spec import load_study
 from penstock.rendering.compare import write_comparison
 from penstock.rendering.page import Cell, Chart, Table, document, facts, picture, section, table, verdict
 from penstock.rendering.report import write_report
 from penstock.rendering.report_data import view_of
+from penstock.rendering.result import SimulationResult
 from penstock.workload.offered_load import Arrivals, OfferedLoad
+from penstock.workload.workload import Workload
 
-AXE = Path(
-    os.environ.get(
-        "PENSTOCK_AXE", Path(__file__).resolve().parent / "node_modules" / "axe-core" / "axe.min.js"
-    )
-)
-WIDTHS, THEMES = (1400, 700), ("light", "dark")
 TEXT_COLOUR = "getComputedStyle(document.querySelector('.chart .xtick text, .chart .xtitle')).fill"
-PAGES = ("run", "compare", "explore", "capacity", "advise", "validate", "calibrate")
+PAGES = ("run", "apart", "compare", "size", "explore", "capacity", "advise", "validate", "calibrate")
 
 
 @pytest.fixture(scope="module")
 def pages(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One of each kind, small."""
     folder = tmp_path_factory.mktemp("pages")
-    cluster = str(repository / "configs/cluster/single_node_pp_instance.json")
+    config = str(repository / "configs/cluster/single_node_pp_instance.json")
     dataset = str(repository / "workloads/example_trace.jsonl")
-    first = simulate(cluster, dataset, num_reqs=40)
-    second = simulate(cluster, dataset, num_reqs=40, max_num_seqs=4)
+    first = simulate(config, dataset, num_reqs=40)
+    second = simulate(config, dataset, num_reqs=40, max_num_seqs=4)
     write_report(first, folder / "run.html")
     write_comparison([view_of(first, "wide"), view_of(second, "narrow")], folder / "compare.html")
-    scenario = load_scenario(cluster, dataset, {"num_reqs": 20})
+    write_report(_apart(), folder / "apart.html")
+    scenario = load_scenario(config, dataset, {"num_reqs": 20})
     advice = advise(scenario.cluster, scenario.workload, scenario.options)
     (folder / "advise.html").write_text(advice_page(advice, "Advice"), encoding="utf-8")
     slo = parse_slo("ttft p90 < 100 ms, tpot p90 < 20 ms")
@@ -58,29 +67,22 @@ def pages(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     curve = latency_curve(load_test, found, 5)
     text = capacity_page(found, curve, slo, load_test, [("capacity", "a number")])
     (folder / "capacity.html").write_text(text, encoding="utf-8")
+    (folder / "size.html").write_text(_size_page(folder), encoding="utf-8")
     (folder / "explore.html").write_text(_explore_page(folder), encoding="utf-8")
     _measured_page(folder / "validate.html")
     (folder / "calibrate.html").write_text(_fit_page(), encoding="utf-8")
     return {name: folder / f"{name}.html" for name in PAGES}
 
 
-def _explore_page(folder: Path) -> str:
-    """Of results that were not simulated: the page is what is tried here."""
-    import sys
+def _apart() -> SimulationResult:
+    """Prefill and decode on instances of their own."""
+    config = cluster(instance(pd_type="prefill"), instance(pd_type="decode", pp_size=2))
+    load = Workload.from_columns([n * 5_000_000 for n in range(12)], [300] * 12, [20] * 12, "twelve")
+    return simulate(config, load)
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "explore"))
-    from studies import write_study  # pyright: ignore[reportMissingImports]
 
-    from penstock.explore.design_point import DesignPoint
-    from penstock.explore.load_test import Trial
-    from penstock.explore.objectives import pareto_front
-    from penstock.explore.report_html import report_page
-    from penstock.explore.result import OK, PointResult
-    from penstock.explore.space import Pruned
-    from penstock.explore.study import StudyOutcome
-    from penstock.explore.study_spec import load_study
-
-    spec = load_study(write_study(folder, slo="ttft p90 < 150 ms, tpot p90 < 25 ms"))
+def _results() -> list[PointResult]:
+    """Of a search that did not take place: the pages are what is tried here."""
 
     def trial(rate: float, ttft_ms: float) -> Trial:
         times = {"ttft_p90": ttft_ms * 1e6, "tpot_p90": 12e6, "ttft_p99": ttft_ms * 2e6, "tpot_p99": 15e6}
@@ -98,34 +100,78 @@ def _explore_page(folder: Path) -> str:
             statistics_ns=times,
         )
 
-    results = []
-    for place, (hardware, tp, replicas, goodput) in enumerate(
-        [("H100", 1, 1, 30.0), ("H100", 2, 1, 48.0), ("L40S", 1, 1, 9.0), ("L40S", 1, 2, 17.0)]
-    ):
-        results.append(
-            PointResult(
-                key=f"k{place}",
-                phase="full",
-                point=DesignPoint(hardware=hardware, tp=tp, pp=1, replicas=replicas),
-                status=OK,
-                rate_per_s=goodput,
-                low_per_s=goodput * 0.9,
-                high_per_s=goodput * 1.1,
-                goodput_per_s=goodput,
-                usd_per_million_tokens=3.0 / goodput,
-                requests=80,
-                limiting_metric="ttft_p90",
-                limiting_cause="compute",
-                limiting_text="stage 0 busy 97%",
-                statistics_ns=trial(goodput, 140).statistics_ns,
-                stages=({"instance": 0, "stage": 0, "busy": 0.9, "engine": 0.1},),
-                trials=tuple(trial(goodput * share, 20 + 130 * share**4) for share in (0.25, 0.5, 1, 1.2)),
-                basis=("compute: made up for this test",),
-            )
+    return [
+        PointResult(
+            key=f"k{place}",
+            phase="full",
+            point=DesignPoint(hardware=hardware, tp=tp, pp=1, replicas=replicas),
+            status=OK,
+            rate_per_s=goodput,
+            low_per_s=goodput * 0.9,
+            high_per_s=goodput * 1.1,
+            goodput_per_s=goodput,
+            usd_per_million_tokens=3.0 / goodput,
+            requests=80,
+            limiting_metric="ttft_p90",
+            limiting_cause="compute",
+            limiting_text="stage 0 busy 97%",
+            statistics_ns=trial(goodput, 140).statistics_ns,
+            stages=({"instance": 0, "stage": 0, "busy": 0.9, "engine": 0.1},),
+            trials=tuple(trial(goodput * share, 20 + 130 * share**4) for share in (0.25, 0.5, 1, 1.2)),
+            basis=("compute: made up for this test",),
         )
+        for place, (hardware, tp, replicas, goodput) in enumerate(
+            [("H100", 1, 1, 30.0), ("H100", 2, 1, 48.0), ("L40S", 1, 1, 9.0), ("L40S", 1, 2, 17.0)]
+        )
+    ]
+
+
+def _explore_page(folder: Path) -> str:
+    spec = load_study(write_study(folder, slo="ttft p90 < 150 ms, tpot p90 < 25 ms"))
+    results = _results()
     front = tuple(pareto_front(results, spec.objectives))
     outcome = StudyOutcome(spec, "exhaustive", tuple(results), Pruned({}, {}), front)
-    return report_page(outcome, folder / "results")
+    return explore_page(outcome, folder / "results")
+
+
+def _size_page(folder: Path) -> str:
+    """One kind of GPU that there are enough of, one that there are not, one that no number of would do."""
+    results = _results()
+    workload = Workload.from_columns([0] * 10, [50] * 10, [10] * 10, "ten")
+    question = SizeQuestion(
+        model="meta-llama/Llama-3.1-8B",
+        rate_per_s=9.0,
+        slo=parse_slo("ttft p90 < 150 ms, tpot p90 < 25 ms"),
+        hardware={"H100": 2, "L40S": 1, "T4": 4},
+        workload=workload,
+        recipe=None,
+        arrivals=Arrivals("poisson"),
+        prices={"H100": 2.99, "L40S": 0.86},
+    )
+
+    def choice(result: PointResult, edge_per_s: float, *, fits: bool) -> Choice:
+        held = replace(result, rate_per_s=9.0)
+        return Choice(at_rate=held, fits=fits, edge=replace(result, rate_per_s=edge_per_s))
+
+    answers = [
+        HardwareAnswer(
+            hardware="H100",
+            available=2,
+            cuts=Cuts(candidates=40),
+            choices=[choice(results[0], 12.0, fits=True), choice(results[1], 30.0, fits=True)],
+        ),
+        HardwareAnswer(
+            hardware="L40S",
+            available=1,
+            cuts=Cuts(candidates=40),
+            choices=[choice(results[3], 9.5, fits=False)],
+        ),
+        HardwareAnswer(hardware="T4", available=4, cuts=Cuts(candidates=9, reasons=["too slow: by far"])),
+    ]
+    site = Site(model=question.model, gpus_per_node=8, networks={}, npu_mem={}, engine={})
+    load = OfferedLoad(workload, question.arrivals)
+    evaluator = cast("Any", SimpleNamespace(site=site, offered_load=load))
+    return sizing_page(question, answers, evaluator, folder / "size-results")
 
 
 def _measured_page(path: Path) -> None:
@@ -280,15 +326,7 @@ class TestInChromium:
             pytest.skip("no axe-core: npm install --prefix tests/rendering")
         chromium.open(pages[name])
         chromium.drawn()
-        chromium.evaluate(AXE.read_text(encoding="utf-8") + "; 0")
-        for theme in THEMES:
-            chromium.system_theme(theme)
-            faults = chromium.evaluate(
-                "axe.run(document, { resultTypes: ['violations'] }).then((found) => found.violations"
-                ".filter((one) => ['serious', 'critical'].includes(one.impact))"
-                ".map((one) => [one.id, one.nodes.slice(0, 3).map((node) => node.html.slice(0, 160))]))"
-            )
-            assert faults == [], theme
+        assert chromium.faults() == {}
 
     @pytest.mark.parametrize("name", PAGES)
     def test_it_prints_with_every_chart(self, chromium: Browser, pages: dict[str, Path], name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from chromium import CHROMIUM, browser
+from chromium import AXE, CHROMIUM, THEMES, WIDTHS, browser
 
 
 @contextmanager
@@ -90,3 +90,23 @@ def test_the_page_updates_in_a_browser(server: Any, tmp_path: Any) -> None:
             one for one in page.problems if "getImageData" not in one
         ] == []  # which this test itself calls
         assert {url.split("/")[2] for url in page.requests} == {server.url.split("/")[2]}
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium in the path: apt-get install chromium")
+def test_the_page_has_the_look_of_all_pages(server: Any, tmp_path: Any) -> None:
+    with browser(tmp_path) as page:
+        page.system_theme("light")
+        page.call("Page.navigate", url=f"{server.url}/penstock")
+        assert until(lambda: page.evaluate("document.querySelectorAll('canvas.gantt').length") == 1)
+        for theme in THEMES:
+            page.system_theme(theme)
+            for width in WIDTHS:
+                page.resize(width, 1000)
+                assert page.evaluate("document.documentElement.dataset.theme") == theme
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if AXE.is_file():
+            assert page.faults() == {}
+        page.evaluate("document.getElementById('theme').click()")
+        assert page.evaluate("document.documentElement.dataset.theme") == "light"
+        assert page.problems == []

@@ -68,6 +68,11 @@ class EnergyReport:
         """The same, with each request's share."""
         return replace(self, requests_j=requests_j, unassigned_j=unassigned_j)
 
+    def columns(self) -> dict[str, Int64Array | list[float]]:
+        """The series over time: ``begin_ns``, ``end_ns``, and mean W by component, ``npu_w``, ``cpu_w``, ...."""
+        watts = {f"{name}_w": values for name, values in self.watts.items()}
+        return {"begin_ns": self.edges_ns[:-1], "end_ns": self.edges_ns[1:], **watts}
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the series over time and the requests."""
         mean = None

@@ -38,6 +38,7 @@ def size_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of configs and requests.")] = Path(
         "size-results"
     ),
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Local processes.")] = os.cpu_count() or 1,
     profile_root: Annotated[
         str | None, typer.Option(help="Profile bundles in LLMServingSim's layout.")
@@ -61,6 +62,7 @@ def size_command(
             objective=objective,
             max_requests=max_requests,
             output=output,
+            report=report,
             workers=workers,
             profile_root=profile_root,
             as_json=as_json,

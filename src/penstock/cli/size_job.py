@@ -19,6 +19,7 @@ from penstock.explore.sizing_report import as_json, text_report, write_choices
 from penstock.explore.slo import Slo, parse_slo
 from penstock.files.place import Place
 from penstock.files.use import FileUse
+from penstock.files.writing import all_or_nothing, atomic_write
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.model_files import ModelLibrary, load_model
 from penstock.spec.prices import find_price, listed_prices
@@ -48,6 +49,7 @@ class SizeOptions:
     objective: str
     max_requests: int
     output: Path
+    report: Path | None
     workers: int
     profile_root: str | None
     as_json: bool
@@ -67,13 +69,21 @@ def run_size(options: SizeOptions) -> None:
     tell = progress_line()
     answers, evaluator = size(question, make_executor, tell)
     tell("")
-    written = write_choices(answers, evaluator, options.output)
+    with all_or_nothing():
+        written = write_choices(answers, evaluator, options.output)
+        if options.report is not None:
+            from penstock.explore.sizing_page import sizing_page
+
+            with atomic_write(options.report) as file:
+                file.write(sizing_page(question, answers, evaluator, options.output))
     if options.as_json:
         typer.echo(json.dumps(as_json(question, answers), indent=2))
     else:
         typer.echo(text_report(question, answers, evaluator, options.output))
     if written:
         typer.echo(f"wrote {len(written)} files to {options.output}", err=True)
+    if options.report is not None:
+        typer.echo(f"wrote {options.report}", err=True)
 
 
 def _question(options: SizeOptions) -> SizeQuestion:
@@ -101,7 +111,8 @@ def _question(options: SizeOptions) -> SizeQuestion:
         problems.append(Problem("--objective", f"unknown objective '{options.objective}'{known}"))
     # Its files are named after what is found; one of them stands for the directory.
     reads = {"--workload": None if workload is None or recipe is not None else options.workload}
-    problems += FileUse(reads=reads, writes={"--output": options.output / "requests.jsonl"}).problems()
+    writes = {"--output": options.output / "requests.jsonl", "--report": options.report}
+    problems += FileUse(reads=reads, writes=writes).problems()
     if options.profile_root is not None and not Path(options.profile_root).is_dir():
         problems.append(Problem("--profile-root", f"{options.profile_root} is not a directory"))
     if problems or slo is None or workload is None:

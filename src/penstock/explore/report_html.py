@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock.accounting.bubbles import CAUSE_NAMES
 from penstock.explore.charts import latency_chart, log_axis, readable, spoken
 from penstock.explore.design_point import cluster_config
 from penstock.explore.evaluate import PILOT
 from penstock.explore.objectives import Objective, values_of
+from penstock.explore.point_pane import BELOW, SCRIPT, beside_pane, shown_in_pane
 from penstock.explore.report import measured_how, point_command, table_rows
 from penstock.explore.result import PointResult
 from penstock.explore.slo import shown_ns
@@ -19,10 +19,6 @@ from penstock.explore.study import StudyOutcome
 from penstock.rendering import page
 from penstock.rendering.page import SERIES, SYMBOLS, Cell, Chart, Table
 
-_ASIDE = (
-    '<aside class="card detail" id="detail" tabindex="0" aria-label="The chosen deployment">'
-    '<p class="soft">A point of a chart, or a row of the table, opens its run here.</p></aside>'
-)
 _CURVES_SHOWN = 8
 _LABELS_SHOWN = 10
 _CHOICES = (
@@ -46,25 +42,16 @@ def report_page(outcome: StudyOutcome, directory: Path) -> str:
     scatter, parallel, curves = _scatter(outcome), _parallel(outcome), _curves(outcome)
     charts = [chart for chart in (scatter, parallel, *curves) if chart is not None]
     winner = outcome.winner
-    points = page.section(
-        "Every deployment",
-        '<div class="card" id="points"><div class="filter"><label for="filter" class="small">show those with</label>'
-        '<input id="filter" type="search" placeholder="H100 TP2"><span id="count" class="soft small" '
-        f'aria-live="polite"></span></div>{page.table(_table(outcome))}</div>',
-    )
     left = page.section(
         "The Pareto front",
         page.picture(scatter),
-        '<div class="card detail" id="detail-below" hidden></div>',
+        BELOW,
     )
     left += page.section("Every choice", page.picture(parallel)) if parallel is not None else ""
     parts = [
         page.verdict(_verdict(outcome)),
         page.facts(_facts(outcome)),
-        '<div class="with-detail"><div>',
-        left,
-        points,
-        f"</div>{_ASIDE}</div>",
+        beside_pane(left, "Every deployment", _table(outcome)),
     ]
     if curves:
         parts.append(page.section("Latency over load", page.columns(*map(page.picture, curves))))
@@ -81,7 +68,7 @@ def report_page(outcome: StudyOutcome, directory: Path) -> str:
         "best": None if winner is None else winner.key,
     }
     title = f"Deployments of {outcome.spec.site.model}"
-    return page.document(title, "".join(parts), charts=charts, data=data, scripts=("explore.js",))
+    return page.document(title, "".join(parts), charts=charts, data=data, scripts=(SCRIPT,))
 
 
 def _measured(outcome: StudyOutcome) -> list[str]:
@@ -368,35 +355,16 @@ def _table(outcome: StudyOutcome) -> Table:
 
 
 def _detail(outcome: StudyOutcome, result: PointResult, directory: Path) -> dict[str, Any]:
-    names = list(result.trials[0].statistics_ns) if result.trials else []
     parts = [f"{result.status}{': ' + result.reason if result.reason else ''}"]
     if result.rate_per_s is not None:
         look = " in the first look" if result.phase == PILOT else ""
         parts.append(f"{result.rate_per_s:.4g} requests/s{look} on {result.gpus} GPUs")
     if result.limiting_text:
         parts.append(f"limited by {result.limiting_metric}: {result.limiting_cause}: {result.limiting_text}")
-    return {
-        "key": result.key,
-        "label": result.point.label,
-        "summary": parts,
-        "basis": list(result.basis),
-        "trial_head": ["requests/s", "seed", *map(readable, names), "within limits"],
-        "trials": [
-            [
-                "all at once" if trial.rate_per_s is None else f"{trial.rate_per_s:g}",
-                str(trial.seed),
-                *("-" if (ns := trial.statistics_ns.get(name)) is None else shown_ns(ns) for name in names),
-                f"{trial.attained:.1%}",
-            ]
-            for trial in result.trials
-        ],
-        "stages": [
-            {
-                "name": f"instance {stage['instance']} stage {stage['stage']}",
-                "parts": [[cause, round(stage[cause], 5)] for cause in CAUSE_NAMES if stage.get(cause)],
-            }
-            for stage in result.stages
-        ],
-        "command": point_command(outcome.spec, result, directory),
-        "config": cluster_config(result.point, outcome.spec.site),
-    }
+    return shown_in_pane(
+        result.key,
+        result,
+        summary=parts,
+        command=point_command(outcome.spec, result, directory),
+        config=cluster_config(result.point, outcome.spec.site),
+    )

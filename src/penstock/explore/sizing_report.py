@@ -75,17 +75,18 @@ def text_report(
 ) -> str:
     """Everything, for a terminal."""
     thought, ruled_out = total_candidates(answers)
-    fitting = [choice for answer in answers for choice in answer.choices if choice.fits]
-    larger = [choice for answer in answers for choice in answer.choices if not choice.fits]
+    choices = in_order(question, answers)
+    fitting = [choice for choice in choices if choice.fits]
+    larger = [choice for choice in choices if not choice.fits]
     parts = [
         f"{question.model} at {question.rate_per_s:g} requests/s, {question.slo}",
         f"{thought:,} candidates, {ruled_out:,} of them ruled out by rules, memory and bounds"
         + _set_aside(answers),
         _table(question, fitting) if fitting else "no deployment holds it on the GPUs that there are",
-        *(_cannot(question, answer) for answer in answers if not answer.fits),
+        *(cannot(question, answer) for answer in answers if not answer.fits),
         f"what would do, with more GPUs:\n\n{_table(question, larger)}" if larger else "",
         _commands(answers, directory),
-        _basis(question, answers, evaluator),
+        "\n".join(basis_lines(question, answers, evaluator)),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -100,8 +101,7 @@ def _set_aside(answers: Sequence[HardwareAnswer]) -> str:
 
 
 def _table(question: SizeQuestion, choices: Sequence[Choice]) -> str:
-    metrics = list(dict.fromkeys(["ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99"]))
-    metrics += [bound.name for bound in question.slo.bounds if bound.name not in metrics]
+    metrics = metrics_of(question)
     head = [
         "deployment",
         "GPUs",
@@ -114,8 +114,8 @@ def _table(question: SizeQuestion, choices: Sequence[Choice]) -> str:
         "J/token",
     ]
     rows = [[*head, "limited by"]]
-    for choice in sorted(choices, key=lambda one: _order(question, one)):
-        result, usd = choice.at_rate, _usd_per_hour(question, choice)
+    for choice in choices:
+        result, usd = choice.at_rate, usd_per_hour(question, choice)
         watts = listed_watts(choice.point.hardware)
         rows.append(
             [
@@ -128,20 +128,31 @@ def _table(question: SizeQuestion, choices: Sequence[Choice]) -> str:
                 "-" if result.usd_per_million_tokens is None else f"{result.usd_per_million_tokens:.3f}",
                 "-" if watts is None else f"{watts * result.gpus:,.0f}",
                 "-" if result.joules_per_token is None else f"{result.joules_per_token:.3f}",
-                _limit(choice),
+                limit_of(choice),
             ]
         )
     return text_table(rows, left=(0,))
 
 
-def _order(question: SizeQuestion, choice: Choice) -> tuple[float, float]:
-    """The cheapest first, unless something else is asked for."""
-    if question.objective != "gpus":
-        return OBJECTIVES[question.objective](choice.at_rate)
-    return _usd_per_hour(question, choice) or 0.0, choice.at_rate.gpus
+def metrics_of(question: SizeQuestion) -> list[str]:
+    """The latencies that are shown: the usual ones, then those of the SLO."""
+    bounds = (bound.name for bound in question.slo.bounds)
+    return list(dict.fromkeys(["ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99", *bounds]))
 
 
-def _limit(choice: Choice) -> str:
+def in_order(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> list[Choice]:
+    """All choices: those that the GPUs suffice for first, the best by the objective first among each; the cheapest
+    where the objective is GPUs."""
+
+    def order(choice: Choice) -> tuple[bool, float, float]:
+        if question.objective != "gpus":
+            return not choice.fits, *OBJECTIVES[question.objective](choice.at_rate)
+        return not choice.fits, usd_per_hour(question, choice) or 0.0, choice.at_rate.gpus
+
+    return sorted(_all(answers), key=order)
+
+
+def limit_of(choice: Choice) -> str:
     """What breaks first as the load grows, and why."""
     edge = choice.edge
     return "-" if edge is None else f"{edge.limiting_metric or '-'}: {edge.limiting_cause or '-'}"
@@ -151,11 +162,12 @@ def _all(answers: Sequence[HardwareAnswer]) -> list[Choice]:
     return [choice for answer in answers for choice in answer.choices]
 
 
-def _usd_per_hour(question: SizeQuestion, choice: Choice) -> float | None:
+def usd_per_hour(question: SizeQuestion, choice: Choice) -> float | None:
+    """None where a price is missing."""
     return choice.point.usd_per_hour(question.prices)
 
 
-def _cannot(question: SizeQuestion, answer: HardwareAnswer) -> str:
+def cannot(question: SizeQuestion, answer: HardwareAnswer) -> str:
     """Why a hardware has no row, and how many GPUs would do."""
     text = f"{answer.available} {answer.hardware} cannot:"
     reasons = [f"  {reason}" for reason in _told(answer)]
@@ -190,7 +202,8 @@ def _commands(answers: Sequence[HardwareAnswer], directory: Path) -> str:
     )
 
 
-def _basis(question: SizeQuestion, answers: Sequence[HardwareAnswer], evaluator: Evaluator) -> str:
+def basis_lines(question: SizeQuestion, answers: Sequence[HardwareAnswer], evaluator: Evaluator) -> list[str]:
+    """What the figures rest on, how they were measured, and what prices and watts are."""
     results: list[PointResult] = [choice.at_rate for choice in _all(answers)]
     statements = list(dict.fromkeys(line for result in results for line in result.basis))
     told = [f"rests on: {line}" for line in statements]
@@ -207,7 +220,7 @@ def _basis(question: SizeQuestion, answers: Sequence[HardwareAnswer], evaluator:
         )
     if any(listed_watts(label) for label in question.hardware):
         told.append("watts: the makers' maximum board power of the GPUs alone")
-    return "\n".join(told)
+    return told
 
 
 def as_json(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> dict[str, Any]:
@@ -232,7 +245,7 @@ def as_json(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> dict[s
                         "gpus": choice.at_rate.gpus,
                         "fits": choice.fits,
                         "headroom": choice.headroom,
-                        "usd_per_hour": _usd_per_hour(question, choice),
+                        "usd_per_hour": usd_per_hour(question, choice),
                         "usd_per_million_tokens": choice.at_rate.usd_per_million_tokens,
                         "joules_per_token": choice.at_rate.joules_per_token,
                         "statistics_ns": dict(choice.at_rate.statistics_ns),

@@ -64,9 +64,10 @@ def document(
     charts: Sequence[Chart] = (),
     data: Mapping[str, Any] | None = None,
     scripts: Sequence[str] = (),
+    draws: bool = True,
 ) -> str:
     """The whole page. ``scripts`` are assets that come after the shared one and end with ``ready()``; without any the
-    charts are shown as they are. ``data`` is theirs, as ``page``."""
+    charts are shown as they are. ``data`` is theirs, as ``page``. One that ``draws`` no charts is without plotly.js."""
     shown = [
         {"id": one.id, "traces": one.traces, "x": one.x, "y": one.y, "layout": one.layout} for one in charts
     ]
@@ -80,7 +81,7 @@ def document(
         "VERSION": version("penstock"),
         # No "<" at all: neither "</script" nor "<!--" can change how the element is read.
         "DATA": text.replace("<", "\\u003c"),
-        "PLOTLY": asset("plotly-basic.min.js"),
+        "PLOTLY": asset("plotly-basic.min.js") if draws else "",
         "SCRIPT": "\n".join(asset(name) for name in ("theme.js", *(scripts or ("page.js",)))),
     }
     frame = asset("frame.html").split("@@")

@@ -39,4 +39,4 @@ def write_page(
     body = asset("report.html").replace("@@VERDICT@@", verdict).replace("@@DIFFERENCES@@", differences)
     data = {"runs": [page_data(view) for view in views]}
     with atomic_write(path) as file:
-        file.write(document(title, body, data=data, scripts=("gantt.js", "report.js")))
+        file.write(document(title, body, data=data, scripts=("gantt.js", "kv.js", "report.js")))

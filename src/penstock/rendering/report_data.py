@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock.accounting.bubbles import CAUSE_NAMES, BubbleLedger
+from penstock.accounting.metrics import RequestTable
 from penstock.accounting.stage_spans import StageCause, StageSpans
 from penstock.accounting.verdict import verdict
 from penstock.errors import Problem, UserError
@@ -63,15 +64,18 @@ class RunView:
     steps: Mapping[int, Mapping[str, Int64Array]]
     memory: Sequence[Sequence[Sequence[tuple[str, int]]]]
     gantt: Sequence[Mapping[str, Any]] = field(default=())
-    power: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
+    power: Mapping[str, Int64Array | Sequence[float]] = field(
+        default_factory=dict[str, Int64Array | Sequence[float]]
+    )
     kv: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def view_of(result: SimulationResult, name: str = "run") -> RunView:
     """A run that has just ended."""
     document = json.loads(json.dumps(result.summary_json()))
-    finished = result.requests.filter(status="finished")
-    columns = [f"{column}_ns" for column in (*_LATENCIES.values(), "arrival", "finish")]
+    finished = RequestTable.of(result.record)
+    requests = {f"{name}_ns": getattr(finished, f"{name}_ns") for name in _LATENCIES.values()}
+    requests |= {name: finished.column(name) for name in ("arrival_ns", "finish_ns")}
     chunks = list(result.turns()) if result.keeps_turns else []
     memory = [
         [
@@ -93,11 +97,11 @@ def view_of(result: SimulationResult, name: str = "run") -> RunView:
         name=name,
         summary=document["summary"],
         inputs=document["inputs"],
-        requests={column: finished[column].to_numpy() for column in columns},
+        requests=requests,
         steps=_steps_of(chunks),
         memory=memory,
         gantt=_gantt(result, chunks) if result.keeps_stages else (),
-        power={} if result.energy is None else result.power.to_dict(as_series=False),
+        power={} if result.energy is None else result.energy.columns(),
         kv=kv_data(result.record),
     )
 
@@ -189,7 +193,8 @@ def page_data(view: RunView) -> dict[str, Any]:
     waiting = mean_waiting(view)
     for place, instance in enumerate(summary["instances"]):
         causes = stage_causes(instance)
-        title = f"instance {instance['instance']}"
+        role = view.inputs["instances"][place].get("pd_type")
+        title = f"instance {instance['instance']}" + (f" ({role})" if role else "")
         instances.append(
             {
                 "title": title,

@@ -206,11 +206,9 @@ class SimulationResult:
         """
         import polars as pl
 
-        energy = self.energy
-        if energy is None:
+        if self.energy is None:
             raise LookupError("the power of an accelerator is not known: give 'power' in the cluster config")
-        watts = {f"{name}_w": values for name, values in energy.watts.items()}
-        return pl.DataFrame({"begin_ns": energy.edges_ns[:-1], "end_ns": energy.edges_ns[1:], **watts})
+        return pl.DataFrame(self.energy.columns())
 
     @cached_property
     def legs(self) -> pl.DataFrame:
@@ -389,8 +387,6 @@ class SimulationResult:
         """``summary.json``: inputs, versions, the summary with what every cost rests on. No wall-clock time."""
         from importlib.metadata import version
 
-        import polars as pl
-
         return {
             "format": FORMAT_VERSION,
             "inputs": dict(self.context.inputs),
@@ -398,7 +394,7 @@ class SimulationResult:
                 "penstock": version("penstock"),
                 "python": platform.python_version(),
                 "numpy": np.__version__,
-                "polars": pl.__version__,
+                "polars": version("polars"),
             },
             "summary": self.summary.to_json(),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from starlette.routing import Route
 from penstock.accounting.bubbles import CAUSE_NAMES, BubbleLedger
 from penstock.accounting.stage_spans import StageSpans
 from penstock.engine.observer import Observer, RequestView
+from penstock.rendering.page import document
 from penstock.server.engine_stats import EngineStats
 from penstock.server.lateness import Lateness
 from penstock.server.live import LiveCluster
@@ -25,6 +25,12 @@ WINDOW_S = 3.0
 RECENT_REQUESTS = 1000
 MOST_SPANS = 2000
 """Of a stage in one answer; the latest are sent."""
+_BODY = (
+    '<section class="card verdict" aria-label="State"><p id="state">connecting</p></section>'
+    '<section id="facts" class="facts" aria-label="In short"></section><div id="instances"></div>'
+)
+"""Filled by ``live.js`` from ``/penstock/data``."""
+
 _SAMPLES = 240
 _SAMPLE_EVERY_S = 0.25
 
@@ -97,7 +103,7 @@ class LiveView(Observer):
 
     async def page(self, request: Request) -> Response:
         """``GET /penstock``."""
-        return HTMLResponse(files("penstock.server").joinpath("assets/live.html").read_text(encoding="utf-8"))
+        return HTMLResponse(document("Penstock, live", _BODY, scripts=("live.js",), draws=False))
 
     async def data(self, request: Request) -> Response:
         """``GET /penstock/data``."""

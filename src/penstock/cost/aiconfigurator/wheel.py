@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
-
-import polars as pl
+from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 PACKAGE = "aiconfigurator-core"
 VERSION = "0.12.0"
@@ -100,6 +101,8 @@ def read_rows(path: Path, columns: Sequence[str], where: Mapping[str, Any]) -> p
 
 @lru_cache(maxsize=12)
 def _table(path: Path) -> pl.DataFrame:
+    import polars as pl  # half a second that a run without this wheel need not spend
+
     try:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
