@@ -14,7 +14,7 @@ from penstock.api import load_scenario
 from penstock.errors import Problem, UserError
 from penstock.explore.capacity import Capacity, CapacityOptions, find_capacity, latency_curve
 from penstock.explore.load_test import LoadTest, Trial
-from penstock.explore.slo import Slo, parse_slo, shown_ns
+from penstock.explore.slo import Slo, check_priorities, parse_slo, shown_ns
 from penstock.explore.steady_state import SteadyState
 from penstock.explore.tables import text_table
 from penstock.files.use import FileUse
@@ -96,6 +96,7 @@ def _prepare(question: CapacityQuestion, arrivals: Arrivals, files: FileUse) -> 
         )
         check_arrivals(arrivals, scenario.workload)
         if slo is not None:
+            check_priorities(slo, scenario.workload)
             load_test = LoadTest(
                 scenario.cluster, OfferedLoad(scenario.workload, arrivals), slo, scenario.options
             )
