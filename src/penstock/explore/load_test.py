@@ -18,6 +18,7 @@ from penstock.explore.steady_state import FullThroughput, SteadyRun, SteadyState
 from penstock.recording.records import RunRecord, TurnSink
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.options import RunOptions
+from penstock.statistics.drift import NO_GROWTH
 from penstock.units import NS_PER_S, Int64Array
 from penstock.workload.offered_load import OfferedLoad
 from penstock.workload.workload import Workload
@@ -126,6 +127,25 @@ class LoadTest:
         steady = steady_run(record, int(workload.arrival_ns.max()), self.slo, self._priority(workload))
         return self._steady_trial(record, steady, rate_per_s, seed), steady
 
+    def run_users(self, users: int, think_s: float, seed: int, count: int) -> tuple[Trial, SteadyRun]:
+        """Serve ``count`` requests of a closed loop: ``users`` who think so many seconds on average before each. The
+        trial's rate is what they come to."""
+        workload = self.offered_load.at(math.inf, seed, count)
+        options = replace(self._options, max_concurrency=users, think_time_s=think_s, seed=seed)
+        record = self._run(workload, options=options)
+        sent = [int(RequestTable.of(record).column("arrival_ns").max(initial=0))]
+        sent += [one.arrival_ns for one in record.rejections]
+        steady = steady_run(record, max(sent), self.slo, self._priority(workload))
+        # Users who wait send nothing: what grows while the loop fills up does not go on growing.
+        steady = replace(steady, growth=NO_GROWTH)
+        return self._steady_trial(record, steady, steady.finished_per_s, seed), steady
+
+    def explain_users(self, users: int, think_s: float, count: int, metric: str | None) -> Bottleneck:
+        """Serve again and look where the time of the stages goes."""
+        watch = EdgeWatch(self.cluster)
+        options = replace(self._options, max_concurrency=users, think_time_s=think_s)
+        return watch.bottleneck(self._run(self.offered_load.at(math.inf, 0, count), [watch], options), metric)
+
     def try_as_given(self) -> Trial:
         """Serve the workload with its own arrivals."""
         workload = self.offered_load.as_given()
@@ -151,10 +171,14 @@ class LoadTest:
         bounds = self.slo.bounds if self.slo else ()
         return workload.priority if any(bound.priority is not None for bound in bounds) else None
 
-    def _run(self, workload: Workload, sinks: Sequence[TurnSink] = ()) -> RunRecord:
+    def _run(
+        self, workload: Workload, sinks: Sequence[TurnSink] = (), options: RunOptions | None = None
+    ) -> RunRecord:
         meter = EnergyMeter.of(self.cluster, workload.first_arrival_ns)
         listening = sinks if meter is None else (*sinks, meter)
-        record = Simulation(self.cluster, workload, self._options, sinks=listening, built=self._built).run()
+        record = Simulation(
+            self.cluster, workload, options or self._options, sinks=listening, built=self._built
+        ).run()
         self._joules_per_token = None if meter is None else meter.finish(record).per_token_j
         return record
 

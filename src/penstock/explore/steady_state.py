@@ -271,6 +271,13 @@ class SteadyState:
         return max((self._ratio(name, found.estimate) for name, found in self.bounds_ns.items()), default=0.0)
 
     @property
+    def highest_excess(self) -> float:
+        """The same at the upper ends of the intervals."""
+        if self.overloaded:
+            return math.inf
+        return max((self._ratio(name, found.high) for name, found in self.bounds_ns.items()), default=0.0)
+
+    @property
     def holds(self) -> bool:
         """By the estimates."""
         return self.excess <= 1

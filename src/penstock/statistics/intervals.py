@@ -130,7 +130,8 @@ def sectioned_interval(
     them in all, and the variance comes from the sections' own statistics about that estimate, so that the bias of a
     percentile of few values widens the interval and does not shift it; neighbours within a run that hang together
     widen it by (1 + r) / (1 - r), with the degrees of freedom of :func:`equivalent`. It is computed for logarithms
-    where all figures are positive, since latencies near saturation are skewed. Source: Nakayama, "Confidence intervals for quantiles using sectioning", ACM TOMACS 2014.
+    where all figures are positive, since latencies near saturation are skewed. Source: Nakayama, "Confidence intervals
+    for quantiles using sectioning", ACM TOMACS 2014.
     """
     pooled = float(statistic(np.concatenate(list(runs))))
     cuts = max(-(-sections // len(runs)), 1)

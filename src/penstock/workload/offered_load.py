@@ -38,8 +38,8 @@ class OfferedLoad:
     many of them drawn as it takes, and every other seed has requests of its own: what is asked is how the recipe
     fares, and runs that share their lengths would all err to the same side. Otherwise the workload is all that there
     is: seed 0 has its order, others a shuffled one, and it comes again, shuffled each time, where it is too short. With
-    ``scaled`` arrivals the workload is served whole, in its own order and rhythm, as many times round as it takes; seeds
-    begin elsewhere in it. A session counts as one request: its later calls follow from the run.
+    ``scaled`` arrivals the workload is served whole, in its own order and rhythm, as many times round as it takes;
+    seeds begin elsewhere in it. A session counts as one request: its later calls follow from the run.
     """
 
     def __init__(self, workload: Workload, arrivals: Arrivals, recipe: Recipe | None = None) -> None:
