@@ -100,6 +100,20 @@ def test_the_curve_can_be_a_page(inputs: list[str], tmp_path: Path) -> None:
     assert 'src="http' not in html
 
 
+def test_it_can_be_asked_for_users_who_think(inputs: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "users.json"
+    question = (*inputs, *SHORT, "--slo", "ttft_p90<150ms", "--seeds", "2", "--think-time", "0.5")
+    code, text, error = invoke(*question, "--tolerance", "0.3", "--output", str(out))
+    assert (code, error) == (0, "")
+    found = json.loads(out.read_text())
+    assert f"capacity    {found['users']:,} users (95% interval {found['low']:,} to" in text
+    assert "each thinking 0.5 s on average before the next" in text
+    assert "limited by  ttft_p90: " in text
+    code, _, error = invoke(*question, "--curve", str(tmp_path / "c.csv"))
+    assert code == 2
+    assert "--curve: is latency over requests/s: not of users" in error
+
+
 def test_an_impossible_slo_is_an_error(inputs: list[str]) -> None:
     code, _, error = invoke(*inputs, *SHORT, "--slo", "ttft_p90<1us")
     assert code == 2

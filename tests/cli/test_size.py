@@ -10,6 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from penstock.cli.main import app
+from penstock.explore.capacity import CapacityOptions
+from penstock.explore.design_point import DesignPoint, Site
+from penstock.explore.evaluate import make_evaluator
+from penstock.explore.hold import hold_rate
+from penstock.explore.size_evaluate import HOLD, SizeEvaluator, SizeJob
+from penstock.explore.slo import parse_slo
+from penstock.explore.study_spec import LoadPlan
+from penstock.workload.generate import Recipe, generate
+from penstock.workload.lengths import parse_lengths
+from penstock.workload.offered_load import Arrivals
 
 REQUESTS = "".join(
     json.dumps({"input_toks": 50 + 13 * (n % 17), "output_toks": 4 + n % 9, "arrival_time_ns": n * 10**7})
@@ -45,6 +55,46 @@ def test_a_question_is_answered_in_one_table_with_commands_that_run(
     code, ran, error = invoke(*shlex.split(commands[0])[1:])
     assert (code, error) == (0, "")
     assert "300 finished" in ran
+
+
+def test_what_may_miss_is_no_answer() -> None:
+    recipe = Recipe(
+        num_requests=300,
+        input_tokens=parse_lengths("lognormal:400,0.7", ""),
+        output_tokens=parse_lengths("uniform:4,24", ""),
+    )
+    site = Site(model="meta-llama/Llama-3.1-8B", gpus_per_node=8, networks={}, npu_mem={}, engine={})
+    point = DesignPoint(hardware="H100", tp=1, pp=1, replicas=1, max_num_seqs=16)
+
+    def asked(slo: str, rate: float) -> SizeEvaluator:
+        load = LoadPlan(
+            workload=generate(recipe),
+            recipe=recipe,
+            pilot=None,
+            arrivals=Arrivals(),
+            slo=parse_slo(slo),
+            rate=rate,
+            seeds=1,
+            tolerance=0.1,
+            requests=300,
+            max_requests=300,
+        )
+        return SizeEvaluator(make_evaluator(site, load, {}, None))
+
+    rate = 30.0
+    evaluator = asked("ttft_p99<10s", rate).evaluator
+    options = CapacityOptions(seeds=1, requests=300, max_requests=300)
+    held = hold_rate(evaluator.load_test(point), rate, options, explain=False).held
+    assert held is not None
+    found = held.bounds_ns["ttft_p99"]
+    between, above = (
+        f"ttft_p99<{round(limit)}ns" for limit in ((found.estimate + found.high) / 2, 2 * found.high)
+    )
+    may_miss, holds = (asked(slo, rate)(SizeJob(HOLD, point, rate, 300)) for slo in (between, above))
+    assert holds.status == "ok"
+    assert may_miss.status == "misses"
+    assert "but its 95% interval reaches" in (may_miss.reason or "")
+    assert (may_miss.excess or 0) > 1
 
 
 def test_the_answer_as_json_says_what_was_set_aside_and_why_others_cannot(

@@ -23,6 +23,7 @@ from penstock.explore.steady_state import SteadyState
 from penstock.spec.load import load_cluster
 from penstock.workload.generate import Recipe, generate
 from penstock.workload.lengths import parse_lengths
+from penstock.workload.mix import Part, mixed
 from penstock.workload.offered_load import Arrivals, OfferedLoad
 from penstock.workload.workload import Workload
 
@@ -147,6 +148,24 @@ def test_one_rate_can_be_asked_for(share: float, holds: bool) -> None:
     found = hold_rate(bench, share * capacity, QUICK, explain=False)
     assert (found.held is not None) is holds
     assert (found.broke is None) is holds
+
+
+def test_each_priority_of_a_mix_can_have_bounds_of_its_own() -> None:
+    plain = workload(300)
+    parts = [Part(plain, 0.5, priority=0), Part(plain, 0.5, priority=5)]
+    mix = mixed(parts, [0] * 300)
+    config = cluster(max_num_seqs=8, scheduling_policy="priority")
+    bounds = ("ttft_p90@0<400ms", "ttft_p90@5<400ms", "ttft_p90@0<400ms,ttft_p90@5<20s", "ttft_p90<400ms")
+    urgent, patient, both, all_alike = (
+        find_capacity(load_test(config, slo, mix), QUICK, explain=False) for slo in bounds
+    )
+    # The urgent are hardly held up by the others, whose bound is met at lower rates only.
+    assert urgent.rate_per_s > 1.05 * patient.rate_per_s
+    assert patient.rate_per_s <= all_alike.rate_per_s <= urgent.rate_per_s
+    assert both.broke is not None
+    assert both.broke.worst in ("ttft_p90@0", "ttft_p90@5", "queue")
+    assert set(both.broke.bounds_ns) == {"ttft_p90@0", "ttft_p90@5"}
+    assert patient.rate_per_s < both.rate_per_s <= 1.05 * urgent.rate_per_s
 
 
 def test_more_replicas_serve_more_and_goodput_is_at_most_the_rate() -> None:

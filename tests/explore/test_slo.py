@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 
 from penstock.errors import UserError
-from penstock.explore.slo import Bound, Slo, attained, parse_slo, shown_ns, statistics_ns
+from penstock.explore.slo import (
+    Bound,
+    Slo,
+    attained,
+    check_priorities,
+    parse_slo,
+    shown_ns,
+    statistics_ns,
+)
 from penstock.recording.records import Rejection, RequestLog, RunRecord
+from penstock.workload.workload import Call, Columns, Workload
 
 
 def record(ttft_ms: list[int], tpot_ms: int = 10, rejected: int = 0) -> RunRecord:
@@ -82,6 +91,31 @@ def test_goodput_counts_requests_within_all_limits() -> None:
     slo = parse_slo("ttft_p50<150ms,tpot_p99<50ms,itl_max<1us")
     assert attained(record([100, 150, 151, 400]), slo) == 0.5
     assert attained(record([100], rejected=3), slo) == 0.25
+
+
+def test_a_bound_may_be_on_one_priority() -> None:
+    slo = parse_slo("ttft_p99@0<150ms, ttft max @ 5 < 10 s,tpot_p50<50ms")
+    assert str(slo) == "ttft_p99@0<150 ms,ttft_max@5<10 s,tpot_p50<50 ms"
+    assert parse_slo(str(slo)) == slo
+    priority = np.array([0, 5, 0, 5, 5])
+    run = record([100, 20_000, 140, 300], rejected=1)
+    values = statistics_ns(run, slo, priority)
+    assert values["ttft_max@0"] == 140e6
+    assert values["ttft_p50@5"] == 20_000e6
+    assert values["ttft_max@5"] == math.inf
+    assert values["ttft_p50"] == 300e6
+    # The second is too late for its own bound, the last was rejected; the fourth's has nothing to do with 150 ms.
+    assert attained(run, slo, priority) == 0.6
+
+
+def test_a_bound_on_nobody_is_refused() -> None:
+    columns = Columns()
+    for priority in (0, 5):
+        columns.add(0, Call(5, 5, priority=priority))
+    workload = Workload(columns, "test")
+    check_priorities(parse_slo("ttft_p99@5<1s,ttft_p99@0<2s,tpot_p50<1s"), workload)
+    with pytest.raises(UserError, match=r"'ttft_p99@4<1 s': no request has priority 4 \(0, 5\)"):
+        check_priorities(parse_slo("ttft_p99@4<1s"), workload)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,13 @@ import pytest
 from statistics_queues import FloatArray, Mmpp, lengths_at_arrivals, poisson, waits
 
 from penstock.statistics.drift import drift, growth
-from penstock.statistics.intervals import batch_means_interval, replication_interval, sectioned_interval
+from penstock.statistics.intervals import (
+    batch_means_interval,
+    equivalent,
+    replication_interval,
+    sectioned_interval,
+    unbiased_lag_one,
+)
 from penstock.statistics.warm_up import mser5
 
 Draw = Callable[[np.random.Generator, int], tuple[FloatArray, FloatArray]]
@@ -79,6 +85,24 @@ def test_percentiles_of_waits_lie_within_their_intervals() -> None:
             runs = [simulated(markov, 10 * seed + part)[1000:] for part in range(4)]
             held += expected in sectioned_interval(runs, lambda v, p=percent: float(np.percentile(v, p)))
         assert held >= 93
+
+
+@pytest.mark.parametrize("true", [0.0, 0.3, 0.6])
+def test_the_correlation_of_a_short_series_is_not_too_low(true: float) -> None:
+    found = []
+    for seed in range(400):
+        steps = np.random.default_rng(seed).normal(size=46)
+        for place in range(1, len(steps)):
+            steps[place] += true * steps[place - 1]
+        found.append(unbiased_lag_one([steps[-16:]]))
+    # Estimates below 0 count as 0, those above 0.8 as that: hence the room above and below.
+    assert np.mean(found) == pytest.approx(true, abs=0.11)
+
+
+def test_values_that_hang_together_count_for_fewer() -> None:
+    assert equivalent(12, 0.0) == 12
+    assert equivalent(12, 0.5) == pytest.approx(4)
+    assert equivalent(12, 0.8) == 2
 
 
 def test_the_mmpp_answer_reduces_to_the_plain_one() -> None:

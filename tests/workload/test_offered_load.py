@@ -65,6 +65,23 @@ def test_scaled_arrivals_keep_the_workloads_gaps() -> None:
     assert (nearest <= 2).sum() >= len(first) - 2  # the gap over the seam is the mean one
 
 
+@pytest.mark.parametrize("kind", ["poisson", "constant"])
+def test_runs_of_a_recipe_have_requests_of_their_own(kind: str) -> None:
+    recipe = Recipe(
+        num_requests=400,
+        input_tokens=parse_lengths("uniform:10,500", ""),
+        output_tokens=parse_lengths("uniform:1,50", ""),
+        seed=3,
+    )
+    load = OfferedLoad(generate(recipe), Arrivals(kind), recipe)
+    first, second, again = (sorted(load.at(5.0, seed).input_tokens.tolist()) for seed in (0, 1, 1))
+    assert first == sorted(generate(recipe).input_tokens.tolist())
+    assert first != second == again
+    assert load.at(5.0, 1, 900).input_tokens[:400].tolist() == load.at(5.0, 1, 400).input_tokens.tolist()
+    assert "for each run anew" in load.how(400, several=True)
+    assert load.how(400) == "the workload as it is"
+
+
 def test_infinity_is_all_at_once() -> None:
     assert set(OfferedLoad(plain(), Arrivals()).at(math.inf, 2).arrival_ns) == {0}
 

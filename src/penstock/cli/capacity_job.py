@@ -14,7 +14,7 @@ from penstock.api import load_scenario
 from penstock.errors import Problem, UserError
 from penstock.explore.capacity import Capacity, CapacityOptions, find_capacity, latency_curve
 from penstock.explore.load_test import LoadTest, Trial
-from penstock.explore.slo import Slo, parse_slo, shown_ns
+from penstock.explore.slo import Slo, check_priorities, parse_slo, shown_ns
 from penstock.explore.steady_state import SteadyState
 from penstock.explore.tables import text_table
 from penstock.files.use import FileUse
@@ -53,6 +53,12 @@ def run_capacity(question: CapacityQuestion) -> None:
     )
     slo, load_test = _prepare(question, arrivals, files)
     files.check()
+    think_s = question.options.get("think_time")
+    if think_s is not None:
+        from penstock.cli.users_job import run_users
+
+        run_users(question, load_test, slo, think_s)
+        return
     options = CapacityOptions(
         seeds=question.seeds,
         tolerance=question.tolerance,
@@ -85,17 +91,29 @@ def _prepare(question: CapacityQuestion, arrivals: Arrivals, files: FileUse) -> 
     problems = files.problems()
     if question.curve is not None and not question.curve.endswith((".csv", ".html")):
         problems.append(Problem("--curve", f"must end in .csv or .html, not '{question.curve}'"))
+    think_s = question.options.get("think_time")
+    if think_s is not None:
+        given = {"--curve": question.curve, "--report": question.report}
+        problems += [
+            Problem(name, "is latency over requests/s: not of users (--think-time)")
+            for name, value in given.items()
+            if value is not None
+        ]
+        if not 0 <= think_s <= 1e9:
+            problems.append(Problem("--think-time", f"must be from 0 to 1e9 seconds, not {think_s:g}"))
     slo = None
     try:
         slo = parse_slo(question.slo)
     except UserError as error:
         problems += error.problems
     try:
+        options = {name: value for name, value in question.options.items() if name != "think_time"}
         scenario = load_scenario(
-            question.cluster, question.dataset, question.options, lambda name: f"--{name.replace('_', '-')}"
+            question.cluster, question.dataset, options, lambda name: f"--{name.replace('_', '-')}"
         )
         check_arrivals(arrivals, scenario.workload)
         if slo is not None:
+            check_priorities(slo, scenario.workload)
             load_test = LoadTest(
                 scenario.cluster, OfferedLoad(scenario.workload, arrivals), slo, scenario.options
             )

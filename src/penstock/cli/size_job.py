@@ -16,7 +16,7 @@ from penstock.explore.result import PointResult
 from penstock.explore.size_evaluate import SizeJob
 from penstock.explore.sizing import OBJECTIVES, SizeQuestion, size
 from penstock.explore.sizing_report import as_json, text_report, write_choices
-from penstock.explore.slo import Slo, parse_slo
+from penstock.explore.slo import Slo, check_priorities, parse_slo
 from penstock.files.place import Place
 from penstock.files.use import FileUse
 from penstock.files.writing import all_or_nothing, atomic_write
@@ -101,6 +101,8 @@ def _question(options: SizeOptions) -> SizeQuestion:
     try:
         workload, recipe = _workload(options.workload)
         check_arrivals(arrivals, workload)
+        if slo is not None:
+            check_priorities(slo, workload)
     except UserError as error:
         problems += error.problems
     load_model(options.model, ModelLibrary.near(None), None, Place("--model"), problems)

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import replace
 
+from penstock.engine.users import Users
 from penstock.units import NEVER_NS
 from penstock.workload.request import Request
 from penstock.workload.workload import Workload
@@ -14,21 +15,18 @@ from penstock.workload.workload import Workload
 class Arrivals:
     """In the order of time; of those at one time the workload's own come first.
 
-    With ``max_open`` above 0 the loop is closed: of the workload's requests (sessions as a whole) at most so many are
-    open at a time, and the next one is sent when one ends, no earlier than it arrives. ``next_index`` is a number
-    that no request has yet. ``are_released`` says whether the end of a request may let another come.
+    The workload's requests (sessions as a whole) are sent by ``users``, no earlier than they arrive. ``next_index`` is
+    a number that no request has yet. ``are_released`` says whether the end of a request may let another come.
     """
 
-    def __init__(self, workload: Workload, max_open: int) -> None:
+    def __init__(self, workload: Workload, users: Users) -> None:
         self.next_index = len(workload)
-        self.are_released = workload.has_sessions or max_open > 0
+        self.are_released = workload.has_sessions or users.is_limited
         self._workload = workload
         self._requests: Iterator[Request] = workload.requests()
         self._upcoming: Request | None = next(self._requests, None)
         self._submitted: list[tuple[int, int, Request]] = []
-        self._max_open = max_open or NEVER_NS
-        self._open = 0
-        self._may_open_ns = 0
+        self._users = users
 
     def submit(self, request: Request) -> None:
         """One more, whose ``index`` is at least ``next_index``."""
@@ -42,9 +40,9 @@ class Arrivals:
 
     def _upcoming_ns(self) -> int:
         """When the workload's next request is sent, as far as is known."""
-        if self._upcoming is None or self._open >= self._max_open:
+        if self._upcoming is None:
             return NEVER_NS
-        return max(self._upcoming.arrival_ns, self._may_open_ns)
+        return max(self._upcoming.arrival_ns, self._users.free_ns())
 
     def take(self) -> Request:
         """The next one; somebody must come (:meth:`next_ns`)."""
@@ -52,15 +50,13 @@ class Arrivals:
         if upcoming is None or (self._submitted and self._submitted[0][0] < at_ns):
             return heapq.heappop(self._submitted)[2]
         self._upcoming = next(self._requests, None)
-        self._open += 1
+        self._users.send()
         return upcoming if upcoming.arrival_ns == at_ns else replace(upcoming, arrival_ns=at_ns)
 
     def ended(self, request: Request, at_ns: int) -> None:
-        """A request has ended: its session's next call may come, or, in a closed loop, the workload's next one."""
+        """A request has ended: its session's next call may come, or its user send the workload's next one."""
         call = None if request.session is None else self._workload.next_call(request.index, at_ns)
         if call is not None:
             heapq.heappush(self._submitted, (call.arrival_ns, call.index, call))
-        elif self._max_open < NEVER_NS and request.index < len(self._workload):
-            if self._open == self._max_open:
-                self._may_open_ns = at_ns
-            self._open -= 1
+        elif request.index < len(self._workload):
+            self._users.answered(request.index, at_ns)

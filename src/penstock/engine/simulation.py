@@ -24,6 +24,7 @@ from penstock.engine.replica_build import make_replica
 from penstock.engine.router import make_router
 from penstock.engine.tiers import Tiers
 from penstock.engine.totals import instance_totals
+from penstock.engine.users import Users
 from penstock.errors import Problem, UserError
 from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.network.links import Network
@@ -73,7 +74,9 @@ class Simulation:
         profile_root = Path(self.options.profile_root) if self.options.profile_root else None
         self._built = build_instances(cluster, profile_root) if built is None else list(built)
         self._way_in_ns = [_way_in_ns(one) for one in self._built]
-        self._arrivals = Arrivals(self.workload, self.options.max_concurrency)
+        limit, think_s = self.options.max_concurrency, self.options.think_time_s
+        users = Users(limit, think_s, self.options.seed, len(self.workload))
+        self._arrivals = Arrivals(self.workload, users)
         self._outcomes = Outcomes(keep_token_times=self.options.keep_token_times)
         self._first_arrival_ns: int | None = None
         self._progress = progress

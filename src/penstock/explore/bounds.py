@@ -24,7 +24,7 @@ from penstock.explore.slo import Slo, shown_ns
 from penstock.spec.cluster import InstanceSpec
 from penstock.spec.hardware import HardwareSpec
 from penstock.spec.model import ModelSpec
-from penstock.units import NS_PER_S
+from penstock.units import NS_PER_S, Int64Array
 from penstock.workload.workload import Workload
 
 SLACK = 0.9
@@ -93,7 +93,8 @@ def why_impossible(bounds: Bounds, slo: Slo, workload: Workload) -> str | None:
                 f"{shown_ns(bound.limit_ns)}"
             )
         if bound.metric in ("ttft", "latency"):
-            least = bounds.prompt_ns_per_token * _statistic(workload, bound.statistic)
+            prompts = workload.input_tokens[bound.covers(workload.priority)]
+            least = bounds.prompt_ns_per_token * _statistic(prompts, bound.statistic)
             if least > bound.limit_ns:
                 return (
                     f"{bound.name}: the multiplications of the prompt alone take {shown_ns(least)}, the limit is "
@@ -102,8 +103,7 @@ def why_impossible(bounds: Bounds, slo: Slo, workload: Workload) -> str | None:
     return None
 
 
-def _statistic(workload: Workload, statistic: str) -> float:
-    prompts = workload.input_tokens
+def _statistic(prompts: Int64Array, statistic: str) -> float:
     if statistic == "mean":
         return float(prompts.mean())
     if statistic == "max":

@@ -288,6 +288,19 @@ def missed(state: SteadyState) -> str:
     return f"{bounds[0].name} is {shown_ns(value)}, the limit {shown_ns(bounds[0].limit_ns)}"
 
 
+def unsure(state: SteadyState) -> str:
+    """Why an SLO that holds by the estimates may not hold."""
+    for bound in state.slo.bounds if state.slo else ():
+        found = state.bounds_ns.get(bound.name)
+        if found is not None and found.high > bound.limit_ns:
+            reaches = shown_ns(found.high)
+            return (
+                f"{bound.name} is {shown_ns(found.estimate)}, but its 95% interval reaches {reaches}, the limit "
+                f"{shown_ns(bound.limit_ns)}"
+            )
+    return "runs as long as allowed are too short to be sure that the queue does not grow"
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 

@@ -18,7 +18,8 @@ from penstock.explore.steady_state import FullThroughput, SteadyRun, SteadyState
 from penstock.recording.records import RunRecord, TurnSink
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.options import RunOptions
-from penstock.units import NS_PER_S
+from penstock.statistics.drift import NO_GROWTH
+from penstock.units import NS_PER_S, Int64Array
 from penstock.workload.offered_load import OfferedLoad
 from penstock.workload.workload import Workload
 
@@ -89,7 +90,7 @@ class LoadTest:
         self.cluster = cluster
         self.offered_load = offered_load
         self.slo = slo
-        gaps = slo is not None and any(bound.metric == "itl" for bound in slo.bounds)
+        gaps = slo is not None and slo.has_gaps
         self._options = replace(options or RunOptions(), record="requests", keep_token_times=gaps)
         root = Path(self._options.profile_root) if self._options.profile_root else None
         self._built = build_instances(cluster, root)
@@ -122,18 +123,39 @@ class LoadTest:
         workload = self.offered_load.at(rate_per_s, seed, count)
         record = self._run(workload)
         if not math.isfinite(rate_per_s):
-            return self._trial(record, rate_per_s, seed), None
-        steady = steady_run(record, int(workload.arrival_ns.max()), self.slo)
+            return self._trial(record, workload, rate_per_s, seed), None
+        steady = steady_run(record, int(workload.arrival_ns.max()), self.slo, self._priority(workload))
         return self._steady_trial(record, steady, rate_per_s, seed), steady
+
+    def run_users(self, users: int, think_s: float, seed: int, count: int) -> tuple[Trial, SteadyRun]:
+        """Serve ``count`` requests of a closed loop: ``users`` who think so many seconds on average before each. The
+        trial's rate is what they come to."""
+        workload = self.offered_load.at(math.inf, seed, count)
+        options = replace(self._options, max_concurrency=users, think_time_s=think_s, seed=seed)
+        record = self._run(workload, options=options)
+        sent = [int(RequestTable.of(record).column("arrival_ns").max(initial=0))]
+        sent += [one.arrival_ns for one in record.rejections]
+        steady = steady_run(record, max(sent), self.slo, self._priority(workload))
+        # Users who wait send nothing: what grows while the loop fills up does not go on growing.
+        steady = replace(steady, growth=NO_GROWTH)
+        return self._steady_trial(record, steady, steady.finished_per_s, seed), steady
+
+    def explain_users(self, users: int, think_s: float, count: int, metric: str | None) -> Bottleneck:
+        """Serve again and look where the time of the stages goes."""
+        watch = EdgeWatch(self.cluster)
+        options = replace(self._options, max_concurrency=users, think_time_s=think_s)
+        return watch.bottleneck(self._run(self.offered_load.at(math.inf, 0, count), [watch], options), metric)
 
     def try_as_given(self) -> Trial:
         """Serve the workload with its own arrivals."""
-        return self._trial(self._run(self.offered_load.as_given()), None, 0)
+        workload = self.offered_load.as_given()
+        return self._trial(self._run(workload), workload, None, 0)
 
     def full_throughput(self, count: int) -> tuple[Trial, FullThroughput | None]:
         """Serve ``count`` requests that come all at once."""
-        record = self._run(self.offered_load.at(math.inf, 0, count))
-        return self._trial(record, math.inf, 0), full_throughput(record)
+        workload = self.offered_load.at(math.inf, 0, count)
+        record = self._run(workload)
+        return self._trial(record, workload, math.inf, 0), full_throughput(record)
 
     def explain(self, rate_per_s: float | None, seed: int, count: int | None = None) -> Bottleneck:
         """Serve again and look where the time of the stages goes."""
@@ -141,13 +163,22 @@ class LoadTest:
         workload = load.as_given() if rate_per_s is None else load.at(rate_per_s, seed, count)
         watch = EdgeWatch(self.cluster)
         record = self._run(workload, [watch])
-        trial = self._trial(record, rate_per_s, seed)
+        trial = self._trial(record, workload, rate_per_s, seed)
         return watch.bottleneck(record, trial.worst)
 
-    def _run(self, workload: Workload, sinks: Sequence[TurnSink] = ()) -> RunRecord:
+    def _priority(self, workload: Workload) -> Int64Array | None:
+        """By number of request, where the SLO asks for it."""
+        bounds = self.slo.bounds if self.slo else ()
+        return workload.priority if any(bound.priority is not None for bound in bounds) else None
+
+    def _run(
+        self, workload: Workload, sinks: Sequence[TurnSink] = (), options: RunOptions | None = None
+    ) -> RunRecord:
         meter = EnergyMeter.of(self.cluster, workload.first_arrival_ns)
         listening = sinks if meter is None else (*sinks, meter)
-        record = Simulation(self.cluster, workload, self._options, sinks=listening, built=self._built).run()
+        record = Simulation(
+            self.cluster, workload, options or self._options, sinks=listening, built=self._built
+        ).run()
         self._joules_per_token = None if meter is None else meter.finish(record).per_token_j
         return record
 
@@ -171,8 +202,9 @@ class LoadTest:
             joules_per_token=self._joules_per_token,
         )
 
-    def _trial(self, record: RunRecord, rate_per_s: float | None, seed: int) -> Trial:
-        statistics = statistics_ns(record)
+    def _trial(self, record: RunRecord, workload: Workload, rate_per_s: float | None, seed: int) -> Trial:
+        priority = self._priority(workload)
+        statistics = statistics_ns(record, self.slo, priority)
         table = RequestTable.of(record)
         rates = throughput(table, record.first_arrival_ns)
         bounds = self.slo.bounds if self.slo else ()
@@ -186,7 +218,7 @@ class LoadTest:
             rejected=len(record.rejections),
             excess=_finite(excess),
             worst=self.slo.worst(values).name if self.slo else None,
-            attained=attained(record, self.slo)
+            attained=attained(record, self.slo, priority)
             if self.slo
             else len(table) / max(len(self.offered_load.workload), 1),
             requests_per_s=rates.requests_per_s if rates else 0.0,
@@ -200,7 +232,7 @@ class LoadTest:
 def shown_statistics_ns(state: SteadyState) -> dict[str, float | None]:
     """Those of ``SHOWN_STATISTICS`` and of the SLO; None: never, or not measured."""
     bounds = state.slo.bounds if state.slo else ()
-    values = state.statistics_ns(METRICS)
+    values = state.statistics_ns(state.slo.series if state.slo else METRICS)
     return {name: values[name] for name in dict.fromkeys((*SHOWN_STATISTICS, *(b.name for b in bounds)))}
 
 

@@ -220,7 +220,7 @@ def measured_how(outcome: StudyOutcome, result: PointResult) -> str:
     load = outcome.spec.load
     if load.rate == "trace":
         return "the whole trace, once, as it is"
-    how = OfferedLoad(load.workload, load.arrivals, load.recipe).how(result.requests)
+    how = OfferedLoad(load.workload, load.arrivals, load.recipe).how(result.requests, several=load.seeds > 1)
     seeds = f"{load.seeds} runs" if load.seeds > 1 else "one run"
     text = f"{seeds} of {result.requests or 0:,} requests a rate ({how}), between warm-up and drain"
     return f"{text}; {result.why_wide}" if result.why_wide else text

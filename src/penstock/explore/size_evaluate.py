@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from penstock.errors import UserError
 from penstock.explore.capacity import CapacityOptions
 from penstock.explore.design_point import DesignPoint
-from penstock.explore.evaluate import Evaluator, PointJob, missed, without_figures
+from penstock.explore.evaluate import Evaluator, PointJob, missed, unsure, without_figures
 from penstock.explore.hold import find_edge, hold_rate
 from penstock.explore.result import HOPELESS, INFEASIBLE, MISSES, OK, PointResult
 from penstock.explore.slo import shown_ns
@@ -61,6 +61,9 @@ class SizeEvaluator:
         )
         found = hold_rate(load_test, job.rate_per_s, options, explain=False)
         result = self.evaluator.result(named, load_test, found)
-        if found.broke is None:
-            return result
-        return replace(result, status=MISSES, reason=missed(found.broke))
+        if found.broke is not None:
+            return replace(result, status=MISSES, reason=missed(found.broke))
+        if found.held is not None and found.why_wide is not None:
+            # Who buys by it must be able to bank on it: what may miss is not an answer.
+            return replace(result, status=MISSES, reason=unsure(found.held), excess=found.held.highest_excess)
+        return result

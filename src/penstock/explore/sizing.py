@@ -7,7 +7,8 @@ decode.
 * The estimate of :mod:`penstock.explore.estimate` gives each cut its options and how many replicas to begin with, and
   so the order. Cuts that would need more GPUs than the third best even if it were too low by 15% are set aside.
 * The others are simulated whole, at the asked rate, in their steady state (:func:`penstock.explore.hold.hold_rate`): a
-  deployment that misses gets a replica more, one that holds is tried with one less where the estimate is that near.
+  deployment that misses, or of which the longest runs do not say for sure that it holds, gets a replica more, one that
+  holds is tried with one less where the estimate is that near.
 * What is shown has its headroom beside it (:func:`penstock.explore.hold.find_edge`).
 """
 

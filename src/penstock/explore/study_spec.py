@@ -12,7 +12,7 @@ from penstock.errors import Problem, UserError, nearest
 from penstock.explore.constraints import Constraint, parse_constraint
 from penstock.explore.design_point import DEFAULT_BETWEEN, Network, Site
 from penstock.explore.objectives import OBJECTIVES, Objective, find_objective
-from penstock.explore.slo import Slo, parse_slo
+from penstock.explore.slo import Slo, check_priorities, parse_slo
 from penstock.explore.space import FILL, Dimension, Space, Spaces
 from penstock.explore.study_schema import RawNetwork, RawSpace, RawStudy
 from penstock.files.place import Place, home_expanded
@@ -337,6 +337,12 @@ class _Reader:
             self._problems += error.problems
             return None
 
+    def _check_priorities(self, slo: Slo, workload: Workload) -> None:
+        try:
+            check_priorities(slo, workload, str(self._place.key("slo")))
+        except UserError as error:
+            self._problems += error.problems
+
     def _rate(self, slo: Slo | None) -> float | str | None:
         rate = self._raw.rate
         if rate == "max":
@@ -364,6 +370,8 @@ class _Reader:
         workload = self._workload(raw.num_requests)
         if workload is None or self._problems:
             return None
+        if slo is not None:
+            self._check_priorities(slo, workload)
         arrivals = Arrivals(raw.arrivals, raw.burstiness)
         if arrivals.kind == "scaled" and rate != "trace" and len(set(workload.arrival_ns.tolist())) < 2:
             self._blame(

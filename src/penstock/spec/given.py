@@ -24,6 +24,8 @@ class SimulateOptions(TypedDict, total=False):
     dataset]."""
     max_concurrency: int | None
     """Send at most N at a time, the next when one ends; a session is one; 0 = any [0]."""
+    think_time: float | None
+    """With max_concurrency: N users, each thinking S seconds on average before each request [0]."""
     check_memory: bool | None
     """Refuse a run that takes more memory than this machine has [on]."""
 

@@ -12,6 +12,9 @@ from penstock.spec.check import check_members, shown
 from penstock.spec.option_table import RawRun
 from penstock.spec.options import RunOptions
 
+MOST_THINKING = 10_000_000
+"""Users who think are told apart from the start, one by one."""
+
 
 def load_run_options(
     options: Mapping[str, Any], flag_name: Callable[[str], str] = str
@@ -27,6 +30,11 @@ def load_run_options(
     if raw.calibration is not None and not isinstance(raw.calibration, str | os.PathLike):
         where = flag_name("calibration")
         problems.append(Problem(where, f"must be a path, not {shown(raw.calibration)}"))
+    if raw.think_time and not raw.max_concurrency:
+        problems.append(Problem(flag_name("think_time"), "needs max_concurrency, the number of users"))
+    if raw.think_time and (raw.max_concurrency or 0) > MOST_THINKING:
+        message = f"at most {MOST_THINKING:,} users with a think time, not {raw.max_concurrency:,}"
+        problems.append(Problem(flag_name("max_concurrency"), message))
     if problems:
         raise UserError(problems)
     defaults = RunOptions()
@@ -38,6 +46,7 @@ def load_run_options(
         profile_root=root,
         exact_only=bool(raw.exact_only),
         max_concurrency=raw.max_concurrency or 0,
+        think_time_s=raw.think_time or 0.0,
     ), raw
 
 

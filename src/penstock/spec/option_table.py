@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from penstock.spec.check import Raw, shown
 from penstock.spec.choice import PolicyChoice, RouterChoice
 from penstock.spec.options import RunOptions, SchedulerOptions
-from penstock.spec.ranges import Count, Counter, Dtype, Fraction, KvDtype, Name, Nanoseconds
+from penstock.spec.ranges import Count, Counter, Dtype, Fraction, KvDtype, Name, Nanoseconds, Seconds
 
 SHORTEST_LOG_INTERVAL_S = 1e-3
 """A line per interval and instance: shorter ones fill a disk and say nothing."""
@@ -174,6 +174,15 @@ class RawRun(Raw):
             "Send at most N at a time, the next when one ends; a session is one; 0 = any",
             "0",
             "N",
+        ),
+    ] = None
+    think_time: Annotated[
+        Seconds | None,
+        About(
+            "requests",
+            "With max_concurrency: N users, each thinking S seconds on average before each request",
+            "0",
+            "S",
         ),
     ] = None
     record: Annotated[

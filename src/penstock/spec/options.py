@@ -61,7 +61,8 @@ class RunOptions:
     ``profile_root`` holds profile bundles in LLMServingSim's layout, searched before the packaged fits.
     ``exact_only`` decides every turn request by request, without cohorts: the same answer, slowly.
     ``max_concurrency`` is a closed loop: of the workload's requests at most so many are open at a time, and the next
-    is sent when one ends, no earlier than it arrives; 0 means any number.
+    is sent when one ends, no earlier than it arrives; 0 means any number. With
+    ``think_time_s`` they are users, who think so long on average before each request.
     """
 
     router: Any = "LOAD"
@@ -71,3 +72,4 @@ class RunOptions:
     profile_root: str | None = None
     exact_only: bool = False
     max_concurrency: int = 0
+    think_time_s: float = 0.0

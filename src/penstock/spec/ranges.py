@@ -10,6 +10,7 @@ from pydantic import Field, StrictStr
 Count = Annotated[int, Field(ge=1, le=1 << 40)]
 Counter = Annotated[int, Field(ge=0, le=1 << 40)]
 Positive = Annotated[float, Field(gt=0, le=1e15)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0, le=1e15)]
 Nanoseconds = Annotated[int, Field(ge=0, le=10**12)]
 Fraction = Annotated[float, Field(gt=0, le=1)]

@@ -41,6 +41,9 @@ class Growth:
 UNKNOWN = Growth(0.0, 0.0, 0.0, math.inf)
 """Where there is too little to see."""
 
+NO_GROWTH = Growth(0.0, 0.0, 0.0, 0.0)
+"""Where nothing can grow without end, as in a closed loop."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:

@@ -39,7 +39,7 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def student_t(confidence: float, degrees: int) -> float:
+def student_t(confidence: float, degrees: float) -> float:
     """The two-sided quantile of Student's t."""
     return float(stdtrit(degrees, 0.5 + confidence / 2))
 
@@ -58,7 +58,7 @@ def batch_means_interval(series: npt.ArrayLike, confidence: float = 0.95) -> Int
 
     The variance of the mean is scaled by (1 + r) / (1 - r), r the lag-one correlation of the means, and the t
     quantile is adjusted for their skewness (Willink 2005), both as in Tafazzoli, Steiger and Wilson, "N-Skart", IEEE
-    Transactions on Automatic Control 2011.
+    Transactions on Automatic Control 2011; its degrees of freedom are those of :func:`equivalent`.
     """
     values = np.asarray(series, dtype=np.float64)
     if len(values) < 2 * BATCHES:
@@ -69,9 +69,9 @@ def batch_means_interval(series: npt.ArrayLike, confidence: float = 0.95) -> Int
     spread = float(means.std(ddof=1))
     if spread == 0.0:
         return Interval(mean, mean, mean)
-    correlation = lag_one([means])
+    correlation = unbiased_lag_one([means])
     error = spread / math.sqrt(BATCHES) * math.sqrt(_inflation(correlation))
-    t = student_t(confidence, BATCHES - 1)
+    t = student_t(confidence, equivalent(BATCHES, correlation) - 1)
     skew = _skewness(means) / (6 * math.sqrt(BATCHES))
     low, high = mean - error * _willink(t, skew), mean - error * _willink(-t, skew)
     return Interval(mean, low, high, sound=correlation < MOST_CORRELATION)
@@ -84,9 +84,29 @@ def batch_means(values: FloatArray, count: int) -> FloatArray:
     return values[len(values) - size * count :].reshape(count, size).mean(axis=1)
 
 
+def equivalent(count: int, correlation: float) -> float:
+    """How many independent values tell as much of a mean as ``count`` whose neighbours correlate; two at least.
+
+    Their variance is known as badly as that of so many, which a t quantile has to answer for. Source: Zwiers and von
+    Storch, "Taking serial correlation into account in tests of the mean", Journal of Climate 1995.
+    """
+    return max(count / _inflation(correlation), 2.0)
+
+
 def lag_one(runs: Sequence[FloatArray]) -> float:
     """Correlation of neighbours within each of several series, about their common mean; from 0 up, since a
     negative estimate is no reason for a narrower interval."""
+    return min(max(_lag_one(runs), 0.0), MOST_CORRELATION)
+
+
+def unbiased_lag_one(runs: Sequence[FloatArray]) -> float:
+    """The same without the bias of n values, which is -(1 + 4 r) / n: Marriott and Pope, "Bias in the estimation of
+    autocorrelations", Biometrika 1954."""
+    found = _lag_one(runs)
+    return min(max(found + (1 + 4 * found) / sum(map(len, runs)), 0.0), MOST_CORRELATION)
+
+
+def _lag_one(runs: Sequence[FloatArray]) -> float:
     centre = float(np.concatenate(list(runs)).mean())
     together = sum(float(np.dot(one[1:] - centre, one[:-1] - centre)) for one in runs)
     pairs = sum(len(one) - 1 for one in runs)
@@ -94,7 +114,7 @@ def lag_one(runs: Sequence[FloatArray]) -> float:
     total = sum(len(one) for one in runs)
     if not pairs or not squares:
         return 0.0
-    return min(max(together / pairs / (squares / total), 0.0), MOST_CORRELATION)
+    return together / pairs / (squares / total)
 
 
 def sectioned_interval(
@@ -109,8 +129,9 @@ def sectioned_interval(
     The estimate is that of all values together. Every run is cut into equal sections, ``sections`` or a few more of
     them in all, and the variance comes from the sections' own statistics about that estimate, so that the bias of a
     percentile of few values widens the interval and does not shift it; neighbours within a run that hang together
-    widen it by (1 + r) / (1 - r). It is computed for logarithms where all figures are positive, since latencies near
-    saturation are skewed. Source: Nakayama, "Confidence intervals for quantiles using sectioning", ACM TOMACS 2014.
+    widen it by (1 + r) / (1 - r), with the degrees of freedom of :func:`equivalent`. It is computed for logarithms
+    where all figures are positive, since latencies near saturation are skewed. Source: Nakayama, "Confidence intervals
+    for quantiles using sectioning", ACM TOMACS 2014.
     """
     pooled = float(statistic(np.concatenate(list(runs))))
     cuts = max(-(-sections // len(runs)), 1)
@@ -130,9 +151,9 @@ def sectioned_interval(
     centre = math.log(pooled) if logarithmic else pooled
     deviations = np.concatenate(shown) - centre
     count = len(deviations)
-    correlation = lag_one(shown)
+    correlation = unbiased_lag_one(shown)
     variance = float(np.dot(deviations, deviations)) / (count - 1) / count * _inflation(correlation)
-    half = student_t(confidence, count - 1) * math.sqrt(variance)
+    half = student_t(confidence, equivalent(count, correlation) - 1) * math.sqrt(variance)
     low, high = centre - half, centre + half
     if logarithmic:
         # Where the sections are worlds apart the upper end has no meaning beyond "unknown".

@@ -34,11 +34,12 @@ class OfferedLoad:
     """Requests of a workload that arrive at a chosen mean rate, as many of them as a measurement needs.
 
     One realisation per seed and number of requests: the same order and the same relative times at every rate, so that
-    a higher rate is the same story told faster. Fewer requests than the workload has are the first ones of its order
-    (seed 0) or of a shuffled one. More of them are drawn anew where a ``recipe`` made the workload; otherwise the
-    workload comes again, shuffled each time. With ``scaled`` arrivals the workload is served whole, in its own order
-    and rhythm, as many times round as it takes; seeds begin elsewhere in it. A session counts as one request: its later
-    calls follow from the run.
+    a higher rate is the same story told faster. Where a ``recipe`` made the workload, seed 0 has its first requests, as
+    many of them drawn as it takes, and every other seed has requests of its own: what is asked is how the recipe
+    fares, and runs that share their lengths would all err to the same side. Otherwise the workload is all that there
+    is: seed 0 has its order, others a shuffled one, and it comes again, shuffled each time, where it is too short. With
+    ``scaled`` arrivals the workload is served whole, in its own order and rhythm, as many times round as it takes;
+    seeds begin elsewhere in it. A session counts as one request: its later calls follow from the run.
     """
 
     def __init__(self, workload: Workload, arrivals: Arrivals, recipe: Recipe | None = None) -> None:
@@ -67,9 +68,11 @@ class OfferedLoad:
             return len(self)
         return max(count, len(self)) if self.arrivals.kind == "scaled" else count
 
-    def how(self, count: int | None) -> str:
-        """In words, where the requests of a run of ``count`` come from."""
+    def how(self, count: int | None, *, several: bool = False) -> str:
+        """In words, where the requests of a run of ``count`` come from, or of ``several`` runs."""
         own, wanted = len(self), self.requests(count)
+        if self._recipe is not None and self.arrivals.kind != "scaled" and several:
+            return f"drawn as the {own:,} of the workload were, for each run anew"
         if wanted == own:
             return "the workload as it is"
         if self.arrivals.kind == "scaled":
@@ -107,16 +110,16 @@ class OfferedLoad:
         return drawn
 
     def _draw(self, count: int, seed: int) -> Workload:
-        workload = self.workload
-        if count > len(self) and self._recipe is not None and self.arrivals.kind != "scaled":
-            workload = generate(replace(self._recipe, num_requests=count))
+        workload, anew = self.workload, self._recipe if self.arrivals.kind != "scaled" else None
+        if anew is not None and (seed or count > len(self)):
+            workload = generate(replace(anew, num_requests=count, seed=_seed_of_run(anew.seed, seed)))
         rows = _first_rows(workload)
         order = rows[np.argsort(workload.arrival_ns[rows], kind="stable")]
         if self.arrivals.kind == "scaled":
             chosen = np.resize(np.roll(order, -self._start(seed)), count)
         else:
             generator = np.random.Generator(np.random.PCG64(seed))
-            rounds = [order if not seed else generator.permutation(order)]
+            rounds = [order if not seed or anew is not None else generator.permutation(order)]
             rounds += [generator.permutation(order) for _ in range((count - 1) // len(order))]
             chosen = np.concatenate(rounds)[:count]
         return drawn_from(workload, chosen.tolist(), workload.source)
@@ -147,6 +150,11 @@ class OfferedLoad:
         gaps = np.append(np.diff(times), span / max(len(times) - 1, 1))
         gaps = np.resize(np.roll(gaps, -self._start(seed)), count)
         return np.concatenate([[0.0], np.cumsum(gaps)[:-1]]) * (count / gaps.sum())
+
+
+def _seed_of_run(of_recipe: int, run: int) -> int:
+    """Run 0 has the recipe's own."""
+    return of_recipe if not run else int(np.random.SeedSequence([of_recipe, run]).generate_state(1)[0])
 
 
 def _arriving(workload: Workload, rows: Int64Array, times_ns: Int64Array) -> Workload:
