@@ -141,7 +141,8 @@ def attention_grid(rows: FloatArray) -> AttentionGrid:
     The measured points form slices (chunk, decodes, prefill context) of their own decode contexts. Each is
     brought to the union of all axes, inner axis first, linearly; beyond a slice's last point its top two
     points extrapolate; where a slice is missing altogether, the nearest stands in. Chunks that were never
-    measured beside decodes are added to them, less the launch they share.
+    measured beside decodes are added to them, less the launch they share. Chunks shorter than the first lie between
+    the fewest decodes and it; where no chunk was measured beside decodes, they take as long as it.
     """
     order = np.lexsort((rows[:, 3], rows[:, 1], rows[:, 2], rows[:, 0]))
     rows = rows[order]
@@ -160,10 +161,9 @@ def attention_grid(rows: FloatArray) -> AttentionGrid:
         j = int(np.searchsorted(decodes, block[0, 2]))
         us[i, j] = _slice(block, prefill_contexts, decode_contexts)
     _fill_missing_decodes(us, decodes)
-    if np.isnan(us[0, 0]).any() and len(decodes) > 1:
-        us[0, 0] = us[
-            0, 1, :, :1
-        ]  # the shortest chunks alone lie between the fewest decodes and the first chunk
+    measured_apart = bool(np.isnan(us[1:, 1:]).all())
+    if np.isnan(us[0, 0]).any() and len(decodes) > 1 and not measured_apart:
+        us[0, 0] = us[0, 1, :, :1]
     add_unmeasured_mixes(us)
     for i in np.flatnonzero(np.isnan(us).any(axis=(1, 2, 3))):
         _fill_missing_chunk(us, chunks, int(i))
