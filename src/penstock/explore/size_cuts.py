@@ -32,6 +32,9 @@ PERCENTILE_ROOM = 1.1
 PREFILL_ROOM = 1.4
 """Replicas that only compute prompts are filled up to the inverse of this: prompts come by chance, and queue."""
 
+LOAD_ROOM = 1.05
+"""Nothing that is filled to the brim by the estimate of its mean is tried first: load comes by chance."""
+
 BELIEVED = 1.15
 """How far an estimate is trusted: nothing is set aside for being worse by less."""
 
@@ -47,10 +50,10 @@ class Cut:
     round_ns: float
     prefill_per_s: float = math.inf
 
-    def replicas(self, rate_per_s: float, trust: float = 1.0) -> DesignPoint:
-        """As many as take the rate, where an estimate is too low by the factor ``trust``. That of a pair is taken as it
-        is: what its decoding replicas take hardly depends on chance."""
-        trust = 1.0 if self.point.prefill_replicas else trust
+    def replicas(self, rate_per_s: float, trust: float = 1 / LOAD_ROOM) -> DesignPoint:
+        """As many as take the rate, where an estimate is too low by the factor ``trust``; by default with some room.
+        That of a pair is never too low: what its decoding replicas take hardly depends on chance."""
+        trust = min(trust, 1.0) if self.point.prefill_replicas else trust
         point = replace(self.point, replicas=_needed(rate_per_s, self.capacity_per_s * trust))
         if point.prefill_replicas:
             point = replace(point, prefill_replicas=_needed(rate_per_s, self.prefill_per_s * trust))
