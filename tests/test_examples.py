@@ -30,6 +30,19 @@ def test_a_mixed_step_lies_between_its_parts_and_their_sum(capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("examples")
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_mlperf_submissions_start(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    mlperf = script("mlperf_llama2_70b")
+    monkeypatch.setattr(mlperf, "REQUESTS", 400)
+    system = mlperf.SYSTEMS[number]
+    # Kernels of the roofline: the wheel may not be there.
+    rate, result = mlperf.serve(system, system.rate, None)
+    assert len(result.requests) == 400
+    assert result.requests["output_tokens"].mean() == pytest.approx(mlperf.MEAN_ANSWER, rel=0.01)
+    assert 0 < rate < 1.1 * system.rate * mlperf.MEAN_ANSWER  # no more than what arrives
+
+
+@pytest.mark.usefixtures("examples")
 def test_stages_of_a_prefill_server_carry_more_than_one_stage_of_all(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
