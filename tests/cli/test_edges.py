@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from fuzz.inputs import APART, AZURE, CLUSTER, CONFIG, FLAT, GROUP, MEASURED, META, RECORDING, REQUESTS, TIER
+from fuzz.benchmarks import MEASURED
+from fuzz.clusters import CLUSTER, MODEL
+from fuzz.recordings import APART, CONFIG, GROUP, META, RECORDING, REQUESTS, TIER
+from fuzz.workloads import AZURE, FLAT
 from penstock.cli.main import main
 
 
@@ -123,8 +126,6 @@ def test_configs_that_are_refused(
 
 
 def test_stages_that_cannot_be_balanced_in_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    from fuzz.inputs import MODEL
-
     Path("m.json").write_text(json.dumps({**MODEL, "num_hidden_layers": 2000}))
     members = {"model_name": "m.json", "num_npus": 1000, "pp_size": 1000, "pp_layer_partition": "auto"}
     Path("c.json").write_text(json.dumps(instance(**members)))
