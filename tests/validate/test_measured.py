@@ -178,6 +178,7 @@ def test_the_packaged_fit_meets_the_iterations_of_the_run(
         return original(cost, load)
 
     monkeypatch.setattr(TabulatedStageCost, "stage_ns", spy)
+    monkeypatch.setenv("PENSTOCK_PURE", "1")
     dataset = data / "workloads" / "sharegpt-llama-3.1-8b-300-sps10.jsonl"
     validate_measured(directory, dataset, profile_root=data / "perf")
     monkeypatch.undo()

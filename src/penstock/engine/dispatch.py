@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from penstock.engine.build import BuiltInstance
 from penstock.engine.data_parallel import DataParallelDeployment
 from penstock.engine.fleet import watch
+from penstock.engine.instance import Instance
 from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.lockstep_build import LockstepGroups
-from penstock.engine.replica import Replica
 from penstock.engine.router import Router
 from penstock.errors import Problem, UserError
 from penstock.scheduler.request_state import RequestState
@@ -23,13 +23,13 @@ class Dispatch:
     def __init__(
         self,
         built: Sequence[BuiltInstance],
-        instances: Sequence[Replica],
+        instances: Sequence[Instance],
         groups: LockstepGroups,
         agenda: Agenda,
         router: Router,
     ) -> None:
         self.routes = len(instances) > 1 and not groups.take_all(len(instances))
-        self.moved: dict[Replica, None] = {}
+        self.moved: dict[Instance, None] = {}
         self._built = built
         self._instances = instances
         self._groups = groups
@@ -86,7 +86,7 @@ class Dispatch:
         if group is not None:
             self.moved.update(dict.fromkeys(group.ranks))
 
-    def rewake(self, replica: Replica) -> None:
+    def rewake(self, replica: Instance) -> None:
         """A replica that had nothing to do may have now."""
         if replica.next_ns is not None:
             self._agenda.wake(replica, replica.next_ns)
