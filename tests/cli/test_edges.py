@@ -113,6 +113,10 @@ def instance(**members: Any) -> dict[str, Any]:
             "enable_chunked_prefill: is off, so max_num_batched_tokens 2048 must hold a prompt of max_model_len",
         ),
         (
+            {"npu_mem": {"mem_size": 12, "mem_bw": 1000}, "max_model_len": 100_000},
+            "max_model_len: 100000 tokens take 6250 KV blocks, the memory leaves",
+        ),
+        (
             {"long_prefill_token_threshold": 200, "max_model_len": 100},
             "long_prefill_token_threshold: 200 is above max_model_len 100",
         ),
@@ -123,6 +127,16 @@ def test_configs_that_are_refused(
 ) -> None:
     Path("c.json").write_text(json.dumps(instance(**members)))
     refused("run --cluster-config c.json --dataset w.jsonl --output o.csv", said, capsys)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{}, {"max_model_len": 100_000, "engine": "sglang"}, {"max_model_len": 100_000, "num_gpu_blocks": 100}],
+)
+def test_a_context_that_nobody_chose_may_be_longer_than_the_pool(members: dict[str, Any]) -> None:
+    small = {"mem_size": 12, "mem_bw": 1000}
+    Path("c.json").write_text(json.dumps(instance(npu_mem=small, **members)))
+    assert call("run --cluster-config c.json --dataset w.jsonl --log-interval 0") == 0
 
 
 def test_stages_that_cannot_be_balanced_in_seconds(capsys: pytest.CaptureFixture[str]) -> None:

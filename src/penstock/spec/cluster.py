@@ -148,6 +148,7 @@ class InstanceSpec:
     ``token_return``: the sampled tokens cross the network from the last stage back to the first.
     ``profile_lookup``: linear | llmservingsim, how kernel times are read between measured points.
     ``engine`` says which engine's defaults hold, and where they were read; empty where none was asked for.
+    ``must_hold`` is the ``max_model_len`` that somebody chose, if the engine does not start with a smaller KV pool.
     ``pd_type`` prefill | decode: it serves one part of each request. ``tier`` is where its KV goes below the GPU.
     ``placement`` is what lies outside its NPUs, ``pim`` the memory that its decodes attend in; with ``interleaves`` two
     halves of each step take turns at that.
@@ -187,6 +188,7 @@ class InstanceSpec:
     interleaves: bool = False
     where: str = ""
     engine: str = ""
+    must_hold: int | None = None
 
     @property
     def in_lockstep(self) -> bool:
