@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from penstock.spec.autoscaling import AutoscalingSpec
 from penstock.spec.data_parallel import DataParallelOptions
 from penstock.spec.experts import ExpertOptions
 from penstock.spec.model import ModelSpec
@@ -203,6 +204,7 @@ class ClusterSpec:
 
     With ``shared_node_links`` all hops that leave a node share one link of the outermost dimension (the node's
     NIC); without, each NPU has links of its own, as in ASTRA-Sim. ``node_powers`` has what each node says of its power.
+    With ``autoscaling`` the instances are the most replicas that there may be.
 
     ``notices`` say what was asked for and has no effect; ``remarks`` the same of members that any config has.
     """
@@ -213,6 +215,7 @@ class ClusterSpec:
     shared_node_links: bool = False
     kv_transfer: KvTransferSpec = field(default_factory=KvTransferSpec)
     node_powers: tuple[NodePower | None, ...] = ()
+    autoscaling: AutoscalingSpec | None = None
     notices: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 

@@ -69,12 +69,13 @@ def growth(lengths: npt.ArrayLike, seconds: float) -> Growth:
     return Growth(_slope(means[:half], step)[0], _slope(means[half:], step)[0], whole, error)
 
 
-FEW = 4
-"""Of fewer replications the spread between them says too little: t is 31.8 with one degree of freedom."""
+FEW = 3
+"""Of fewer replications the spread between them alone says nothing: t is 31.8 with one degree of freedom."""
 
 
 def drift(runs: Sequence[Growth]) -> Drift:
-    """The test over replications: their spread, or, of a few, the slopes' own standard errors, gives the interval.
+    """The test over replications: their spread, or, of two, the larger of that and of the slopes' own standard errors,
+    gives the interval.
 
     Replications that grow at rates some per cent apart may have an interval that reaches below 0. Chance does not make
     each of several independent queues grow for sure by itself: where all of them do, that decides as well.
@@ -91,10 +92,12 @@ def drift(runs: Sequence[Growth]) -> Drift:
 
 
 def _pooled(runs: Sequence[Growth]) -> Interval:
-    """Their mean growth, by their own standard errors."""
+    """Their mean growth, by their own standard errors, or by how far they are apart where that is more."""
     count = len(runs)
     mean = sum(one.whole_per_s for one in runs) / count
-    error = math.sqrt(sum(one.error_per_s**2 for one in runs)) / count
+    own = sum(one.error_per_s**2 for one in runs) / count**2
+    between = sum((one.whole_per_s - mean) ** 2 for one in runs) / max(count - 1, 1) / count
+    error = math.sqrt(max(own, between))
     half = student_t(CONFIDENCE, count * (BATCHES - 2)) * error
     return Interval(mean, mean - half, mean + half)
 
