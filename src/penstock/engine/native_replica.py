@@ -120,6 +120,18 @@ class NativeReplica:
             self._requests[request.index] = request
         self.next_ns = self.engine.next_ns()
 
+    def deliver_all(
+        self,
+        rows: Int64Array,
+        arrival_ns: Int64Array,
+        way_in_ns: int,
+        inputs: Int64Array,
+        outputs: Int64Array,
+    ) -> None:
+        """Requests without ids and priorities arrive, by the place in the workload; nobody hears of their ends."""
+        self.engine.deliver_all(rows, arrival_ns, way_in_ns, inputs, outputs)
+        self.next_ns = self.engine.next_ns()
+
     def cancel(self, request_index: int, now: int) -> bool:
         """See :class:`~penstock.engine.instance.Instance`."""
         found = self.engine.abort(request_index, now)
