@@ -120,16 +120,17 @@ class NativeReplica:
             self._requests[request.index] = request
         self.next_ns = self.engine.next_ns()
 
-    def deliver_all(
-        self,
-        rows: Int64Array,
-        arrival_ns: Int64Array,
-        way_in_ns: int,
-        inputs: Int64Array,
-        outputs: Int64Array,
-    ) -> None:
-        """Requests without ids and priorities arrive, by the place in the workload; nobody hears of their ends."""
+    def deliver_all(self, columns: Sequence[Int64Array], way_in_ns: int) -> None:
+        """Requests arrive without ids and priorities: places in the workload, arrivals, and both lengths. Nobody hears
+        of their ends."""
+        rows, arrival_ns, inputs, outputs = columns
         self.engine.deliver_all(rows, arrival_ns, way_in_ns, inputs, outputs)
+        self.next_ns = self.engine.next_ns()
+
+    def deliver_row(self, *request: Any) -> None:
+        """A request arrives: its place in the workload, when it was sent, when it is here, both lengths, its priority,
+        and the ids of both in 32 bits. Nobody hears of its end."""
+        self.engine.deliver(*request)
         self.next_ns = self.engine.next_ns()
 
     def cancel(self, request_index: int, now: int) -> bool:

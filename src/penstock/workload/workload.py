@@ -308,9 +308,14 @@ class Workload:
         return not (self.has_token_ids or self.has_sessions or self.has_priorities or self.names_models)
 
     def in_order(self) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
-        """Of a plain workload, in the order of :meth:`requests`: places in the file, arrivals, and both lengths."""
+        """Of a workload without sessions, in the order of :meth:`requests`: places in the file, arrivals, and both
+        lengths."""
         rows = np.argsort(self.arrival_ns, kind="stable")
         return rows, self.arrival_ns[rows], self.input_tokens[rows], self.output_tokens[rows]
+
+    def ids_at(self, index: int) -> tuple[array[int] | None, array[int] | None]:
+        """Token ids of a prompt and its answer."""
+        return self._ids_of_prompt(index), self._output_ids.get(index)
 
     def request(self, index: int) -> Request:
         """The request at ``index``; a session's later call with its session's arrival (see next_call)."""
