@@ -61,7 +61,7 @@ def compile_core(root: Path) -> Path:
     from setuptools import Distribution, Extension
 
     sys.path.insert(0, str(root / "src"))
-    from penstock.engine.native_sources import hash_of_sources
+    from penstock.machine_code import hash_of_sources
 
     is_msvc = sys.platform == "win32"
     unix = ["-std=c++17", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0"]

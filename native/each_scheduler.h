@@ -35,7 +35,7 @@ class EachScheduler final : public Scheduler {
       tokens = std::min({tokens, budget, options.max_model_len - 1 - computed});
       const bool decodes = is_limited_ && !state->is_partial;
       if (is_limited_) {
-        if (!decodes) tokens = std::min(tokens, limits_.allowed_chunk(*state, computed));
+        if (!decodes) tokens = std::min(tokens, limits_.allowed_chunk(computed));
         else if (!limits_.allows_decode(*state)) continue;
       }
       if (tokens <= 0) continue;
@@ -54,6 +54,7 @@ class EachScheduler final : public Scheduler {
           decodes_taken_.push_back(state);
         } else {
           limits_.spend_chunk(tokens);
+          join_slot(state, limits_.slot);
         }
       }
       budget += budget_back_ - tokens;

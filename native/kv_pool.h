@@ -61,6 +61,7 @@ class KvPool {
         delete block;
       }
     }
+    for (CachedBlock* block : spare_blocks_) delete block;
   }
 
   int64_t blocks_for(int64_t tokens) const { return (tokens + block_size - 1) / block_size; }
@@ -75,8 +76,15 @@ class KvPool {
   void release(Request& state, int64_t computed, int64_t known, bool resumes) {
     const int64_t held = blocks_for(computed);
     std::vector<CachedBlock*>& hashed = state.hashed_blocks;
-    if (!hashed.empty()) {
+    if (!hashed.empty() || state.unknown_blocks) {
       free += held - static_cast<int64_t>(hashed.size());
+      if (resumes) {
+        free -= state.unknown_blocks;
+        for (; state.unknown_blocks; --state.unknown_blocks) add_block(state);
+      } else if (state.unknown_blocks) {
+        if (!queue_.empty()) enqueue(new_run(state.unknown_blocks), state.unknown_blocks);
+        state.unknown_blocks = 0;
+      }
       for (size_t place = hashed.size(); place-- > 0;) {
         CachedBlock* block = hashed[place];
         if (--block->users == 0) {
@@ -93,9 +101,7 @@ class KvPool {
     if (full <= 0) return;
     const bool can_be_hit = resumes && !caches(state);
     if (!can_be_hit && queue_.empty()) return;
-    OwnBlocks* run = new OwnBlocks;
-    run->is_own = true;
-    run->blocks = full;
+    OwnBlocks* run = new_run(full);
     run->can_be_hit = can_be_hit;
     if (can_be_hit) {
       run->has_owner = true;
@@ -166,13 +172,10 @@ class KvPool {
   // The request's first `tokens` tokens are scheduled: its full blocks can be hit from now on.
   void note(Request& state, int64_t tokens) {
     if (!caches(state)) return;
-    std::vector<CachedBlock*>& hashed = state.hashed_blocks;
     const int64_t full = tokens / block_size;
-    for (int64_t position = static_cast<int64_t>(hashed.size()); position < full; ++position) {
-      CachedBlock* block = new CachedBlock;
-      block->key = key(state, position);
-      by_key_[block->key].append(block);
-      hashed.push_back(block);
+    while (hashed_blocks(state) < full) {
+      if (state.hashed_blocks.size() < state.keys.size()) add_block(state);
+      else ++state.unknown_blocks;
     }
   }
 
@@ -186,6 +189,33 @@ class KvPool {
   int64_t queued_ = 0;
   std::unordered_map<Key, Holders, KeyHash> by_key_;
   uint64_t unknown_ = 0;
+  std::vector<CachedBlock*> spare_blocks_;
+
+  static int64_t hashed_blocks(const Request& state) {
+    return static_cast<int64_t>(state.hashed_blocks.size()) + state.unknown_blocks;
+  }
+
+  static OwnBlocks* new_run(int64_t blocks) {
+    OwnBlocks* run = new OwnBlocks;
+    run->is_own = true;
+    run->blocks = blocks;
+    return run;
+  }
+
+  // The next of a request's blocks is full and can be hit.
+  void add_block(Request& state) {
+    CachedBlock* block;
+    if (spare_blocks_.empty()) {
+      block = new CachedBlock;
+    } else {
+      block = spare_blocks_.back();
+      spare_blocks_.pop_back();
+      *block = CachedBlock();
+    }
+    block->key = key(state, static_cast<int64_t>(state.hashed_blocks.size()));
+    by_key_[block->key].append(block);
+    state.hashed_blocks.push_back(block);
+  }
 
   void enqueue(Queued* one, int64_t blocks) {
     queue_.append(one);
@@ -208,7 +238,7 @@ class KvPool {
         auto holders = by_key_.find(block->key);
         holders->second.remove(block);
         if (holders->second.empty()) by_key_.erase(holders);
-        delete block;
+        spare_blocks_.push_back(block);
         continue;
       }
       OwnBlocks* run = static_cast<OwnBlocks*>(first);
@@ -248,14 +278,20 @@ inline void KvPool::make_keys(Request& state, const int32_t* input, const int32_
     if (stop > known && !output) return;  // unknown from here on, see key()
     uint64_t low = chained.low, high = chained.high;
     int64_t count = 0;
+    uint64_t pair = 0;
     for (int64_t token = start; token < stop; ++token) {
-      uint64_t id;
+      uint32_t id;
       if (token < known) id = static_cast<uint32_t>(input[token]);
       else if (token - known < outputs) id = static_cast<uint32_t>(output[token - known]);
       else break;
-      ++count;
-      low = mixed(low ^ (id + 1));
-      high = mixed(high + (id ^ 0x5851f42d4c957f2du) + low);
+      pair = pair << 32 | id;
+      if (++count % 2) continue;
+      low = mixed(low ^ pair);
+      high = mixed(high + pair * 0x5851f42d4c957f2du);
+    }
+    if (count % 2) {
+      low = mixed(low ^ (pair & 0xffffffffu));
+      high = mixed(high + (pair & 0xffffffffu) * 0x5851f42d4c957f2du);
     }
     if (!count) return;
     low = mixed(low + static_cast<uint64_t>(count));

@@ -1,4 +1,5 @@
 // The engine of one instance in machine code: the same turns, to the byte, as the Python beside it takes.
+#include "accounting_types.h"
 #include "engine_type.h"
 
 #ifndef PENSTOCK_SOURCES
@@ -8,7 +9,7 @@
 namespace {
 
 int add_types(PyObject* module) {
-  for (PyType_Spec* spec : {&penstock::COSTS_SPEC, &penstock::ENGINE_SPEC}) {
+  for (PyType_Spec* spec : {&penstock::COSTS_SPEC, &penstock::ENGINE_SPEC, &penstock::SPLITTER_SPEC}) {
     PyObject* type = PyType_FromSpec(spec);
     if (!type || PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type)) < 0) {
       Py_XDECREF(type);
@@ -24,7 +25,7 @@ PyModuleDef_Slot SLOTS[] = {
     {0, nullptr},
 };
 
-PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "penstock._core", nullptr, 0, nullptr, SLOTS, nullptr, nullptr,
+PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "penstock._core", nullptr, 0, penstock::FUNCTIONS, SLOTS, nullptr, nullptr,
                       nullptr};
 
 }  // namespace

@@ -51,8 +51,8 @@ struct StepLimits {
     return std::max<int64_t>(std::min({wanted, decodes, requests}), 0);
   }
 
-  int64_t allowed_chunk(const Request& state, int64_t computed) const {
-    if (requests <= 0 || (slot != NO_SLOT && state.slot != NO_SLOT && state.slot != slot)) return 0;
+  int64_t allowed_chunk(int64_t computed) const {
+    if (requests <= 0) return 0;
     if (!chunks) return prefill_tokens;
     return std::min(prefill_tokens, std::max<int64_t>(chunks->after(computed), 1));
   }

@@ -63,6 +63,8 @@ struct Request {
   bool has_ids = false;
   std::vector<Key> keys;
   std::vector<CachedBlock*> hashed_blocks;
+  // Full blocks behind those of which nobody knows what they hold: nobody else can hit them.
+  int64_t unknown_blocks = 0;
   OwnBlocks* own_blocks = nullptr;
 
   int64_t placeholders = 0;

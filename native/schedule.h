@@ -226,12 +226,15 @@ inline int64_t Scheduler::schedule_chunk(Step* step, Request* state, int64_t bud
   int64_t tokens = state->num_tokens - computed;
   if (threshold && tokens > threshold) tokens = threshold;
   tokens = std::min({tokens, budget, options.max_model_len - 1 - computed});
-  if (is_limited_) tokens = std::min(tokens, limits_.allowed_chunk(*state, computed));
+  if (is_limited_) tokens = std::min(tokens, limits_.allowed_chunk(computed));
   if (tokens <= 0) return budget;
   const int64_t need = kv.blocks_for(computed + tokens) - state->held_blocks;
   if (!make_room(step, state, need)) return -1;
   grant(step, state, tokens, need);
-  if (is_limited_) limits_.spend_chunk(tokens);
+  if (is_limited_) {
+    limits_.spend_chunk(tokens);
+    join_slot(state, limits_.slot);
+  }
   if (state->num_computed == state->num_tokens) partial_no_more(state);
   budget += budget_back_ - tokens;
   budget_back_ = 0;
@@ -301,7 +304,7 @@ inline int64_t Scheduler::admissible(Request* state, int64_t computed, int64_t b
   int64_t tokens = state->num_tokens - computed;
   if (threshold && tokens > threshold) tokens = threshold;
   const int64_t room =
-      is_limited_ ? std::min(budget, limits_.allowed_chunk(*state, computed)) : budget;
+      is_limited_ ? std::min(budget, limits_.allowed_chunk(computed)) : budget;
   if (!room || (tokens > room && !options.chunked_prefill)) {
     out_of_budget_ = true;
     return 0;
@@ -327,8 +330,7 @@ inline void Scheduler::run(Step* step, Request* state, int64_t tokens, int64_t n
   if (is_limited_) {
     limits_.spend_chunk(tokens);
     --limits_.admissions;
-    state->slot = limits_.slot;
-    if (state->slot != NO_SLOT) ++running_in_[static_cast<size_t>(state->slot)];
+    join_slot(state, limits_.slot);
   }
   grant(step, state, tokens, kv.blocks_for(state->num_computed + tokens) - state->held_blocks);
   if (state->num_computed < state->num_tokens) {

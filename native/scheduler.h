@@ -125,6 +125,13 @@ class Scheduler {
     --running_in_[static_cast<size_t>(state->slot)];
     state->slot = NO_SLOT;
   }
+  // A chunk of a prompt goes into a step of `slot`.
+  void join_slot(Request* state, int slot) {
+    if (state->slot == slot) return;
+    leave_slot(state);
+    state->slot = slot;
+    if (slot != NO_SLOT) ++running_in_[static_cast<size_t>(slot)];
+  }
   void remember(Request* state) {
     if (!options.by_priority) return;
     state->before_epoch = scheduled;

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from penstock.engine import native
+from penstock import machine_code
 from penstock.engine.build import BuiltInstance
 from penstock.engine.native_replica import NativeReplica
 from penstock.engine.simulation import Simulation
@@ -20,7 +20,7 @@ from penstock.spec.options import RunOptions
 from penstock.workload.workload import Workload
 
 needs_core = pytest.mark.skipif(
-    native.core() is None, reason=f"no engine in machine code: {native.why_pure()}"
+    machine_code.core() is None, reason=f"no engine in machine code: {machine_code.why_pure()}"
 )
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from both_ways import difference, needs_core
-from penstock.engine import native
+from penstock.engine.native import reason_against
 from penstock.spec.options import EngineOverhead, RunOptions
 from penstock.validate.recordings import read_recordings
 from penstock.workload.request import Request
@@ -26,7 +26,7 @@ pytestmark = needs_core
 def failure_of_cluster(monkeypatch: pytest.MonkeyPatch, seed: int) -> str | None:
     case = seeded_cluster(seed)
     built = [built_instance(index, each) for index, each in enumerate(case.instances)]
-    if any(native.reason_against(each) is not None for each in built):
+    if any(reason_against(each) is not None for each in built):
         return None
     spec = replace(example_cluster(), instances=tuple(each.spec for each in built))
     options = RunOptions(

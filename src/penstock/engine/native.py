@@ -1,20 +1,15 @@
-"""The engine in machine code, ``penstock._core``: whether it is there, and which instances it can serve.
+"""Which instances the engine in machine code serves.
 
 It takes the same turns as :class:`~penstock.engine.replica.Replica` over a
-:class:`~penstock.scheduler.vllm.VllmScheduler`, to the byte. Its sources are in ``native/`` of a checkout. Without it,
-or with ``PENSTOCK_PURE=1`` in the environment, all is done in Python.
+:class:`~penstock.scheduler.vllm.VllmScheduler`, to the byte.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from penstock.engine.build import BuiltInstance
-from penstock.engine.native_sources import SOURCES, hash_of_sources
 from penstock.scheduler.policies.caps import DecodeCap, RequestCap
 from penstock.scheduler.policies.gllm import TokenThrottling
 from penstock.scheduler.policies.limits import Policy
@@ -22,31 +17,6 @@ from penstock.scheduler.policies.make import make_policy
 from penstock.scheduler.policies.sglang import DynamicChunks, Slots
 
 _POLICIES = (DecodeCap, RequestCap, TokenThrottling, Slots, DynamicChunks)
-
-
-def core() -> Any | None:
-    """The extension module, or None where Python is to do it."""
-    if os.environ.get("PENSTOCK_PURE", "0") not in ("", "0"):
-        return None
-    return None if isinstance(loaded := _load(), str) else loaded
-
-
-def why_pure() -> str | None:
-    """Why there is no engine in machine code; None where there is."""
-    if os.environ.get("PENSTOCK_PURE", "0") not in ("", "0"):
-        return "PENSTOCK_PURE is set"
-    return loaded if isinstance(loaded := _load(), str) else None
-
-
-@cache
-def _load() -> Any | str:
-    try:
-        module: Any = importlib.import_module("penstock._core")
-    except ImportError:
-        return "it was not built with this installation"
-    if SOURCES.is_dir() and module.sources != hash_of_sources():
-        return f"it was built from other sources than those in {SOURCES}: install again"
-    return module
 
 
 def reason_against(built: BuiltInstance) -> str | None:

@@ -120,6 +120,19 @@ class NativeReplica:
             self._requests[request.index] = request
         self.next_ns = self.engine.next_ns()
 
+    def deliver_all(self, columns: Sequence[Int64Array], way_in_ns: int) -> None:
+        """Requests arrive without ids and priorities: places in the workload, arrivals, and both lengths. Nobody hears
+        of their ends."""
+        rows, arrival_ns, inputs, outputs = columns
+        self.engine.deliver_all(rows, arrival_ns, way_in_ns, inputs, outputs)
+        self.next_ns = self.engine.next_ns()
+
+    def deliver_row(self, *request: Any) -> None:
+        """A request arrives: its place in the workload, when it was sent, when it is here, both lengths, its priority,
+        and the ids of both in 32 bits. Nobody hears of its end."""
+        self.engine.deliver(*request)
+        self.next_ns = self.engine.next_ns()
+
     def cancel(self, request_index: int, now: int) -> bool:
         """See :class:`~penstock.engine.instance.Instance`."""
         found = self.engine.abort(request_index, now)

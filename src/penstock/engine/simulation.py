@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from penstock.engine import native
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.arrivals import Arrivals
 from penstock.engine.autoscaler import Autoscaler
@@ -20,6 +19,7 @@ from penstock.engine.instance import Instance
 from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.lockstep_build import LockstepGroups
 from penstock.engine.models import cluster_router, model_mistake, model_problems
+from penstock.engine.native import reason_against
 from penstock.engine.native_replica import NativeReplica
 from penstock.engine.native_run import serve_at_once
 from penstock.engine.observer import Observer, StepObservers, view_of_request
@@ -33,6 +33,7 @@ from penstock.engine.totals import instance_totals
 from penstock.engine.users import Users
 from penstock.errors import Problem, UserError
 from penstock.kv_transfer.step_workers import StepWorkers
+from penstock.machine_code import core
 from penstock.network.links import Network
 from penstock.recording.records import REQUEST_COLUMNS, InstanceTotals, RunRecord, TurnSink
 from penstock.scheduler.kv_connector import KVConnector
@@ -270,7 +271,7 @@ class Simulation:
     def _go_native(self) -> None:
         """Let the engine in machine code take the turns of those instances that it can serve, where nothing has
         happened yet and nobody looks on or reaches into the scheduler."""
-        engine = native.core()
+        engine = core()
         is_apart = bool(self._groups or self._network.links) or self._disaggregation is not None
         is_fresh = self._first_arrival_ns is None and not self.now_ns and not self._arrivals.are_submitted
         if (
@@ -283,7 +284,7 @@ class Simulation:
             return
         shared: dict[tuple[int, ...], Any] = {}
         for place, built in enumerate(self._built):
-            if native.reason_against(built) is None:
+            if reason_against(built) is None:
                 one = NativeReplica(
                     engine,
                     built,
