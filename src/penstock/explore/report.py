@@ -22,6 +22,7 @@ from penstock.explore.study_spec import StudySpec
 from penstock.explore.tables import text_table
 from penstock.files.frames import write_csv, write_parquet
 from penstock.files.writing import all_or_nothing, atomic_write
+from penstock.rendering.statements import rests_on
 from penstock.workload.offered_load import OfferedLoad
 from penstock.workload.writer import lines as request_lines
 
@@ -210,8 +211,9 @@ def text_report(outcome: StudyOutcome, directory: Path) -> str:
                 f"\n  limited by {winner.limiting_metric}: {winner.limiting_cause}: {winner.limiting_text}"
             )
         parts[-1] += f"\n  measured: {measured_how(outcome, winner)}"
-        parts.append("\n".join(f"rests on: {line}" for line in winner.basis))
     parts.append(_prices(outcome))
+    if winner is not None:
+        parts.append(rests_on(winner.basis))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -50,8 +50,7 @@ def sizing_page(
             page.section("Latency over load", page.columns(*map(page.picture, curves))),
             page.section("The runs behind the rows", page.card(page.table(_commands(choices, directory)))),
         ]
-    told = [line.removeprefix("rests on: ") for line in basis_lines(question, answers, evaluator)]
-    basis = page.statements(told)
+    basis = page.statements(basis_lines(question, answers, evaluator))
     parts.append(page.section("What it rests on", page.card(basis)))
     data = {
         "points": {_key(one, directory): _detail(question, one, evaluator, directory) for one in choices},

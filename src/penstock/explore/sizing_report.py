@@ -15,6 +15,7 @@ from penstock.explore.sizing import OBJECTIVES, Choice, HardwareAnswer, SizeQues
 from penstock.explore.slo import shown_ns
 from penstock.explore.tables import text_table
 from penstock.files.writing import all_or_nothing, atomic_write
+from penstock.rendering.statements import rests_on
 from penstock.spec.prices import listed_watts
 from penstock.workload.writer import lines
 
@@ -90,7 +91,7 @@ def text_report(
         f"what would do, with more GPUs:\n\n{_table(question, larger)}" if larger else "",
         "\n".join(doubts(question, answers)),
         _commands(answers, directory),
-        "\n".join(basis_lines(question, answers, evaluator)),
+        rests_on(basis_lines(question, answers, evaluator)),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -220,7 +221,7 @@ def basis_lines(question: SizeQuestion, answers: Sequence[HardwareAnswer], evalu
     """What the figures rest on, how they were measured, and what prices and watts are."""
     results: list[PointResult] = [choice.at_rate for choice in _all(answers)]
     statements = list(dict.fromkeys(line for result in results for line in result.basis))
-    told = [f"rests on: {line}" for line in statements]
+    told = statements
     if results:
         longest = max(result.requests or 0 for result in results)
         how = evaluator.offered_load.how(longest)
