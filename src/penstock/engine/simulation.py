@@ -129,7 +129,11 @@ class Simulation:
             if connector is not None or scheduler is not None:
                 message = "takes no connector or scheduler of another: its KV goes the cluster's way"
                 raise UserError([Problem(f"{spec.where}.pd_type", message)])
-            connector, workers = self._disaggregation.connect(built, lambda at_ns: replica.expect(at_ns))
+
+            def expect(at_ns: int, by: int = -1) -> None:
+                replica.expect(at_ns, by)
+
+            connector, workers = self._disaggregation.connect(built, expect)
         if built.group_cost is not None:
             replica: Replica = self._groups.make_rank(
                 built,
@@ -210,6 +214,7 @@ class Simulation:
         """Before when an instance has no turns but those that the sinks have; what is complete goes to them first.
         To be asked from within a sink, of another instance: what that one's last turn does may concern this one."""
         replica = self.instances[instance]
+        replica.catch_up(self.now_ns)
         replica.log.flush()
         next_ns = NEVER_NS if replica.next_ns is None else replica.next_ns
         return min(replica.log.open_since_ns, next_ns, self._arrivals.next_ns())
@@ -233,6 +238,9 @@ class Simulation:
         self._reacts = reacts = self._arrivals.are_released or bool(self._observers)
         self._is_coupled = len(self.instances) > 1 and reacts
         self._is_coupled |= bool(self._network.links or self._groups) or self._disaggregation is not None
+        self._lookahead = None
+        if self._disaggregation is not None and not (reacts or self._groups or self.options.exact_only):
+            self._lookahead = self._disaggregation.lookahead(self._network)
         for replica in self.instances:
             replica.stops_on_end = reacts
             replica.agenda = self._agenda if self._is_coupled or self._observers else None
@@ -274,6 +282,8 @@ class Simulation:
             self._arrive(arrivals.take())
         if until_ns < NEVER_NS:
             self.now_ns = max(self.now_ns, until_ns)
+            for replica in self.instances:
+                replica.catch_up(until_ns)
 
     def _act_before(self, limit_ns: int) -> None:
         """Let everyone act who acts before ``limit_ns``, unless a request is released that arrives earlier."""
@@ -282,7 +292,7 @@ class Simulation:
         moved = dispatch.moved
         while (at_ns := agenda.next_ns()) < limit_ns:
             self.now_ns = at_ns
-            actor = agenda.run_next(limit_ns, alone=not self._is_coupled)
+            actor = agenda.run_next(limit_ns, alone=not self._is_coupled, lookahead=self._lookahead)
             if dispatch.routes and isinstance(actor, Replica):
                 moved[actor] = None
             if self._reacts and self._arrivals.next_ns() < limit_ns:
@@ -315,9 +325,9 @@ class Simulation:
         at_ns = request.arrival_ns + self._way_in_ns[index]
         return self._dispatch.deliver(index, request, self.now_ns, at_ns), None
 
-    def _deliver_part(self, index: int, request: Request, at_ns: int) -> int:
+    def _deliver_part(self, index: int, request: Request, at_ns: int, by: int = -1) -> int:
         """A request comes to an instance that serves a part of it."""
-        return self._dispatch.deliver(index, request, self.now_ns, at_ns)
+        return self._dispatch.deliver(index, request, self.now_ns, at_ns, by)
 
     def _ended(self, replica: Replica, state: RequestState, at_ns: int) -> None:
         apart = self._disaggregation
