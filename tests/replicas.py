@@ -38,10 +38,12 @@ def local_replica(
     )
 
 
-def serve_all(replica: Replica, requests: Sequence[Request]) -> None:
-    """Deliver every request at its arrival and let the replica work to the end."""
+def serve_all(replica: Replica, requests: Sequence[Request], way_in_ns: int = 0) -> None:
+    """Deliver every request at its arrival and let the replica work to the end. The engine gets each of them
+    ``way_in_ns`` later."""
     for request in sorted(requests, key=lambda request: request.arrival_ns):
         replica.run_until(request.arrival_ns)
-        replica.deliver(RequestState(request, replica.options.max_model_len))
+        arrived_ns = request.arrival_ns + way_in_ns
+        replica.deliver(RequestState(request, replica.options.max_model_len, arrived_ns))
     replica.run_until(10**18)
     replica.log.flush()

@@ -72,8 +72,8 @@ def cluster(wheel: Path, row: Row) -> dict[str, Any]:
     return {"num_nodes": 1, "link_bw": 400, "link_latency": 2_000, "nodes": nodes}
 
 
-def simulated(wheel: Path, row: Row) -> tuple[float, float]:
-    """Mean TTFT and TPOT in ms."""
+def simulated(wheel: Path, row: Row, engine: str = "vllm-0.32.0") -> tuple[float, float]:
+    """Mean TTFT and TPOT in ms under the defaults of ``engine``."""
     users = number(row, "batch_size")
     spread = np.random.default_rng(3).uniform(0.8, 1.0, (2 * users, 2))
     lengths = np.maximum(spread * (number(row, "isl"), number(row, "osl")), 2).astype(int)
@@ -83,7 +83,7 @@ def simulated(wheel: Path, row: Row) -> tuple[float, float]:
     rows = penstock.simulate(
         cluster(wheel, row),
         workload,
-        engine="vllm-0.32.0",
+        engine=engine,
         max_concurrency=users,
         record="requests",
         keep_token_times=False,

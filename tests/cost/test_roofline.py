@@ -18,16 +18,23 @@ def estimate(hardware: HardwareSpec) -> KernelTables:
 
 
 @pytest.mark.parametrize("hardware", CATALOGUE, ids=lambda hardware: hardware.label)
-def test_attention_of_chunks_beside_decodes_takes_no_longer_than_both_apart(hardware: HardwareSpec) -> None:
+def test_attention_of_chunks_beside_decodes_lies_between_the_longer_and_both_apart(
+    hardware: HardwareSpec,
+) -> None:
     us = estimate(hardware).attention.us
-    apart = us[1:, :1] + us[:1, 1:, :1]
-    assert (us[1:, 1:] <= apart * (1 + 1e-12)).all()
-    assert (us[1:, 1:] > 0).all()
+    chunks, decodes = us[1:, :1], us[:1, 1:, :1]
+    assert (us[1:, 1:] <= (chunks + decodes) * (1 + 1e-12)).all()
+    assert (us[1:, 1:] >= np.maximum(chunks, decodes)).all()
+    assert us.min() > 0
 
 
-@pytest.mark.parametrize(("tokens", "history"), [(8050, 0), (512, 0), (2048, 6000), (64, 0)])
+@pytest.mark.parametrize(
+    ("tokens", "history"), [(8050, 0), (512, 0), (2048, 6000), (64, 0), (16, 30000), (4, 100000)]
+)
 @pytest.mark.parametrize("decodes", [1, 16, 200, 256])
-def test_a_step_of_both_takes_no_longer_than_two_steps(tokens: int, history: int, decodes: int) -> None:
+def test_a_step_of_both_lies_between_the_longer_and_two_steps(
+    tokens: int, history: int, decodes: int
+) -> None:
     hardware = find_hardware("H100")
     assert hardware is not None
     role = StageRole(layers=LLAMA.layers, first=True, last=True)
@@ -37,7 +44,7 @@ def test_a_step_of_both_takes_no_longer_than_two_steps(tokens: int, history: int
     both = StepShape(tokens, history, decodes, decodes * 1000, 1000, 1000, decodes + 1)
     times = [cost.stage_ns(load)[0] for load in (chunk, alone, both)]
     assert times[2] <= times[0] + times[1]
-    assert times[2] > times[0]
+    assert times[2] > max(times[:2])
 
 
 def test_small_weights_make_decodes_faster_by_their_bytes() -> None:

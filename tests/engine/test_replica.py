@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -188,6 +189,28 @@ def test_cohorts_and_the_request_by_request_path_agree(
     assert slow.cohort_turns == 0
     assert fast.iterations == slow.iterations
     assert fast.requests == slow.requests
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests_strategy, options_strategy, st.integers(1, 4), st.integers(0, 2000))
+def test_a_way_to_the_engine_is_a_later_arrival_there(
+    lengths: list[tuple[int, int, int]], options: SchedulerOptions, stages: int, way_in_ns: int
+) -> None:
+    requests = [Request(index, *numbers) for index, numbers in enumerate(lengths)]
+    later = [replace(one, arrival_ns=one.arrival_ns + way_in_ns) for one in requests]
+
+    def ends(served: Sequence[Request], way_ns: int) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        replica = local_replica(
+            options,
+            pipeline_cost(stages, 100, 3, hop=20),
+            on_end=lambda _, state, at_ns: found.append((state.request.index, at_ns)),
+        )
+        serve_all(replica, served, way_ns)
+        return found
+
+    assert ends(requests, way_in_ns) == ends(later, 0)
+    assert len(ends(requests, way_in_ns)) == len(requests)
 
 
 def test_turns_reach_the_sinks_in_order_with_every_column(monkeypatch: pytest.MonkeyPatch) -> None:

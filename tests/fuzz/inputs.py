@@ -198,23 +198,40 @@ MODEL = {
     "max_position_embeddings": 4096,
     "torch_dtype": "bfloat16",
 }
-BENCH = {
-    "date": "20260101-101010",
-    "backend": "vllm",
-    "model_id": "m",
-    "num_prompts": 3,
-    "completed": 3,
-    "duration": 1.0,
-    "total_input_tokens": 63,
-    "request_rate": 2.0,
-    "input_lens": [20, 21, 22],
-    "output_lens": [3, 3, 3],
-    "ttfts": [0.1, 0.1, 0.1],
-    "itls": [[0.01, 0.01]] * 3,
-    "start_times": [0.0, 0.1, 0.2],
-    "errors": ["", "", ""],
-    "generated_texts": ["", "", ""],
-}
+
+
+def vllm_bench(count: int) -> dict[str, Any]:
+    """What ``vllm bench serve`` saves."""
+    return {
+        "date": "20260101-101010",
+        "backend": "vllm",
+        "model_id": "m",
+        "num_prompts": count,
+        "completed": count,
+        "duration": 1.0 + 0.1 * count,
+        "total_input_tokens": sum(20 + n for n in range(count)),
+        "request_rate": 2.0,
+        "input_lens": [20 + n for n in range(count)],
+        "output_lens": [3] * count,
+        "ttfts": [0.1 + 0.001 * n for n in range(count)],
+        "itls": [[0.01, 0.011]] * count,
+        "start_times": [0.1 * n for n in range(count)],
+        "errors": [""] * count,
+        "generated_texts": [""] * count,
+    }
+
+
+def server_log(count: int) -> str:
+    """What vLLM logs of those requests, one after the other."""
+    return "".join(
+        f"INFO 01-01 10:10:10 [loggers.py] Engine 000: Iteration({3 * n + step}): "
+        f"{int(not step)} context requests, {0 if step else 20 + n} context tokens, "
+        f"{int(step > 0)} generation requests, {int(step > 0)} generation tokens, iteration elapsed time: 9.{n}0 ms\n"
+        for n in range(count)
+        for step in range(3)
+    )
+
+
 GUIDELLM = {
     "benchmarks": [
         {
@@ -293,11 +310,6 @@ REAL_SUMMARY = {
     "args": {},
     "num_gpu_blocks": 40,
 }
-SERVER_LOG = "".join(
-    f"INFO 01-01 10:10:1{n} [loggers.py] Engine 000: Iteration({n}): 1 context requests, {20 + n} context tokens, "
-    f"2 generation requests, 2 generation tokens, iteration elapsed time: 9.{n}0 ms\n"
-    for n in range(3)
-)
 
 
 RUN = "run --cluster-config c.json --dataset w.jsonl --log-interval 0 --output o.csv"
@@ -402,10 +414,8 @@ def kinds() -> tuple[Kind, ...]:
     run = RUN
     found: list[Kind] = []
 
-    def add(
-        name: str, line: str, files: Mapping[str, bytes], mutated: Sequence[str], *, differs: bool = False
-    ) -> None:
-        found.append(Kind(name, line, {**base, **files}, tuple(mutated), differs))
+    def add(name: str, line: str, files: Mapping[str, bytes], mutated: Sequence[str], **more: Any) -> None:
+        found.append(Kind(name, line, {**base, **files}, tuple(mutated), **more))
 
     add("cluster", run, {}, ["c.json"])
     add("workload", "workload info w.jsonl", {"w.jsonl": lines([*FLAT, SESSION, MOONCAKE])}, ["w.jsonl"])
@@ -419,14 +429,14 @@ def kinds() -> tuple[Kind, ...]:
     own["nodes"][0]["instances"][0]["pp_layer_partition"] = [2, 2]
     add("model", run, {"m.json": document(MODEL), "c.json": document(own)}, ["m.json"])
     bench = "validate bench c.json --bench b.json --json o.json"
-    add("vllm bench", bench, {"b.json": document(BENCH)}, ["b.json"])
+    add("vllm bench", bench, {"b.json": document(vllm_bench(3))}, ["b.json"])
     add("guidellm", bench, {"b.json": document(GUIDELLM)}, ["b.json"])
     add("serving csv", bench, {"b.json": SERVING_CSV.encode()}, ["b.json"])
     add("request times", bench, {"b.json": lines(MEASURED)}, ["b.json"])
     add(
         "server log",
         f"{bench} --log l.log",
-        {"b.json": document(BENCH), "l.log": SERVER_LOG.encode()},
+        {"b.json": document(vllm_bench(3)), "l.log": server_log(3).encode()},
         ["l.log"],
     )
     add(
@@ -505,7 +515,8 @@ def _made(add: Any) -> None:
     )
     study = {"s.yaml": json.dumps(STUDY).encode()}
     journal = made({**base, **study}, "explore s.yaml -o r --workers 1", "r/results.jsonl")
-    add("journal", "explore s.yaml -o r --workers 1", {**study, **journal}, sorted(journal))
+    explore = "explore s.yaml -o r --workers 1"
+    add("journal", explore, {**study, **journal}, sorted(journal), goes_on_in="r/results.jsonl")
     calibration = {"cal.json": document(CALIBRATION)}
     add("calibration", f"{RUN} --calibration cal.json", calibration, ["cal.json"])
 
@@ -519,7 +530,7 @@ def _commands(add: Any) -> None:
         {"b.json": lines([AIPERF] * 3)},
         ["b.json"],
     )
-    bench = {"b.json": document(BENCH), "l.log": SERVER_LOG.encode()}
+    bench = {"b.json": document(vllm_bench(24)), "l.log": server_log(24).encode()}
     add("calibrate", "calibrate c.json --bench b.json --log l.log -o o.json", bench, ["b.json", "l.log"])
     chat = {"s.yaml": json.dumps(CHAT_STUDY).encode(), **mixture}
     add("chat study", "explore s.yaml -o r --workers 1", chat, ["s.yaml"])

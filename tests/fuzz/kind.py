@@ -20,6 +20,8 @@ class Kind:
     mutated: tuple[str, ...]
     differs: bool = False
     """Whether exit code 1, a difference found, is an answer."""
+    goes_on_in: str = ""
+    """A file of lines that the command reads and goes on writing. No line may be lost: one that is bad is set aside."""
 
 
 def document(value: Any) -> bytes:
@@ -38,6 +40,12 @@ def write(files: Mapping[str, bytes], directory: Path) -> None:
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+def lost_line(before: bytes, after: Mapping[str, bytes], name: str) -> bool:
+    """Whether a whole line of a file that was written further is neither in it nor set aside."""
+    still = after.get(name, b"").split(b"\n") + after.get(f"{name}.set-aside", b"").split(b"\n")
+    return not set(before.split(b"\n")[:-1]) <= set(still)
 
 
 def state(directory: Path) -> dict[str, bytes]:

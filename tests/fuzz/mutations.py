@@ -35,7 +35,7 @@ from unittest import mock
 import yaml
 
 from fuzz.inputs import OPTIONS, kinds
-from fuzz.kind import Kind, state, write
+from fuzz.kind import Kind, lost_line, state, write
 from penstock.cli.main import main
 
 SECONDS = 60
@@ -176,13 +176,8 @@ def defect_of(seed: int, directory: Path) -> str | None:
     handler = signal.signal(signal.SIGPROF, hang)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
-        with (
-            contextlib.chdir(directory),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            mock.patch("penstock.server.serve.run", lambda _, ready: ready()),
-        ):
-            main(words)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            called(words, directory)
     except SystemExit as end:
         code = end.code or 0
     except Hang:
@@ -195,14 +190,25 @@ def defect_of(seed: int, directory: Path) -> str | None:
     return judged(kind, code, err.getvalue(), before, state(directory))
 
 
+def called(words: list[str], directory: Path) -> None:
+    """The command line, in a directory; a server that would begin to serve is content with that."""
+    with (
+        contextlib.chdir(directory),
+        mock.patch("penstock.server.serve.run", lambda _, ready: ready()),
+    ):
+        main(words)
+
+
 def judged(
     kind: Kind, code: object, err: str, before: dict[str, bytes], after: dict[str, bytes]
 ) -> str | None:
-    new = sorted(set(after) - set(before))
+    new, before = sorted(set(after) - set(before)), dict(before)
     if kind.line.startswith(
         "workload generate "
     ):  # it reads none of the files: its output may replace one of them
         before = {name: data for name, data in before.items() if name not in shlex.split(kind.line)}
+    if kind.goes_on_in in before and lost_line(before.pop(kind.goes_on_in), after, kind.goes_on_in):
+        return f"{kind.name}: a line of {kind.goes_on_in} was lost"
     if any(after.get(name) != data for name, data in before.items()):
         return f"{kind.name}: an input was changed"
     if any(".tmp" in name for name in new):

@@ -11,7 +11,9 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 DENSE = "layer,tokens,time_us\n" + "".join(
     f"{layer},{size},{3 + size / 100}\n" for layer in (*LAYERS, "final_layernorm") for size in _SIZES
 )
-HEADS = "layer,sequences,time_us\n" + "".join(f"lm_head,{size},{5 + size}\n" for size in _SIZES[:8])
+HEADS = "layer,sequences,time_us\n" + "".join(
+    f"{layer},{size},{5 + size}\n" for layer in ("lm_head", "sampler") for size in _SIZES[:8]
+)
 ATTENTION = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n" + "".join(
     f"{chunk},{history},{decodes},{context},{4 + chunk / 9 + decodes + context * decodes / 99}\n"
     for chunk in (0, 16, 64, 256)

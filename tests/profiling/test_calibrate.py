@@ -11,7 +11,14 @@ from penstock.cost.efficiency import (
     packaged_efficiency,
 )
 from penstock.cost.kernels import Gemm
-from penstock.profiling.calibrate import MixedSample, Sample, calibrate, leave_one_out, summary
+from penstock.profiling.calibrate import (
+    MixedSample,
+    Sample,
+    calibrate,
+    leave_one_out,
+    missing_families,
+    summary,
+)
 
 SIZES = {"gemm": ("balance", "size"), "stream": ("size",), "sampler": ("size",)}
 ATTENTION = ("size", "parallel", "length")
@@ -68,3 +75,9 @@ def test_the_packaged_curves_state_their_transfer_error() -> None:
     assert ((roof * slowness)[1:] > (roof * slowness)[:-1]).all()
     assert (slowness > 0.7).all()
     assert (slowness < 4).all()
+
+
+def test_what_was_not_measured_is_named() -> None:
+    samples, _ = everything("a", 1.0)
+    assert missing_families(samples) == []
+    assert missing_families(samples[:1]) == ["stream", "sampler", "decode", "prefill"]

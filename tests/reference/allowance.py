@@ -30,10 +30,10 @@ class Allowance:
 
     def tokens_for(self, state: RequestState, computed: int) -> int:
         """How many tokens of a request may follow ``computed`` ones, 0 if it has to stay out."""
-        if self.requests <= 0 or (self.slot is not None and state.slot not in (None, self.slot)):
+        if self.requests <= 0:
             return 0
         if state.decoding:
-            return 1 if self.decodes > 0 else 0
+            return 1 if self.decodes > 0 and self.slot in (None, state.slot) else 0
         if self._chunk_tokens is None:
             return self.prefill_tokens
         return min(self.prefill_tokens, max(self._chunk_tokens(computed), 1))

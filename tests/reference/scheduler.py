@@ -263,6 +263,8 @@ class ReferenceScheduler:
         result.chunks.append(chunk)
         if self.allowance is not None:
             self.allowance.spend(chunk)
+            if not chunk.state.decoding:
+                chunk.state.slot = self.allowance.slot
 
     def _lacks_blocks(self, state: RequestState, tokens: int) -> bool:
         return self.kv.blocks_needed(state.request.index, tokens, ()) > len(self.kv.free)
@@ -353,7 +355,6 @@ class ReferenceScheduler:
         self._enter(result, self._chunk(state, new))
         if self.allowance is not None:
             self.allowance.admissions -= 1
-            state.slot = self.allowance.slot
         return new
 
     def _admissible(self, state: RequestState, hits: Sequence[Block], tokens: int) -> bool:

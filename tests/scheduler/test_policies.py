@@ -74,6 +74,13 @@ def test_a_request_stays_in_its_slot_and_a_slot_has_its_own_limit() -> None:
     assert all(len(group) == 4 for group in partners.values())
 
 
+def test_chunks_of_one_prompt_follow_each_other_whatever_the_slot() -> None:
+    trace = run("sglang", [Request(0, 0, 1000, 4)], max_num_seqs=16, max_num_batched_tokens=256)
+    chunks = trace.iterations[:4]
+    assert [row["scheduled"][0][1] for row in chunks] == [256, 256, 256, 232]
+    assert chunks[-1]["t_schedule_ns"] < chunks[0]["t_done_ns"]
+
+
 def test_throttling_spreads_prompt_tokens_over_the_iterations() -> None:
     trace = run("gllm(iterations=4)", BURST, max_num_seqs=16)
     prompt = [sum(new for _, new, _ in row["scheduled"] if new > 1) for row in trace.iterations]

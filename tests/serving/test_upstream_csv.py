@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.serving.upstream import DATA, Rows, compatible, gaps_ns, needs_data, ours, theirs
 
-from penstock.cost.step_cost import PipelineCost, StepShape
+from penstock.cost.step_cost import StepShape
 from penstock.engine.build import build_instances
 from penstock.rendering.request_csv import write_request_csv
 from penstock.spec.load import load_cluster
@@ -51,61 +50,6 @@ def test_weights_on_cxl_differ_by_the_last_norm(tmp_path: Path) -> None:
     for request, row in written(compatible("single_node_cxl_instance"), tmp_path).items():
         for here, there in zip(gaps_ns(row), gaps_ns(expected[request]), strict=True):
             assert 2_400 < here - there < 2_800
-
-
-def as_there(cost: PipelineCost, rows: Rows, in_flight: int) -> dict[int, list[int]]:
-    """Token times by LLMServingSim's rule for pipelines: whenever the first stage is free, and fewer batches are in
-    flight than there are stages, all requests that are in none begin another. When an arrival is seen first (its
-    queuing delay) is taken from ``rows``; every other time is computed."""
-    new = sorted((int(row["arrival"]) + int(row["queuing_delay"]), request) for request, row in rows.items())
-    left = {request: int(row["output"]) for request, row in rows.items()}
-    context = dict.fromkeys(rows, 0)
-    free = [0] * (len(cost.hops) + 1)
-    flying: list[tuple[int, list[int]]] = []
-    ready: list[int] = []
-    tokens: dict[int, list[int]] = {request: [] for request in rows}
-    now = 0
-    while new or ready or flying:
-        seen = [request for at_ns, request in new if at_ns <= now]
-        if (ready or seen) and len(flying) < in_flight and free[0] <= now:
-            new = new[len(seen) :]
-            old = [context[request] for request in ready]
-            prompts = sum(int(rows[request]["input"]) for request in seen)
-            count = len(ready) + len(seen)
-            span = (min(old, default=0), max(old, default=0))
-            load = StepShape(prompts, 0, len(ready), sum(old), *span, count)
-            leaves = now
-            for stage, time in enumerate(cost.stage.stage_ns(load)):
-                free[stage] = max(leaves, free[stage]) + time
-                hop = 0 if stage == len(cost.hops) else cost.hops[stage].arrival_ns[prompts + len(ready)]
-                leaves = free[stage] + hop
-            for request in ready:
-                context[request] += 1
-            for request in seen:
-                context[request] = int(rows[request]["input"])
-            flying.append((leaves, [*ready, *seen]))
-            ready = []
-            continue
-        later = [at_ns for at_ns, _ in flying] + [at_ns for at_ns, _ in new] + [free[0]]
-        now = min(at_ns for at_ns in later if at_ns > now)
-        for batch in [one for one in flying if one[0] == now]:
-            flying.remove(batch)
-            for request in batch[1]:
-                tokens[request].append(now)
-                left[request] -= 1
-            ready += [request for request in batch[1] if left[request]]
-    return tokens
-
-
-def test_the_pipeline_is_theirs_to_the_nanosecond_by_their_rule_for_batches() -> None:
-    # So the whole difference is when a batch begins: vLLM's engine waits for the oldest one, and requests that meet
-    # there decode together from then on; there each keeps a batch of its own while there are fewer than stages.
-    rows = theirs("outputs/example_pp_run.csv")
-    (instance,) = build_instances(load_cluster(compatible("single_node_pp_instance")), DATA / "perf")
-    for request, times in as_there(instance.cost, rows, 4).items():
-        assert times[0] == int(rows[request]["arrival"]) + int(rows[request]["TTFT"])
-        gaps = [later - before for before, later in pairwise(times)]
-        assert gaps == gaps_ns(rows[request])
 
 
 def test_in_that_pipeline_the_last_stage_sets_the_pace() -> None:

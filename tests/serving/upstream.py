@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from upstream.runs import with_members
 
 from penstock.api import simulate
 from penstock.rendering.result import SimulationResult
@@ -44,16 +45,4 @@ def gaps_ns(row: dict[str, str]) -> list[int]:
 def compatible(config: str, **more: Any) -> dict[str, Any]:
     """A config of its own with every member that makes our models its."""
     data = json.loads((DATA / "configs" / "cluster" / f"{config}.json").read_text(encoding="utf-8"))
-    bandwidth = data["nodes"][-1]["instances"][0]["npu_mem"]["mem_bw"]
-    data |= {"endpoint_delay_ns": 10, "local_mem_bw": bandwidth}
-    for node in data["nodes"]:
-        for instance in node["instances"]:
-            instance |= {
-                "profile_lookup": "llmservingsim",
-                "activation_tensors": 1,
-                "token_return": False,
-                "engine_idle_sleep_ns": 0,
-                "engine_overhead": "none",
-                **more,
-            }
-    return data
+    return with_members(data, **more)

@@ -141,7 +141,8 @@ def attention_grid(rows: FloatArray) -> AttentionGrid:
     The measured points form slices (chunk, decodes, prefill context) of their own decode contexts. Each is
     brought to the union of all axes, inner axis first, linearly; beyond a slice's last point its top two
     points extrapolate; where a slice is missing altogether, the nearest stands in. Chunks that were never
-    measured beside decodes are added to them, less the launch they share.
+    measured beside decodes are added to them, less the launch they share. Chunks shorter than the first lie between
+    the fewest decodes and it; where no chunk was measured beside decodes, they take as long as it.
     """
     order = np.lexsort((rows[:, 3], rows[:, 1], rows[:, 2], rows[:, 0]))
     rows = rows[order]
@@ -161,9 +162,7 @@ def attention_grid(rows: FloatArray) -> AttentionGrid:
         us[i, j] = _slice(block, prefill_contexts, decode_contexts)
     _fill_missing_decodes(us, decodes)
     if np.isnan(us[0, 0]).any() and len(decodes) > 1:
-        us[0, 0] = us[
-            0, 1, :, :1
-        ]  # the shortest chunks alone lie between the fewest decodes and the first chunk
+        us[0, 0] = us[0, 1, :, :1]
     add_unmeasured_mixes(us)
     for i in np.flatnonzero(np.isnan(us).any(axis=(1, 2, 3))):
         _fill_missing_chunk(us, chunks, int(i))
@@ -202,10 +201,19 @@ def _fill_missing_decodes(us: FloatArray, decodes: FloatArray) -> None:
 def add_unmeasured_mixes(us: FloatArray) -> None:
     """Where chunks and decodes were measured apart only, fill ``us[1:, 1:]`` with their sum less a launch, and no less
     than the longer of both: the shortest chunk may take less than what stands for a launch, the shortest decode."""
-    if np.isnan(us[0, 1:]).any() or not np.isnan(us[1:, 1:]).all() or np.isnan(us[1:, 0]).any():
+    unmeasured = np.isnan(us[1:, 1:])
+    if not unmeasured.size or not unmeasured.all() or np.isnan(us[0, 1:]).any() or np.isnan(us[1:, 0]).any():
         return
     chunks, decodes = us[1:, :1], us[:1, 1:, :1]
     us[1:, 1:] = np.maximum(chunks + decodes - float(us[0, 1:].min()), np.maximum(chunks, decodes))
+    fill_shorter_chunks(us)
+
+
+def fill_shorter_chunks(us: FloatArray) -> None:
+    """Below the first chunk, which was measured alone: what is shorter reads all of its history too, so it takes as
+    long. Decodes without a chunk are at no history, and stay."""
+    us[0, 0] = us[1, 0]
+    us[0, 1:, 1:] = us[1, 1:, 1:]
 
 
 HISTORIES = np.concatenate([[0.0], 64.0 * 2.0 ** np.arange(12)])
@@ -222,7 +230,6 @@ def separate_grid(
     us = np.full((len(lengths) + 1, len(counts) + 1, len(HISTORIES), len(contexts)), np.nan)
     us[0, 1:] = decode_us[:, None, :]
     us[1:, 0] = (prompt_us[:, None] + slope[:, None] * HISTORIES)[:, :, None]
-    us[0, 0] = us[1, 0]
     add_unmeasured_mixes(us)
     return AttentionGrid(
         np.concatenate([[0.0], lengths]), np.concatenate([[0.0], counts]), HISTORIES, contexts, us

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from penstock.cost.bundle import fill_shorter_chunks
 from penstock.cost.efficiency import (
     Efficiency,
     Rates,
@@ -120,7 +121,8 @@ def prefill_us(
 def attention_grid_us(
     shape: AttentionShape, rates: Rates, efficiency: Efficiency, max_tokens: int
 ) -> AttentionGrid:
-    """Attention of one layer over a grid that reaches 1024 decodes and 128K tokens of context."""
+    """Attention of one layer over a grid that reaches 1024 decodes and 128K tokens of context. Chunks and decodes in
+    one step take no less than the longer of both."""
     chunks = np.concatenate([[0.0], token_grid(max_tokens)[4::4]])
     chip = (rates, efficiency)
     us = np.empty((len(chunks), len(_DECODES), len(_HISTORIES), len(_CONTEXTS)))
@@ -128,7 +130,6 @@ def attention_grid_us(
     prefill = prefill_us(shape, chunks[1:, None], _HISTORIES[None, :], chip)[:, None, :, None]
     us[0, 1:] = decode[0]
     us[1:, 0] = prefill[:, 0]
-    us[0, 0] = us[1, 0]
     terms = mixed_terms(
         prefill,
         decode,
@@ -136,7 +137,9 @@ def attention_grid_us(
         _CONTEXTS[None, None, None, :],
         chunks[1:, None, None, None],
     )
-    us[1:, 1:] = (prefill + decode) * efficiency.mixed_factor(terms)
+    together = (prefill + decode) * efficiency.mixed_factor(terms)
+    us[1:, 1:] = np.maximum(together, np.maximum(prefill, decode))
+    fill_shorter_chunks(us)
     return AttentionGrid(chunks, _DECODES, _HISTORIES, _CONTEXTS, us)
 
 

@@ -2,9 +2,9 @@
 
 Its trace generator (``serving/core/trace_generator.py``) rounds every measured point to a nanosecond and cuts what lies
 between two points off. Attention differs in three more ways: decodes count with the mean of their contexts in whole
-tokens; skew is added only where the longest context takes longer than the mean; and beside a prefill chunk only if a
-chunk of just that many tokens was profiled, else with the profile's default alpha. The rules were found by comparing
-results (``tests/serving/test_upstream_outputs.py``).
+tokens, in the skew's rate too; skew is added only where the longest context takes longer than the mean; and beside a
+prefill chunk only if a chunk of just that many tokens was profiled, else with the profile's default alpha. The rules
+were found by comparing results (``tests/serving/test_upstream_csv.py``, ``test_upstream_rules.py``).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class WholeLookup(AttentionLookup):
         time = self._decodes_of(decodes, mean)
         if self._skew is None or longest <= shortest:
             return time
-        rate = bisect_left(self._rate_edges, (total / decodes - shortest) / (longest - shortest))
+        rate = bisect_left(self._rate_edges, (mean - shortest) / (longest - shortest))
         edges = self._longest_edges
         alphas = self._alphas_of(decodes)
         alpha = alphas[rate * (len(edges) + 1) + bisect_left(edges, longest)]
@@ -95,7 +95,7 @@ class WholeLookup(AttentionLookup):
             return time
         alpha = table.default
         if chunk in self._exact_chunks:
-            place = self._alpha_index(chunk, history, decodes, total / decodes, shortest, longest)
+            place = self._alpha_index(chunk, history, decodes, mean, shortest, longest)
             alpha = float(table.alpha.flat[place])
         return _skewed(time, self._mixed_of(chunk, history, decodes, longest), alpha)
 

@@ -8,6 +8,7 @@ arrives is seen by those who act then.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Container
 from enum import IntEnum
 from typing import Protocol
 
@@ -53,6 +54,7 @@ class Agenda:
         self._keys: dict[Actor, int] = {}
         self._running: Actor | None = None
         self._running_key = -1
+        self._bound_ns = NEVER_NS
 
     def add(self, actor: Actor, phase: Phase, rank: int) -> None:
         """Let an actor take part. Each pair of phase and rank is one actor's."""
@@ -73,8 +75,9 @@ class Agenda:
 
     def stop_at(self, limit_ns: int) -> None:
         """Something happens at ``limit_ns`` that the running actor must not overtake."""
-        if self._running is not None and limit_ns < self.limit_ns:
-            self.limit_ns = limit_ns
+        if self._running is not None:
+            self.limit_ns = min(self.limit_ns, limit_ns)
+            self._bound_ns = min(self._bound_ns, limit_ns)
 
     def next_ns(self) -> int:
         """When somebody acts next; NEVER_NS if nobody does."""
@@ -82,6 +85,11 @@ class Agenda:
         while entries and (entries[0][2].next_ns != entries[0][0] or entries[0][2] is self._running):
             heapq.heappop(entries)
         return entries[0][0] if entries else NEVER_NS
+
+    def next_of_others(self, actors: Container[Actor]) -> int:
+        """When somebody who is not among ``actors``, one of whom runs, acts next, or what bounds these all comes."""
+        others = (at for at, _, actor in self._entries if actor.next_ns == at and actor not in actors)
+        return min(self._bound_ns, min(others, default=NEVER_NS))
 
     def next_is(self, phase: Phase) -> bool:
         """Whether whoever acts next is of ``phase``; somebody must (:meth:`next_ns`)."""
@@ -96,7 +104,7 @@ class Agenda:
         """
         _, key, actor = heapq.heappop(self._entries)
         self._running, self._running_key = actor, key
-        self.limit_ns = limit_ns
+        self.limit_ns = self._bound_ns = limit_ns
         if not alone:
             following_ns = self.next_ns()
             if following_ns < limit_ns:

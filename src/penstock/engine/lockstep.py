@@ -87,10 +87,10 @@ class LockstepGroup:
         self.padding_tokens = 0
         self.waited_for_ns = [0] * size
         self._hops = [(hop.arrival_ns, hop.occupancy_ns) for hop in hops]
-        self._return_ns = return_ns
-        self._back_ns = back_ns
-        self._sync_ns = sync_ns
-        self._tail_ns = tail_ns
+        self.return_ns = return_ns
+        self.back_ns = back_ns
+        self.sync_ns = sync_ns
+        self.tail_ns = tail_ns
         self._open: deque[Forward] = deque()
         self._sync = FinishSync(size)
         self._when_synced: list[Callable[[int], None]] = [_nobody] * size
@@ -110,7 +110,7 @@ class LockstepGroup:
         sync.unfinished[rank] = unfinished
         sync.missing -= 1
         if not sync.missing:
-            sync.at_ns = at_ns = now + self._sync_ns
+            sync.at_ns = at_ns = now + self.sync_ns
             self._sync = FinishSync(self.size)
             if self.watcher is not None:
                 self.watcher.synced(sync, wave, step_counter)
@@ -172,8 +172,8 @@ class LockstepGroup:
                     continue
                 if stage < last:
                     arrive[rank] = pipeline.hop(stage, self._hops[stage], padded or step.tokens, end)
-                elif self._tail_ns is not None:
-                    busy_until = end + self._tail_ns(step.members + len(step.chunks))
+                elif self.tail_ns is not None:
+                    busy_until = end + self.tail_ns(step.members + len(step.chunks))
                     pipeline.stage_free_ns[stage] = times[place + 2] = busy_until
         if padded:
             self.padding_tokens += padded * self.size - sum(
@@ -191,9 +191,9 @@ class LockstepGroup:
         if step is None:
             step, returned = pipeline.dummy, 0
         else:
-            returned = self._return_ns[step.sampled]
+            returned = self.return_ns[step.sampled]
         step.end_ns = end
-        step.done_ns = end + returned + self._back_ns
+        step.done_ns = end + returned + self.back_ns
         return step.done_ns
 
 
@@ -272,6 +272,12 @@ class RankPipeline:
         depart = max(self._link_free_ns[stage], end)
         self._link_free_ns[stage] = depart + occupancy[tokens]
         return depart + arrival[tokens]
+
+    def go_on_after(self, forwards: int, times: Sequence[int], done_ns: int) -> None:
+        """So many forwards were taken for all ranks at once; ``times`` and ``done_ns`` are of the last."""
+        self.submitted += forwards
+        self.times[:] = times
+        self._latest_done_ns = done_ns
 
     def resolved(self, index: int, *, tell: bool) -> None:
         """The times of forward ``index``, this rank's oldest open one, are known."""

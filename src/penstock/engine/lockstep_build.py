@@ -10,6 +10,7 @@ from penstock.engine.data_parallel import DataParallelDeployment
 from penstock.engine.kernel import Agenda
 from penstock.engine.lockstep import LockstepGroup
 from penstock.engine.lockstep_replica import LockstepReplica
+from penstock.engine.lockstep_runs import LockstepRuns
 from penstock.engine.replica import Replica
 from penstock.errors import Problem, UserError
 from penstock.kv_transfer.step_workers import StepWorkers
@@ -28,6 +29,7 @@ class LockstepGroups:
 
     def __init__(self, agenda: Agenda, built: Sequence[BuiltInstance]) -> None:
         self._agenda = agenda
+        self._instances = len(built)
         self._groups: dict[str, tuple[LockstepGroup, DataParallelDeployment]] = {}
         self._ranks: dict[int, DataParallelDeployment] = {}
         for one in built:
@@ -112,4 +114,22 @@ class LockstepGroups:
             workers=workers,
         )
         deployment.complete([*deployment.ranks, replica])
+        if len(deployment.ranks) == group.size and self.take_all(self._instances):
+            self._let_run(group, deployment.ranks)
         return replica
+
+    def _let_run(self, group: LockstepGroup, ranks: Sequence[LockstepReplica]) -> None:
+        """Let the ranks take runs of decodes together where that is known how."""
+        plain = [
+            (replica, replica.scheduler)
+            for replica in ranks
+            if type(replica.scheduler) is VllmScheduler
+            and replica.scheduler.connector is None
+            and replica.workers is None
+            and replica.options.max_in_flight == 1
+            and replica.parallel.prefill_schedule_interval == 1
+        ]
+        if len(plain) == group.size and group.pp_size == 1 and group.tail_ns is None:
+            runs = LockstepRuns(group, plain, self._agenda, ranks[0].parallel.sync_interval)
+            for replica in ranks:
+                replica.runs = runs

@@ -34,6 +34,15 @@ class RankWatcher(Protocol):
         ...
 
 
+class Runs(Protocol):
+    """Takes several forwards of all ranks of a group at once."""
+
+    def take_turns(self) -> bool:
+        """Take some, if there is nothing else to do in them; whether it did. The rank that calls it has its awaited
+        step back, and awaits it again, or rather the same step some forwards later, if it did."""
+        ...
+
+
 class LockstepReplica(Replica):
     """A :class:`~penstock.engine.replica.Replica` that is rank ``rank`` of a group. ``tell(now, kind, ...)`` sends a
     message to the coordinator, ``tell_ended(now, requests)`` one to the front-ends of requests that have ended."""
@@ -66,6 +75,8 @@ class LockstepReplica(Replica):
         self.dummies = 0
         self.throttles = False
         self.rank_watcher: RankWatcher | None = None
+        self.runs: Runs | None = None
+        self.awaited: Step | None = None
         self._cadenced = scheduler if isinstance(scheduler, VllmScheduler) else None
         self._tell = tell
         self._tell_ended = tell_ended
@@ -120,6 +131,30 @@ class LockstepReplica(Replica):
         if self.is_idle:
             self._go_on_at(now)
 
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether a wave is under way and the rank has nothing to read or to tell, nor anybody who watches."""
+        status = self._status
+        return (
+            self.step_counter > 0
+            and self.engines_running
+            and not self._mail
+            and not self._aborts
+            and self.watcher is None
+            and self.rank_watcher is None
+            and self._counts == (status.running, status.waiting)
+        )
+
+    def go_on_after_run(
+        self, turns: int, now_ns: int, cells: list[int], updates: list[int], done_ns: int
+    ) -> None:
+        """So many turns with tokens were taken, and as many results, for all ranks at once; the step that it awaits is
+        now the last of them, back at ``done_ns``."""
+        self.go_on_after(turns, now_ns, cells, updates)
+        self.step_counter += turns
+        self.pipeline.go_on_after(turns, cells[-3:], done_ns)
+        self._go_on_at(done_ns)
+
     def _go_on_at(self, at_ns: int) -> None:
         """What it waits for is known to come at ``at_ns``."""
         self.next_ns = at_ns
@@ -168,13 +203,17 @@ class LockstepReplica(Replica):
                 self.now_ns += overhead.schedule_ns
                 blocks = len(queue) >= depth or not (executed or scheduler.has_work())
             if blocks and queue:
-                step = queue.popleft()
-                if step.done_ns == UNKNOWN_NS:
-                    self._blocked_on = step
-                    yield None
-                    self._blocked_on = None
-                elif step.done_ns > self.now_ns:
-                    yield step.done_ns
+                self.awaited = step = queue.popleft()
+                while True:
+                    if step.done_ns == UNKNOWN_NS:
+                        self._blocked_on = step
+                        yield None
+                        self._blocked_on = None
+                    elif step.done_ns > self.now_ns:
+                        yield step.done_ns
+                    if self.runs is None or not self.runs.take_turns():
+                        break
+                self.awaited = None
                 self._take_tokens(step, self.now_ns)
                 self.now_ns += overhead.update_ns
             self.turns += 1

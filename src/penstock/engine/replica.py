@@ -255,7 +255,9 @@ class Replica:
             return False
         while self._appointments and self._appointments[0] <= self.now_ns:
             heapq.heappop(self._appointments)
-        self.next_ns = self._appointments[0] if self._appointments else None
+        coming = [self._appointments[0]] if self._appointments else []
+        coming += [self.inbox[0].arrived_ns] if self.inbox else []
+        self.next_ns = max(min(coming), self.now_ns) if coming else None
         self._idle_turns = 0
         self._is_dozing = True
         return True
@@ -329,6 +331,9 @@ class Replica:
                     self.turns += 1
                     continue
             elif not queue:
+                if self.inbox:  # on its way
+                    self.now_ns = self.inbox[0].arrived_ns
+                    continue
                 self.next_ns = None
                 return
             else:

@@ -11,7 +11,15 @@ from typing import Any
 from penstock.errors import Problem, UserError
 from penstock.files.place import Place
 from penstock.files.writing import atomic_write
-from penstock.profiling.calibrate import MixedSample, Sample, TransferLine, calibrate, leave_one_out, summary
+from penstock.profiling.calibrate import (
+    MixedSample,
+    Sample,
+    TransferLine,
+    calibrate,
+    leave_one_out,
+    missing_families,
+    summary,
+)
 from penstock.profiling.calibration_data import (
     bundle_samples,
     known_hardware,
@@ -49,6 +57,11 @@ def run_calibration(llmservingsim: Path, vidur: Path | None) -> tuple[dict[str, 
             samples += vidur_samples(path, known_hardware(label), named_model(place.partition("/")[2]))
     if not samples or not mixes:
         raise UserError([Problem(str(llmservingsim), "holds no profile bundles under perf/")])
+    missing = missing_families(samples)
+    if missing:
+        raise UserError(
+            [Problem(str(llmservingsim), f"holds no measured {name} kernels") for name in missing]
+        )
     chips = ", ".join(sorted({sample.hardware for sample in samples}))
     data = calibrate(samples, mixes, f"measured kernels of {chips}")
     lines = leave_one_out(samples, mixes)

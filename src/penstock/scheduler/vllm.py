@@ -492,6 +492,7 @@ class VllmScheduler:
         self._grant(step, state, new, need)
         if limits is not None:
             limits.spend_chunk(new)
+            self._join_slot(state, limits.slot)
         if state.num_computed == state.num_tokens:
             self.partials.remove(state)
         budget += self._budget_back - new
@@ -654,9 +655,7 @@ class VllmScheduler:
         if limits is not None:
             limits.spend_chunk(new)
             limits.admissions -= 1
-            state.slot = slot = limits.slot
-            if slot is not None:
-                self.running_in[slot] = self.running_in.get(slot, 0) + 1
+            self._join_slot(state, limits.slot)
         self._grant(step, state, new, self.kv.blocks_for(state.num_computed + new) - state.held_blocks)
         if state.num_computed < state.num_tokens:
             self.partials.append(state)
@@ -916,6 +915,15 @@ class VllmScheduler:
         self.preemptions += 1
         self.waiting.put_back(victim)
         step.preempted.append(victim)
+
+    def _join_slot(self, state: RequestState, slot: int | None) -> None:
+        """A chunk of a prompt goes into a step of ``slot``."""
+        if state.slot != slot:
+            if state.slot is not None:
+                self._leave_slot(state)
+            state.slot = slot
+            if slot is not None:
+                self.running_in[slot] = self.running_in.get(slot, 0) + 1
 
     def _leave_slot(self, state: RequestState) -> None:
         slot = state.slot

@@ -93,6 +93,7 @@ class VllmAsyncEachScheduler(VllmScheduler):
                     self._decodes_taken[state] = None
                 else:
                     limits.spend_chunk(new)
+                    self._join_slot(state, limits.slot)
             budget += self._budget_back - new
             self._budget_back = 0
         return budget

@@ -17,6 +17,13 @@ FLOOR = 0.85
 """No kernel reads memory faster than this share of the bandwidth: where a measurement does, its weights stayed in the
 second-level cache between two replays, where a model with many layers does not find them."""
 
+DISTURBED = 1.5
+"""A measurement that takes this many times longer than the slowest chip of like kind does for the same multiplication,
+each by its own roofline, was disturbed. How many are: docs/costs.md."""
+
+WITNESSES = 2
+"""So many other chips of its kind must have measured the point: with one it cannot be told which was disturbed."""
+
 _COLUMNS = ("m", "n", "k", "latency")
 
 
@@ -29,17 +36,18 @@ class GemmTable:
     inner: FloatArray
     us: FloatArray
 
-    def curve(self, gemm: Gemm, rates: Rates) -> Curve:
+    def curve(self, gemm: Gemm, rates: Rates, kin: Kin = ()) -> Curve:
         """A multiplication over its tokens. A shape between those measured has their mean share of the roofline, by
-        the logarithms of both sizes; one beyond them that of the last."""
+        the logarithms of both sizes; one beyond them that of the last. ``kin`` are the tables of chips of like kind,
+        whose slowest share stands in for a disturbed measurement."""
         outer, inner = _around(self.outer, gemm.outer), _around(self.inner, gemm.inner)
         logs = np.zeros((len(self.rows), len(outer) * len(inner)))
         weights = np.zeros(len(outer) * len(inner))
         corners = [(j, k) for j in outer for k in inner]
         for i, ((j, j_weight), (k, k_weight)) in enumerate(corners):
             corner = Gemm(int(self.inner[k]), int(self.outer[j]), gemm.weight_bytes, gemm.activation_bytes)
-            roof, _ = gemm_roofline(corner, self.rows, rates)
-            logs[:, i] = np.log(self.us[:, j, k] / roof)
+            own = self.log_shares(corner, self.rows, rates)
+            logs[:, i] = undisturbed(own, [table.log_shares(corner, self.rows, at) for table, at in kin])
             weights[i] = j_weight * k_weight
         known = ~np.isnan(logs)
         total = (known * weights).sum(axis=1)
@@ -49,6 +57,30 @@ class GemmTable:
         roof, _ = gemm_roofline(gemm, sizes, rates)
         floor = gemm.inner * gemm.outer * gemm.weight_bytes / (FLOOR * rates.bytes_per_us)
         return Curve(sizes, np.maximum(roof * np.exp(share), floor))
+
+    def log_shares(self, gemm: Gemm, rows: FloatArray, rates: Rates) -> FloatArray:
+        """Log of time over roofline for each of ``rows`` through exactly these weights, NaN where not measured."""
+        at = [
+            np.searchsorted(axis, size) for axis, size in ((self.outer, gemm.outer), (self.inner, gemm.inner))
+        ]
+        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
+        if not (self.outer[at[0] :][:1] == gemm.outer and self.inner[at[1] :][:1] == gemm.inner):
+            return np.full(len(rows), np.nan)
+        us = np.where(self.rows[places] == rows, self.us[places, at[0], at[1]], np.nan)
+        return np.log(us / gemm_roofline(gemm, rows, rates)[0])
+
+
+Kin = Sequence[tuple[GemmTable, Rates]]
+
+
+def undisturbed(own: FloatArray, others: Sequence[FloatArray]) -> FloatArray:
+    """``own`` log shares, and where the ``others`` prove one disturbed, the slowest of theirs."""
+    if len(others) < WITNESSES:
+        return own
+    table = np.array(others)
+    slowest = np.where(np.isnan(table), -np.inf, table).max(axis=0)
+    proven = ((~np.isnan(table)).sum(axis=0) >= WITNESSES) & (own > slowest + np.log(DISTURBED))
+    return np.where(proven, slowest, own)
 
 
 @dataclass(frozen=True, slots=True)

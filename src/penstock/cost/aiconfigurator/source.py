@@ -7,10 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.cost.aiconfigurator.attention import AttentionFiles, attention_grid, decode_skew
-from penstock.cost.aiconfigurator.gemm import QuantisationTable, read_gemms, read_quantisation
-from penstock.cost.aiconfigurator.systems import System, find_system
+from penstock.cost.aiconfigurator.gemm import (
+    GemmTable,
+    Kin,
+    QuantisationTable,
+    read_gemms,
+    read_quantisation,
+)
+from penstock.cost.aiconfigurator.systems import System, find_system, like
 from penstock.cost.aiconfigurator.wheel import PACKAGE, VERSION, Wheel
-from penstock.cost.kernels import kernel_set
+from penstock.cost.efficiency import Rates
+from penstock.cost.kernels import Gemm, kernel_set
 from penstock.cost.question import CostQuestion
 from penstock.cost.roofline import hardware_rates, roofline_tables
 from penstock.cost.tables import Curve, KernelTables
@@ -36,7 +43,6 @@ class Covered:
     system: System
     hardware: HardwareSpec
     weights: str
-    attention_weights: str
     kv_cache: str
 
 
@@ -45,12 +51,11 @@ def covered(question: CostQuestion) -> Covered | None:
     system, hardware = find_system(question.hardware), find_hardware(question.hardware)
     attention = question.kind.attention
     weights = GEMM_DTYPES.get(question.dtype)
-    own = GEMM_DTYPES.get(question.model.attention_dtype or question.dtype)
-    if system is None or hardware is None or weights is None or own is None:
+    if system is None or hardware is None or weights is None or _own_dtype(question) not in GEMM_DTYPES:
         return None
     if not isinstance(attention, GroupedAttention) or attention.window is not None or attention.has_gate:
         return None
-    return Covered(system, hardware, weights, own, "fp8" if question.kv_cache_dtype == "fp8" else "bfloat16")
+    return Covered(system, hardware, weights, "fp8" if question.kv_cache_dtype == "fp8" else "bfloat16")
 
 
 def measured_tables(question: CostQuestion, found: Covered, wheel: Wheel) -> KernelTables | None:
@@ -60,14 +65,14 @@ def measured_tables(question: CostQuestion, found: Covered, wheel: Wheel) -> Ker
         UserError: a file of the wheel is broken.
     """
     name, engine = found.system.name, question.engine
-    gemm_path = wheel.table(name, "gemm", engine, "gemm")
     files = AttentionFiles(
         wheel.table(name, "attention", engine, "context_attention"),
         wheel.table(name, "attention", engine, "generation_attention"),
         found.kv_cache,
     )
     mlp, own, wide = (
-        read_gemms(gemm_path, dtype) for dtype in (found.weights, found.attention_weights, "bfloat16")
+        _read_matrices(found, wheel, engine, dtype)
+        for dtype in (question.dtype, _own_dtype(question), "bfloat16")
     )
     dtypes = (question.dtype, question.kv_cache_dtype)
     kernels = kernel_set(question.model, question.kind, question.tp_size, *dtypes)
@@ -90,11 +95,11 @@ def measured_tables(question: CostQuestion, found: Covered, wheel: Wheel) -> Ker
     dense, per_sequence = dict(estimate.dense), dict(estimate.per_sequence)
     for kernel, gemm in kernels.gemms.items():
         if kernel == "lm_head":
-            per_sequence[kernel] = wide.curve(gemm, wide_rates)
+            per_sequence[kernel] = wide.curve(gemm)
         else:
-            table, dtype = (mlp, question.dtype) if kernel in _MLP else (own, _own_dtype(question))
-            curve = table.curve(gemm, hardware_rates(found.hardware, dtype))
-            if dtype == "fp8":
+            matrices = mlp if kernel in _MLP else own
+            curve = matrices.curve(gemm)
+            if matrices.dtype == "fp8":
                 curve = _without_quantisation(curve, gemm.inner, quantisation)
             dense[kernel] = _longer(curve, longer)
     return KernelTables(
@@ -107,6 +112,34 @@ def measured_tables(question: CostQuestion, found: Covered, wheel: Wheel) -> Ker
         skew=decode_skew() if engine == "vllm" else None,
         basis=(_basis(question, found, wheel),),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrices:
+    """Multiplications by weights of one dtype on a chip, beside those of the chips of its kind."""
+
+    dtype: str
+    table: GemmTable
+    rates: Rates
+    kin: Kin
+
+    def curve(self, gemm: Gemm) -> Curve:
+        """A multiplication over its tokens."""
+        return self.table.curve(gemm, self.rates, self.kin)
+
+
+def _read_matrices(found: Covered, wheel: Wheel, engine: str, dtype: str) -> _Matrices | None:
+    measured = GEMM_DTYPES[dtype]
+    table = read_gemms(wheel.table(found.system.name, "gemm", engine, "gemm"), measured)
+    if table is None:
+        return None
+    kin: list[tuple[GemmTable, Rates]] = []
+    for label, system in like(found.system).items():
+        path, hardware = wheel.table(system.name, "gemm", engine, "gemm"), find_hardware(label)
+        other = read_gemms(path, measured) if path.is_file() else None
+        if other is not None and hardware is not None:
+            kin.append((other, hardware_rates(hardware, dtype)))
+    return _Matrices(dtype, table, hardware_rates(found.hardware, dtype), kin)
 
 
 def _without_quantisation(curve: Curve, inner: int, quantisation: QuantisationTable | None) -> Curve:

@@ -20,18 +20,20 @@ class System:
     multiprocessors: int
     tile_rows: int
     vllm_arithmetic: float = 1.0
+    kind: str | None = None
 
 
+_BLACKWELL = "Blackwell with HBM"
 _FLASH_ATTENTION_2, _FLASH_ATTENTION_3, _TRTLLM_GEN = 64, 128, 256
 
 SYSTEMS: Mapping[str, System] = {
     "A100-80GB": System("a100_sxm", 108, _FLASH_ATTENTION_2),
     "H100": System("h100_sxm", 132, _FLASH_ATTENTION_3, 1.25),
     "H200": System("h200_sxm", 132, _FLASH_ATTENTION_3, 1.25),
-    "B200": System("b200_sxm", 148, _TRTLLM_GEN, 1.25),
-    "B300": System("b300_sxm", 148, _TRTLLM_GEN, 1.25),
-    "GB200": System("gb200", 148, _TRTLLM_GEN, 1.25),
-    "GB300": System("gb300", 148, _TRTLLM_GEN, 1.25),
+    "B200": System("b200_sxm", 148, _TRTLLM_GEN, 1.25, _BLACKWELL),
+    "B300": System("b300_sxm", 148, _TRTLLM_GEN, 1.25, _BLACKWELL),
+    "GB200": System("gb200", 148, _TRTLLM_GEN, 1.25, _BLACKWELL),
+    "GB300": System("gb300", 148, _TRTLLM_GEN, 1.25, _BLACKWELL),
     "L40S": System("l40s", 142, _FLASH_ATTENTION_2),
     "RTXPRO6000": System("rtx_pro_6000_server", 188, _FLASH_ATTENTION_2),
 }
@@ -42,3 +44,12 @@ def find_system(hardware: str) -> System | None:
     """The system of a hardware label or alias, None where nothing was measured."""
     known = find_hardware(hardware)
     return None if known is None else SYSTEMS.get(known.label)
+
+
+def like(system: System) -> Mapping[str, System]:
+    """Systems of the same kind besides it, by label."""
+    return {
+        label: other
+        for label, other in SYSTEMS.items()
+        if other.kind is not None and other.kind == system.kind and other != system
+    }

@@ -50,8 +50,9 @@ class SchedulerView(Protocol):
 class StepLimits:
     """Upper bounds of one step, counted down as it fills. The scheduler's own limits hold besides.
 
-    ``slot`` restricts the step to requests of that slot; those admitted now join it. ``chunk_tokens`` gives the
-    largest prefill chunk after so many tokens of context.
+    ``slot`` restricts the step to decodes of that slot; a prompt joins the slot of its latest chunk, so that chunks
+    of one prompt follow each other through the stages. ``chunk_tokens`` gives the largest prefill chunk after so many
+    tokens of context.
     """
 
     decodes: int = UNLIMITED
@@ -79,7 +80,7 @@ class StepLimits:
 
     def allowed_chunk(self, state: RequestState, computed: int) -> int:
         """The most prompt tokens of this request that may go into the step after ``computed`` ones."""
-        if self.requests <= 0 or (self.slot is not None and state.slot not in (None, self.slot)):
+        if self.requests <= 0:
             return 0
         if self.chunk_tokens is None:
             return self.prefill_tokens

@@ -11,8 +11,9 @@ SMALLEST_SHARE = 4
 
 
 class Slots:
-    """``pp_size + async_depth`` slots in a round-robin; a request stays in the slot that admitted it, and a
-    slot runs at most ``micro_batch`` requests, by default max(max_num_seqs // pp_size, 1).
+    """``pp_size + async_depth`` slots in a round-robin; a slot runs at most ``micro_batch`` requests, by default
+    max(max_num_seqs // pp_size, 1). A prompt in chunks belongs to the scheduler and not to a slot (SGLang's
+    ``Scheduler.chunked_req``): each turn takes its next chunk, and it decodes in the slot of its last one.
 
     Wins where vLLM's single pool lets one micro-batch swallow all sequences. Costs where load is light: a
     slot without work is a turn lost, and its requests wait for their turn. Set ``max_in_flight`` to the number
