@@ -50,7 +50,7 @@ class Pair:
         options = SchedulerOptions(
             max_num_batched_tokens=32, enable_prefix_caching=False, engine_idle_sleep_ns=1000
         )
-        self.sender = PushSender(0, 16, self.world, lambda at_ns: None)
+        self.sender = PushSender(0, 16, self.world, lambda at_ns, by: None, sleeps=True)
         self.receiver = PushReceiver(1, self.world, lambda at_ns: None, reserved_tokens=self.reserved)
         self.replicas = [
             self._replica(place, make_scheduler(options, 1, blocks, connector=connector), options)

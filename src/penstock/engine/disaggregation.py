@@ -11,6 +11,7 @@ from penstock.engine.disaggregation_policy import make_disaggregation_policy
 from penstock.engine.instance import Instance
 from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.kv_paths import ClusterPaths
+from penstock.engine.lookahead import Lookahead
 from penstock.engine.messages import Messages
 from penstock.engine.pairing_proxy import PairingProxy
 from penstock.engine.proxy import Deliver, Proxy, TakesIn
@@ -70,16 +71,16 @@ class Disaggregation:
             network, paths, self._messages.send, notify_ns=transfer.notify_ns, on_transfer=on_transfer
         )
 
-    def connect(
-        self, built: BuiltInstance, concerns: Callable[[int], None]
-    ) -> tuple[KVConnector, StepWorkers]:
+    def connect(self, built: BuiltInstance, concerns: Callable[..., None]) -> tuple[KVConnector, StepWorkers]:
         """An instance's connector, and its workers, which tell ``concerns`` when something may concern it."""
         spec = built.spec
         if self._transfer.kind == "push":
             if spec.pd_type == "prefill":
-                return PushSender(
-                    spec.index, spec.scheduler.block_size, self._pushes, concerns
-                ), PushWorkers()
+                sleeps = spec.scheduler.engine_idle_sleep_ns > 0
+                sender = PushSender(
+                    spec.index, spec.scheduler.block_size, self._pushes, concerns, sleeps=sleeps
+                )
+                return sender, PushWorkers()
             reserved = self._transfer.num_reserved_decode_tokens
             return PushReceiver(spec.index, self._pushes, concerns, reserved_tokens=reserved), PushWorkers()
         connector = PullConnector(
@@ -171,6 +172,14 @@ class Disaggregation:
             for side in self._sides.values():
                 side.refresh(replica)
         self._moved.clear()
+
+    def lookahead(self, network: Network) -> Lookahead | None:
+        """How far decode instances may run ahead; None where an engine looks whenever something happens."""
+        if any(not one.options.engine_idle_sleep_ns for one in self._instances):
+            return None
+        proxies = [self.proxy] if isinstance(self.proxy, Proxy) else []
+        between = [network, self._messages, *proxies]
+        return Lookahead(self._sides["prefill"].instances, self._sides["decode"].instances, between)
 
     def computes_prompts(self, replica: Replica) -> bool:
         """Whether an instance hands its requests on."""

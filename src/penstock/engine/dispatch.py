@@ -71,15 +71,16 @@ class Dispatch:
             self._first[count] = Fleet(limits, self._columns)
         return self._first[count]
 
-    def deliver(self, index: int, request: Request, now: int, at_ns: int) -> int:
-        """Send a request to an instance, where it comes at ``at_ns``; returns the instance that gets it: another rank
-        of the same group where its front-end chooses. Ranks get it once messages are delivered."""
+    def deliver(self, index: int, request: Request, now: int, at_ns: int, by: int = -1) -> int:
+        """Send a request to an instance, where it comes at ``at_ns`` (``by``: see :meth:`Replica.expect`); returns
+        the instance that gets it: another rank of the same group where its front-end chooses. Ranks get it once
+        messages are delivered."""
         replica = self._instances[index]
         state = RequestState(request, replica.options.max_model_len, at_ns)
         group = self._groups.deployment_of(index)
         if group is not None:
             return self._send_to_group(group, state, index, now)
-        replica.deliver(state)
+        replica.deliver(state, by)
         self.moved[replica] = None
         self.rewake(replica)
         return index

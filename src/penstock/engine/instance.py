@@ -53,8 +53,8 @@ class Instance(Protocol):
         """When the last of its stages is free."""
         ...
 
-    def deliver(self, state: RequestState) -> None:
-        """A request arrives."""
+    def deliver(self, state: RequestState, by: int = -1) -> None:
+        """A request arrives; ``by`` is the instance that sends it on at this very instant, -1 if none does."""
         ...
 
     def run_until(self, limit_ns: int) -> None:

@@ -35,6 +35,15 @@ class Actor(Protocol):
         ...
 
 
+class Foresight(Protocol):
+    """Knows who can touch whom."""
+
+    def untouched_until_ns(self, actor: Actor) -> int:
+        """Before when nobody touches ``actor``, who acts next of all, as long as nobody comes from outside, and as long
+        as it wakes nobody itself; 0 where that is not known."""
+        ...
+
+
 class Agenda:
     """Who acts next. ``limit_ns`` bounds the actor that runs: it must not act at or after that time, as somebody
     before it in the order will. It falls when the running actor wakes somebody."""
@@ -90,11 +99,12 @@ class Agenda:
         """Whether whoever acts next is of ``phase``; somebody must (:meth:`next_ns`)."""
         return self._entries[0][1] >> 32 == phase
 
-    def run_next(self, limit_ns: int, *, alone: bool) -> Actor:
+    def run_next(self, limit_ns: int, *, alone: bool, lookahead: Foresight | None = None) -> Actor:
         """Let the next actor act until somebody else's turn comes, or ``limit_ns``; returns it.
 
-        ``alone``: nothing that it does before ``limit_ns`` concerns anybody, so it goes through to there. There
-        must be an actor that acts before ``limit_ns`` (:meth:`next_ns`).
+        ``alone``: nothing that it does before ``limit_ns`` concerns anybody, so it goes through to there. A
+        ``lookahead`` may let it act when others do that will not touch it. There must be an actor that acts before
+        ``limit_ns`` (:meth:`next_ns`).
         """
         _, key, actor = heapq.heappop(self._entries)
         self._running, self._running_key = actor, key
@@ -102,7 +112,10 @@ class Agenda:
         if not alone:
             following_ns = self.next_ns()
             if following_ns < limit_ns:
-                self.limit_ns = following_ns + 1 if self._entries[0][1] > key else following_ns
+                ahead_ns = following_ns + 1 if self._entries[0][1] > key else following_ns
+                if lookahead is not None:
+                    ahead_ns = max(ahead_ns, lookahead.untouched_until_ns(actor))
+                self.limit_ns = min(ahead_ns, limit_ns)
         actor.run_until(self.limit_ns)
         self._running, self._running_key = None, -1
         self.limit_ns = NEVER_NS

@@ -103,8 +103,9 @@ class NativeReplica:
 
     # --- events -----------------------------------------------------------------------------------------------
 
-    def deliver(self, state: RequestState) -> None:
+    def deliver(self, state: RequestState, by: int = -1) -> None:
         """See :class:`~penstock.engine.instance.Instance`."""
+        del by
         request = state.request
         self.engine.deliver(
             request.index,

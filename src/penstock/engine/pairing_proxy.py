@@ -38,10 +38,10 @@ class PairingProxy:
         """See :class:`~penstock.engine.proxy.TakesIn`."""
         alone = self._serves_whole(request)
         if alone is not None:
-            return self._deliver(alone, request, request.arrival_ns)
-        target = self._deliver(self._choose_decode(request), request, request.arrival_ns)
+            return self._deliver(alone, request, request.arrival_ns, -1)
+        target = self._deliver(self._choose_decode(request), request, request.arrival_ns, -1)
         prompt = replace(request, output_tokens=1)
-        source = self._deliver(self._choose_prefill(request), prompt, request.arrival_ns)
+        source = self._deliver(self._choose_prefill(request), prompt, request.arrival_ns, -1)
         self._receivers[target].expect(request.index, source)
         self._senders[source].keep_for_reader(request.index, target)
         return source

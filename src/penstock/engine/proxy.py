@@ -16,8 +16,9 @@ from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.workload.request import Request
 
 Choose = Callable[[Request], int]
-Deliver = Callable[[int, Request, int], int]
-"""Given an instance, the request as it gets it, and when; returns the instance that gets it, which is another rank
+Deliver = Callable[[int, Request, int, int], int]
+"""Given an instance, the request as it gets it, when, and which engine sends it on at that very instant (-1: none);
+returns the instance that gets it, which is another rank
 where ranks are chosen by their front-ends."""
 
 
@@ -84,7 +85,7 @@ class Proxy:
         if alone is not None:
             return self._send_to(alone, request, request.arrival_ns)
         prompt = replace(request, output_tokens=1)
-        index = self._deliver(self._choose_prefill(request), prompt, request.arrival_ns)
+        index = self._deliver(self._choose_prefill(request), prompt, request.arrival_ns, -1)
         self._connectors[index].keep_for_reader(request.index)
         self.prefilled_at[request.index] = index
         self._requests[request.index] = request
@@ -139,10 +140,10 @@ class Proxy:
         return self._send_to(self._choose_decode(request), request, now)
 
     def _send_to(self, index: int, request: Request, now: int) -> int:
-        index = self._deliver(index, request, now)
+        source = self.prefilled_at.get(request.index)
+        index = self._deliver(index, request, now, -1 if source is None or self._delay_ns else source)
         self.decoded_at[request.index] = index
         self.sent_ns[request.index] = now
-        source = self.prefilled_at.get(request.index)
         if source is not None:
             self._connectors[index].expect(request.index, source)
         return index

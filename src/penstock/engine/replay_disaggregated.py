@@ -207,12 +207,12 @@ class _Replay:
             self.agenda.run_next(NEVER_NS, alone=False)
         return self._close()
 
-    def _deliver(self, place: int, request: Request, now: int) -> int:
+    def _deliver(self, place: int, request: Request, now: int, by: int) -> int:
         replica = self.replicas[place]
         state = RequestState(request, replica.options.max_model_len, now)
         self.states[place][request.index] = state
         self.recorders[place].requests.expect(state)
-        replica.deliver(state)
+        replica.deliver(state, by)
         if replica.next_ns is not None:
             self.agenda.wake(replica, replica.next_ns)
         return place

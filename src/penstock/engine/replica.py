@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import UNKNOWN_NS, Step
 from penstock.spec.options import EngineOverhead, SchedulerOptions
-from penstock.units import Int64Array
+from penstock.units import NEVER_NS, Int64Array
 
 
 class Watcher(Protocol):
@@ -53,6 +53,19 @@ class Accelerator(Protocol):
         ...
 
 
+class Naps(Protocol):
+    """Spares an engine the turns in which it would find the same nothing again and again."""
+
+    def until_ns(self, replica: Replica) -> int | None:
+        """Until when the turns of ``replica``, the next one included, schedule nothing and find nothing, unless
+        somebody comes; None where the next turn may be another."""
+        ...
+
+    def take(self, replica: Replica, before_ns: int) -> None:
+        """Take those turns that begin before ``before_ns``; see :meth:`Replica.idle_until`."""
+        ...
+
+
 class Replica:
     """The engine of one instance. ``next_ns`` is when it acts next, None while it has nothing to do or waits for
     what others do.
@@ -78,6 +91,7 @@ class Replica:
         overhead: EngineOverhead | None = None,
         agenda: Agenda | None = None,
         accelerator: Accelerator | None = None,
+        naps: Naps | None = None,
         on_end: Callable[[Replica, RequestState, int], None] | None = None,
         watcher: Watcher | None = None,
         workers: StepWorkers | None = None,
@@ -100,6 +114,7 @@ class Replica:
         self.is_deadlocked = False
         self.agenda = agenda
         self._accelerator = accelerator
+        self._naps = naps
         self._on_end = on_end
         self.watcher = watcher
         self._entry_ns = self.overhead.schedule_ns + self.overhead.ipc_to_first_stage_ns
@@ -115,6 +130,7 @@ class Replica:
         # Turns in a row that found nothing to do; whether it waits for something to concern it; when that will be.
         self._idle_turns = 0
         self._is_dozing = False
+        self._is_napping = False
         self._appointments: list[int] = []
         executor.when_arrived(self._arrived)
 
@@ -139,6 +155,12 @@ class Replica:
     def queue_length(self) -> int:
         """Steps in the batch queue, empty ones included."""
         return len(self.steps)
+
+    def in_flight(self) -> Iterator[Step]:
+        """The steps whose results were not taken, oldest first, empty ones included."""
+        if self._blocked_on is not None:
+            yield self._blocked_on
+        yield from self.steps
 
     @property
     def is_idle(self) -> bool:
@@ -181,12 +203,12 @@ class Replica:
 
     # --- events ---------------------------------------------------------------------------------------------
 
-    def deliver(self, state: RequestState) -> None:
-        """A request arrives; the engine takes it in at the top of its next turn."""
+    def deliver(self, state: RequestState, by: int = -1) -> None:
+        """A request arrives; the engine takes it in at the top of its next turn. ``by``: see :meth:`expect`."""
         self.inbox.append(state)
         self.outstanding_tokens += state.final_tokens
         if self.is_idle:
-            self._rouse(state.arrived_ns)
+            self._rouse(state.arrived_ns, by)
 
     def abort(self, state: RequestState, now: int) -> None:
         """The client of a request has left: the engine lets go of it at the top of its next turn or, while it is
@@ -210,9 +232,15 @@ class Replica:
         self.abort(state, now)
         return True
 
-    def expect(self, at_ns: int) -> None:
-        """Something happens at ``at_ns`` that the engine may be waiting for. It matters to one that does not sleep
-        between turns that schedule nothing: it looks again exactly then."""
+    def expect(self, at_ns: int, by: int = -1) -> None:
+        """Something happens at ``at_ns`` that the engine may be waiting for; where another engine does it at that very
+        instant, ``by`` is its number. It matters to one that does not sleep between turns that schedule nothing, which
+        looks again exactly then, and to one that naps."""
+        if self._is_napping:
+            self._rouse(at_ns, by)
+            if self.agenda is not None and self.next_ns is not None:
+                self.agenda.wake(self, self.next_ns)
+            return
         if self.workers is None or self.options.engine_idle_sleep_ns:
             return
         heapq.heappush(self._appointments, at_ns)
@@ -221,13 +249,41 @@ class Replica:
             if self.agenda is not None:
                 self.agenda.wake(self, self.next_ns)
 
-    def _rouse(self, now: int) -> None:
+    def _rouse(self, now: int, by: int = -1) -> None:
+        if self._is_napping:
+            # The turns before that are taken when the time has come: somebody else may come earlier still. Of engines
+            # that act at one instant the lower numbers act first.
+            at_ns = max(self.now_ns, now if by < self.index else now + 1)
+            if self.next_ns is None or at_ns < self.next_ns:
+                self.next_ns = at_ns
+            return
         self.now_ns = max(self.now_ns, now)
         self.next_ns = self.now_ns
 
     def _wake_up(self, now: int) -> None:
         self._is_dozing = False
+        if self._is_napping:
+            self.catch_up(now)
+            self._is_napping = False
+            self.next_ns = self.now_ns
+            return
         self._rouse(now)
+
+    def catch_up(self, now: int) -> None:
+        """Take the turns before ``now`` that were left out, if it naps."""
+        if self._is_napping and self._naps is not None:
+            self._naps.take(self, now)
+
+    def _nap(self) -> bool:
+        """Whether nothing is to be found until somebody comes, or until ``next_ns``."""
+        if self._naps is None or self.watcher is not None or self.has_news:
+            return False
+        until_ns = self._naps.until_ns(self)
+        if until_ns is None:
+            return False
+        self.next_ns = until_ns if until_ns < NEVER_NS else None
+        self._is_dozing = self._is_napping = True
+        return True
 
     def _doze(self) -> bool:
         """Whether turn after turn found nothing to do, so that only something from outside will change that."""
@@ -282,7 +338,7 @@ class Replica:
                     if self._fruitless_turns > self.watchdog_turns:
                         self._give_up()
                         return
-                    if self._doze():
+                    if self._doze() or self._nap():
                         if self.next_ns is None or self.next_ns >= limit_ns:
                             return
                         self._wake_up(self.next_ns)
@@ -338,6 +394,13 @@ class Replica:
         if turns:
             self._scheduled_nothing = False
             self._fruitless_turns = self._idle_turns = 0
+
+    def idle_until(self, turns: int, now_ns: int, cells: list[int], updates: list[int]) -> None:
+        """So many turns that scheduled nothing were taken, each with a sleep behind it; see :meth:`TurnLog.append`."""
+        self.log.append(turns, cells, updates)
+        self.now_ns = now_ns
+        self.turns += turns
+        self.idle_sleeps += turns
 
     def block_on_oldest(self) -> bool:
         """Wait for the oldest step in flight; True."""

@@ -8,10 +8,11 @@ from penstock.cost.step_cost import StepShape
 from penstock.engine.build import BuiltInstance
 from penstock.engine.decode_runs import AsyncDecodeRuns, DecodeRuns
 from penstock.engine.executor import StageExecutor
+from penstock.engine.idle_turns import IdleTurns
 from penstock.engine.kernel import Agenda
 from penstock.engine.linked_pipeline import LinkedPipeline
 from penstock.engine.local_pipeline import LocalPipeline
-from penstock.engine.replica import Accelerator, Replica
+from penstock.engine.replica import Accelerator, Naps, Replica
 from penstock.engine.stretch import DecodeStretches, can_stretch
 from penstock.engine.tiers import Tiers
 from penstock.kv_transfer.copy_workers import CopyWorkers
@@ -99,8 +100,11 @@ def make_replica(
         executor = LocalPipeline(cost, spec.pp_size, blocking_sends=spec.blocking_sends, back_ns=back_ns)
         if vllm is not None and (connector is None or workers is not None):
             accelerator = _accelerator(vllm, executor, spec)
+    naps: Naps | None = None
     if workers is not None:
         executor.when_started(workers.started)
+        if vllm is not None and spec.scheduler.engine_idle_sleep_ns and not options.exact_only:
+            naps = IdleTurns(vllm, workers, executor, spec.scheduler, spec.overhead)
     if hold_back is not None:
         executor.ask_before_start(hold_back)
     replica = Replica(
@@ -112,6 +116,7 @@ def make_replica(
         overhead=spec.overhead,
         agenda=agenda,
         accelerator=accelerator,
+        naps=naps,
         on_end=on_end,
         workers=workers,
     )

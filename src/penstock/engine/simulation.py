@@ -142,7 +142,11 @@ class Simulation:
             if connector is not None or scheduler is not None:
                 message = "takes no connector or scheduler of another: its KV goes the cluster's way"
                 raise UserError([Problem(f"{spec.where}.pd_type", message)])
-            connector, workers = self._disaggregation.connect(built, lambda at_ns: replica.expect(at_ns))
+
+            def expect(at_ns: int, by: int = -1) -> None:
+                replica.expect(at_ns, by)
+
+            connector, workers = self._disaggregation.connect(built, expect)
         if built.group_cost is not None:
             replica: Replica = self._groups.make_rank(
                 built,
@@ -221,6 +225,7 @@ class Simulation:
         """Before when an instance has no turns but those that the sinks have; what is complete goes to them first.
         To be asked from within a sink, of another instance: what that one's last turn does may concern this one."""
         one = self.serving[instance]
+        self.instances[instance].catch_up(self.now_ns)
         one.flush()
         next_ns = NEVER_NS if one.next_ns is None else one.next_ns
         return min(one.open_since_ns, next_ns, self._arrivals.next_ns())
@@ -246,6 +251,9 @@ class Simulation:
         self._is_coupled |= bool(self._network.links or self._groups) or self._disaggregation is not None
         for one in self.serving:
             one.stops_on_end = reacts
+        self._lookahead = None
+        if self._disaggregation is not None and not (reacts or self._groups or self.options.exact_only):
+            self._lookahead = self._disaggregation.lookahead(self._network)
         for replica in self.instances:
             replica.agenda = self._agenda if self._is_coupled or self._observers else None
             replica.watcher = (
@@ -343,6 +351,8 @@ class Simulation:
             self._arrive(arrivals.take())
         if until_ns < NEVER_NS:
             self.now_ns = max(self.now_ns, until_ns)
+            for replica in self.instances:
+                replica.catch_up(until_ns)
 
     def _next_look_ns(self) -> int:
         """When the autoscaler looks next; it does not while there is nothing to come."""
@@ -359,7 +369,7 @@ class Simulation:
         moved = dispatch.moved
         while (at_ns := agenda.next_ns()) < limit_ns:
             self.now_ns = at_ns
-            actor = agenda.run_next(limit_ns, alone=not self._is_coupled)
+            actor = agenda.run_next(limit_ns, alone=not self._is_coupled, lookahead=self._lookahead)
             if dispatch.routes and isinstance(actor, Replica | NativeReplica):
                 moved[actor] = None
             if self._reacts and self._arrivals.next_ns() < limit_ns:
@@ -392,9 +402,9 @@ class Simulation:
         at_ns = request.arrival_ns + self._way_in_ns[index]
         return self._dispatch.deliver(index, request, self.now_ns, at_ns), None
 
-    def _deliver_part(self, index: int, request: Request, at_ns: int) -> int:
+    def _deliver_part(self, index: int, request: Request, at_ns: int, by: int = -1) -> int:
         """A request comes to an instance that serves a part of it."""
-        return self._dispatch.deliver(index, request, self.now_ns, at_ns)
+        return self._dispatch.deliver(index, request, self.now_ns, at_ns, by)
 
     def _ended(self, replica: Replica, state: RequestState, at_ns: int) -> None:
         apart = self._disaggregation

@@ -82,9 +82,13 @@ class CPUTier:
         chunks = self.policy.chunks
         if self._threshold >= 2:
             self._count_offers(keys)
-        ready = {key for key in keys if key in chunks and chunks[key].readers >= 0}
-        absent = [key for key in keys if key not in chunks and self._is_wanted(key)]
         access = self._accesses.setdefault(request, _Access())
+        ready: set[int] = set()
+        if self._threshold < 2 and chunks.keys().isdisjoint(keys):
+            absent = list(keys)
+        else:
+            ready = {key for key in keys if key in chunks and chunks[key].readers >= 0}
+            absent = [key for key in keys if key not in chunks and self._is_wanted(key)]
         newly_missed = [key for key in absent if key not in access.missed]
         self.policy.missed(newly_missed)
         access.missed.update(newly_missed)
@@ -99,7 +103,7 @@ class CPUTier:
             if evicted is None:
                 return None
             self._freed += [chunk.number for chunk in evicted]
-        places = [self._place() for _ in absent]
+        places = self._places(len(absent))
         for key, number in zip(absent, places, strict=True):
             self.policy.insert(key, Chunk(number))
         access.inserted.update(absent)
@@ -125,12 +129,12 @@ class CPUTier:
     def _is_wanted(self, key: int) -> bool:
         return self._threshold < 2 or self._offers.get(key, 0) >= self._threshold
 
-    def _place(self) -> int:
-        """A place never used, in order, as long as there is one; then the last that was freed."""
-        if self._used_once < self.capacity:
-            self._used_once += 1
-            return self._used_once - 1
-        return self._freed.pop()
+    def _places(self, count: int) -> list[int]:
+        """Places never used, in order, as long as there are any; then the last that were freed."""
+        first = self._used_once
+        self._used_once = min(first + count, self.capacity)
+        places = list(range(first, self._used_once))
+        return places + [self._freed.pop() for _ in range(count - len(places))]
 
     def end_store(self, keys: Iterable[int]) -> None:
         """The chunks were written and can be read."""

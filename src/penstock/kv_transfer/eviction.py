@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 
@@ -51,61 +51,30 @@ class LRU:
 
     def __init__(self, capacity: int) -> None:
         del capacity
-        self.chunks: dict[int, Chunk] = {}
-        self._ranks: dict[int, int] = {}
-        # (rank, key) of idle chunks, and entries that a later rank or use has made void.
-        self._idle: list[tuple[int, int]] = []
-        self._latest_rank = 0
+        self.chunks: OrderedDict[int, Chunk] = OrderedDict()
 
     def insert(self, key: int, chunk: Chunk) -> None:
         """See :class:`EvictionPolicy`."""
         self.chunks[key] = chunk
-        self._rank(key)
-
-    def _rank(self, key: int) -> None:
-        self._latest_rank += 1
-        self._ranks[key] = self._latest_rank
 
     def idle(self, key: int) -> None:
-        """See :class:`EvictionPolicy`."""
-        heapq.heappush(self._idle, (self._ranks[key], key))
-        if len(self._idle) > 2 * len(self.chunks) + 64:
-            self._idle = [(self._ranks[key], key) for key, chunk in self.chunks.items() if not chunk.readers]
-            heapq.heapify(self._idle)
+        """Nothing to note."""
 
     def evict(self, count: int, protected: Collection[int]) -> list[Chunk] | None:
         """See :class:`EvictionPolicy`."""
-        chosen: dict[int, tuple[int, int]] = {}
-        spared: list[tuple[int, int]] = []
-        while self._idle and len(chosen) < count:
-            entry = heapq.heappop(self._idle)
-            rank, key = entry
-            if self._ranks.get(key) != rank or self.chunks[key].readers or key in chosen:
-                continue
-            if key in protected:
-                spared.append(entry)
-            else:
-                chosen[key] = entry
-        enough = len(chosen) == count
-        for entry in spared if enough else [*spared, *chosen.values()]:
-            heapq.heappush(self._idle, entry)
-        if not enough:
-            return None
-        for key in chosen:
-            del self._ranks[key]
-        return [self.chunks.pop(key) for key in chosen]
+        idle = (key for key, chunk in self.chunks.items() if not chunk.readers and key not in protected)
+        chosen = list(islice(idle, count))
+        return [self.chunks.pop(key) for key in chosen] if len(chosen) == count else None
 
     def missed(self, keys: Sequence[int]) -> None:
         """Nothing to learn."""
 
     def finished(self, keys: Sequence[int], inserted: Collection[int], reused: Collection[int]) -> None:
         """See :class:`EvictionPolicy`."""
+        chunks = self.chunks
         for key in reversed(keys):
-            chunk = self.chunks.get(key)
-            if chunk is not None:
-                self._rank(key)
-                if not chunk.readers:
-                    self.idle(key)
+            if key in chunks:
+                chunks.move_to_end(key)
 
 
 class ARC:

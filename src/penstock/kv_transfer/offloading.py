@@ -146,6 +146,12 @@ class OffloadingConnector:
     def _key(self, state: RequestState, chunk: int) -> int:
         return self.kv.key(state, (chunk + 1) * self._per_chunk - 1)
 
+    def _keys(self, state: RequestState, first: int, end: int) -> tuple[int, ...]:
+        """Those of the request's chunks from ``first`` up to ``end``, which are some."""
+        self._key(state, end - 1)
+        step = self._per_chunk
+        return tuple(state.keys[(first + 1) * step - 1 : end * step : step])
+
     def allocated(self, state: RequestState, hit_blocks: int, external_tokens: int) -> None:
         """Copy into the blocks behind the local hit."""
         self.looked_up_tokens += state.num_tokens - hit_blocks * self.kv.block_size
@@ -156,7 +162,7 @@ class OffloadingConnector:
         offered = self._offered[index]
         end = hit_blocks * self.kv.block_size + external_tokens
         first_chunk, end_chunk = hit_blocks // self._per_chunk, -(-end // self._chunk_tokens)
-        keys = tuple(self._key(state, chunk) for chunk in range(first_chunk, end_chunk))
+        keys = self._keys(state, first_chunk, end_chunk)
         blocks = self.kv.blocks_for(end) - hit_blocks
         chunks = self.tier.begin_load(index, keys, first_chunk)
         job = self._job(offered, keys, chunks, blocks, hit_blocks, is_store=False)
@@ -244,7 +250,7 @@ class OffloadingConnector:
         if end <= first or not offered.has_blocks:
             self._refused.pop(index, None)
             return None
-        keys = tuple(self._key(state, chunk) for chunk in range(first, end))
+        keys = self._keys(state, first, end)
         stored = self.tier.begin_store(index, keys, first)
         if stored is None:
             self.refused_stores += 1

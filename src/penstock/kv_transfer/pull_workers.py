@@ -247,6 +247,7 @@ class PullWorkers:
         """A reader will still come for these requests' blocks."""
         for worker in self._stages:
             self._send(worker, at_ns, sender, requests)
+        self._concerns(at_ns)
 
     def _send(self, worker: _Stage, at_ns: int, sender: int, content: object) -> None:
         self._number += 1

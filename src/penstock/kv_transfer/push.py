@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from penstock.network.links import Link, Network
 from penstock.recording.records import Transfer
-from penstock.scheduler.kv_connector import NO_MATCH, Match, TransferReport
+from penstock.scheduler.kv_connector import NO_MATCH, UNTIL_CALLED, Match, TransferReport
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import Step
 from penstock.scheduler.vllm import VllmScheduler
@@ -77,25 +77,34 @@ class _Push:
 
 class PushSender:
     """A :class:`~penstock.scheduler.kv_connector.KVConnector` of a prefill instance, number ``place``. ``concerns`` is
-    told of times at which something happens that its engine may be waiting for."""
+    told of times at which something happens that its engine may be waiting for, and which engine does that then.
+    ``sleeps``: between turns that schedule nothing the engine sleeps, so it looks at its own times."""
 
     writes_blocks = False
     must_deliver = False
 
     def __init__(
-        self, place: int, block_size: int, world: PushWorld, concerns: Callable[[int], None]
+        self,
+        place: int,
+        block_size: int,
+        world: PushWorld,
+        concerns: Callable[[int, int], None],
+        *,
+        sleeps: bool,
     ) -> None:
         self.place = place
+        self._sleeps = sleeps
         self._block_size = block_size
         self._world = world
         self._concerns = concerns
         self._targets: dict[int, int] = {}
         self._pushes: dict[int, _Push] = {}
         self._unwanted = 0
-        # Those that the other side had blocks for before the engine here took the request in.
-        self._early: dict[int, tuple[int, int, int]] = {}
-        # What each step fills, oldest step first; the ends of whole prompts.
-        self._steps: deque[tuple[tuple[_Push, int], ...]] = deque()
+        # What the other side has blocks for, as it was said: (when, by whom, request, blocks there already).
+        self._wanted: list[tuple[int, int, int, int]] = []
+        # What steps in flight fill, oldest step first, with how many steps had come before; the ends of whole prompts.
+        self._steps: deque[tuple[int, list[tuple[_Push, int]]]] = deque()
+        self._scheduled = self._reported = 0
         self._ends: list[tuple[int, int]] = []
         world.senders[place] = self
 
@@ -110,26 +119,38 @@ class PushSender:
             return
         self._pushes[state.request.index] = _Push(state, target)
         self._unwanted += 1
-        early = self._early.pop(state.request.index, None)
-        if early is not None:
-            self.wanted(*early)
 
-    def wanted(self, at_ns: int, request: int, hit_blocks: int) -> None:
-        """The other side has blocks for a prompt, and the first ``hit_blocks`` of them already."""
-        push = self._pushes.get(request)
-        if push is None:
-            if request in self._targets:
-                self._early[request] = at_ns, request, hit_blocks
-        else:
-            push.is_wanted = True
-            push.sent_blocks = hit_blocks
-            self._unwanted -= 1
-            self._concerns(at_ns)
+    def wanted(self, at_ns: int, request: int, hit_blocks: int, by: int) -> None:
+        """The other side has blocks for a prompt, and the first ``hit_blocks`` of them already. The engine ``by`` has
+        said so at that very instant; -1: it was under way."""
+        by = by if self._sleeps else -1
+        self._wanted.append((at_ns, by, request, hit_blocks))
+        self._concerns(at_ns, by)
+
+    def called(self, now: int) -> list[RequestState]:
+        """See :class:`~penstock.scheduler.kv_connector.CallsBack`. Of what happens at one instant an engine has heard
+        what those before it have said."""
+        if not self._wanted:
+            return []
+        waits: list[tuple[int, int, int, int]] = []
+        called: list[RequestState] = []
+        for entry in self._wanted:
+            at_ns, by, request, hit_blocks = entry
+            push = self._pushes.get(request)
+            if (at_ns, by) >= (now, self.place) or (push is None and request in self._targets):
+                waits.append(entry)
+            elif push is not None and not push.is_whole:
+                push.is_wanted = True
+                push.sent_blocks = hit_blocks
+                self._unwanted -= 1
+                called.append(push.state)
+        self._wanted = waits
+        return called
 
     def matched_tokens(self, state: RequestState, computed: int) -> Match | None:
         """Nothing; a prompt that is not wanted yet waits, and others may overtake it."""
         push = self._pushes.get(state.request.index)
-        return NO_MATCH if push is None or push.is_wanted else None
+        return NO_MATCH if push is None or push.is_wanted else UNTIL_CALLED
 
     def allocated(self, state: RequestState, hit_blocks: int, external_tokens: int) -> None:
         """Nothing to note: what the cache held goes with the first pages."""
@@ -141,13 +162,17 @@ class PushSender:
             push = self._pushes.get(state.request.index)
             if push is not None and computed + new < state.request.input_tokens:
                 filled.append((push, (computed + new) // self._block_size))
-        self._steps.append(tuple(filled))
+        if filled:
+            self._steps.append((self._scheduled, filled))
+        self._scheduled += 1
 
     def reported(self, now: int) -> TransferReport | None:
         """The oldest step is back: push what it filled, and give up the blocks of prompts that are there."""
-        for push, blocks in self._steps.popleft():
-            if not push.is_whole:
-                self._send(push, blocks, now)
+        if self._steps and self._steps[0][0] == self._reported:
+            for push, blocks in self._steps.popleft()[1]:
+                if not push.is_whole:
+                    self._send(push, blocks, now)
+        self._reported += 1
         ends = self._ends
         if not ends or ends[0][0] > now:
             return None
@@ -170,8 +195,10 @@ class PushSender:
         return True
 
     def quiet_until_ns(self) -> int:
-        """Never: it notes what every step fills."""
-        return 0
+        """See :class:`~penstock.scheduler.kv_connector.KVConnector`. Decodes fill nothing that is pushed."""
+        if self._steps or self._wanted:
+            return 0
+        return self._ends[0][0] if self._ends else NEVER_NS
 
     def has_work(self) -> bool:
         """The engine looks at every turn whether a prompt is wanted."""
@@ -222,7 +249,7 @@ class PushSender:
             return
         request = push.state.request.index
         heapq.heappush(self._ends, (push.end_ns, request))
-        self._concerns(push.end_ns)
+        self._concerns(push.end_ns, -1)
         self._world.receivers[push.target].comes(push.end_ns, request)
 
 
@@ -282,10 +309,10 @@ class PushReceiver:
 
     def scheduled(self, step: Step, now: int) -> None:
         """Tell the prefill side what can be pushed."""
+        notify_ns = self._world.notify_ns
+        by = -1 if notify_ns else self.place
         for source, index, hit_blocks in self._news:
-            self._world.post(
-                now + self._world.notify_ns, self._world.senders[source].wanted, index, hit_blocks
-            )
+            self._world.post(now + notify_ns, self._world.senders[source].wanted, index, hit_blocks, by)
         self._news.clear()
 
     def comes(self, at_ns: int, request: int) -> None:

@@ -208,6 +208,12 @@ class KVCache:
         """A number for the content of block ``position`` and all before it; equal content, equal number."""
         keys = state.keys
         names = self._keys
+        if state.request.input_ids is None and state.request.output_ids is None:
+            lacking = position + 1 - len(keys)
+            if lacking > 0:
+                keys.extend(range(names.next, names.next + lacking))
+                names.next += lacking
+            return keys[position]
         while len(keys) <= position:
             content = self._content(state, len(keys))
             chained = (keys[-1] if keys else 0, content)

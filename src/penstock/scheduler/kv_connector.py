@@ -6,8 +6,9 @@ scheduler side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.step import Step
@@ -25,6 +26,8 @@ class Match:
 
 
 NO_MATCH = Match(0)
+UNTIL_CALLED = Match(-1)
+"""Not known yet. The connector, a :class:`CallsBack`, says when to ask again."""
 
 
 @dataclass(slots=True)
@@ -44,6 +47,15 @@ class TransferReport:
     released: list[RequestState] = field(default_factory=list)
 
 
+@runtime_checkable
+class CallsBack(Protocol):
+    """What a connector has that answers :data:`UNTIL_CALLED`."""
+
+    def called(self, now: int) -> Sequence[RequestState]:
+        """Requests to be asked for again, each named once; asked at every schedule()."""
+        ...
+
+
 class KVConnector(Protocol):
     """One instance's connector; it may keep state between calls.
 
@@ -61,7 +73,8 @@ class KVConnector(Protocol):
 
     def matched_tokens(self, state: RequestState, computed: int) -> Match | None:
         """How many tokens beyond the first ``computed`` can be had for a request about to be admitted
-        (``get_num_new_matched_tokens``). None: not known yet, ask again at the next schedule()."""
+        (``get_num_new_matched_tokens``). None: not known yet, ask again at the next schedule(); UNTIL_CALLED: once
+        it is among those :class:`CallsBack` names."""
         ...
 
     def allocated(self, state: RequestState, hit_blocks: int, external_tokens: int) -> None:

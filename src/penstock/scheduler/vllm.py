@@ -15,7 +15,7 @@ from __future__ import annotations
 from array import array
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import nlargest, nsmallest
 from itertools import chain
 from operator import attrgetter
@@ -23,7 +23,15 @@ from operator import attrgetter
 from penstock.recording.records import Cause
 from penstock.scheduler.cohort import Cohort
 from penstock.scheduler.kv_cache import CachedBlock, KVCache, OwnBlocks
-from penstock.scheduler.kv_connector import NO_MATCH, KVConnector, Match, TransferReport
+from penstock.scheduler.kv_connector import (
+    NO_MATCH,
+    UNTIL_CALLED,
+    CallsBack,
+    KVConnector,
+    Match,
+    TransferReport,
+)
+from penstock.scheduler.parking import ParkingQueue
 from penstock.scheduler.policies.limits import Policy, StepLimits
 from penstock.scheduler.policies.view import PolicyView
 from penstock.scheduler.protocol import SchedulerStatus
@@ -34,7 +42,7 @@ from penstock.spec.options import SchedulerOptions
 
 by_order = attrgetter("order")
 _NO_PARTIALS: list[RequestState] = []
-_STOP, _SKIP = -1, -2
+_STOP, _SKIP, _PARK = -1, -2, -3
 # Plain numbers: the turn log takes them faster than members of an enumeration.
 _IDLE, _DEPENDENCY, _MEMORY, _ENGINE = map(int, (Cause.IDLE, Cause.DEPENDENCY, Cause.MEMORY, Cause.ENGINE))
 _SEQS = int(Cause.SEQS)
@@ -78,7 +86,12 @@ class VllmScheduler:
         self.keep_token_times = keep_token_times
         self.exact_only = exact_only
         self.by_priority = options.scheduling_policy == "priority"
-        self.waiting: FcfsQueue | PriorityQueue = PriorityQueue() if self.by_priority else FcfsQueue()
+        queue = PriorityQueue() if self.by_priority else FcfsQueue()
+        self.waiting: FcfsQueue | PriorityQueue | ParkingQueue = queue
+        self._calls_back: CallsBack | None = None
+        if isinstance(connector, CallsBack):
+            self.waiting = ParkingQueue(queue)
+            self._calls_back = connector
         self.loading: dict[RequestState, None] = {}
         self.loaded: list[RequestState] = []
         self.running: dict[RequestState, None] = {}
@@ -119,6 +132,8 @@ class VllmScheduler:
         self._behind_fence: deque[tuple[int, RequestState, int, int]] = deque()
         self._latest_with_tokens = 0
         self._is_blocked = False
+        # Whether nothing has changed since the latest schedule(), which found nothing to do.
+        self._is_settled = False
         # Loads: how many so far, which are over and not tried yet, and the blocks they lack for all their tokens.
         self._loads = 0
         self._unpromoted: dict[RequestState, bool] = {}
@@ -132,13 +147,14 @@ class VllmScheduler:
     def add(self, state: RequestState, now: int) -> None:
         """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
         self.waiting.add(state)
+        self._is_settled = False
         if self.connector is not None:
             self.connector.added(state)
 
     def has_work(self) -> bool:
         """Unfinished requests, or finished ones that the workers have not been told of
         (``Scheduler.has_requests``), or whose blocks are held."""
-        if self.running or self.waiting or self.finished_unreported:
+        if self.running or len(self.waiting) or self.finished_unreported:
             return True
         if self.connector is None:
             return False
@@ -165,7 +181,7 @@ class VllmScheduler:
 
     def first_in_line(self) -> RequestState:
         """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
-        if self.waiting:
+        if len(self.waiting):
             return self.waiting.first()
         return next(iter([*self.loaded, *self.loading, *self.running]))
 
@@ -184,6 +200,8 @@ class VllmScheduler:
         self.out_of_budget = self.out_of_capacity = False
         if self.by_priority:
             self._before.clear()
+        if self._calls_back is not None:
+            self._call_back(self._calls_back.called(now))
         if self.policy is not None:
             self._limits = limits = self.policy.limits(self._view)
             if limits.slot is not None or self._parked:
@@ -206,6 +224,7 @@ class VllmScheduler:
             self._prefill_capacity_bound = len(self.waiting) > len(self._put_aside)
         if budget == 0:
             self.out_of_budget = True
+        self._is_settled = not (step.tokens or step.preempted)
         if step.tokens:
             self._latest_with_tokens = step.number
         if step.sampled:
@@ -253,6 +272,17 @@ class VllmScheduler:
             or self.throttles_prefills
             or ((self.waiting or self.loaded) and len(self.running) < self._max_seqs)
         )
+
+    def repeats_itself(self) -> bool:
+        """Whether the latest schedule() found nothing, and the next finds the same: nothing has changed since."""
+        return self._is_settled and not (
+            self.running or self.loaded or self._behind_fence or self.policy is not None
+        )
+
+    def pass_by(self, turns: int) -> None:
+        """So many such calls, and their results, were left out."""
+        self.scheduled += turns
+        self.returned += turns
 
     def cause_of_a_decode_turn(self) -> int:
         """Why such a schedule() can take no more than its decodes."""
@@ -508,6 +538,11 @@ class VllmScheduler:
             if new == _STOP:
                 break
             waiting.pop()
+            if new == _PARK:
+                assert isinstance(waiting, ParkingQueue)
+                waiting.park(state)
+                self._put_aside[state] = None
+                continue
             if new == _SKIP:
                 skipped.append(state)
                 self._put_aside[state] = None
@@ -515,12 +550,21 @@ class VllmScheduler:
             budget -= new
             if self._put_aside:
                 self._put_aside.pop(state, None)
+            if isinstance(waiting, ParkingQueue):
+                waiting.left(state)
         waiting.restore(skipped)
         return budget
 
+    def _call_back(self, called: Sequence[RequestState]) -> None:
+        """Those who could not be admitted before may be now."""
+        waiting = self.waiting
+        assert isinstance(waiting, ParkingQueue)
+        for state in called:
+            waiting.call(state)
+
     def _try(self, step: Step, state: RequestState, budget: int, threshold: int, now: int) -> int:
         """Admit a request that holds no blocks; returns its tokens in the step, 0 where it loads KV first. _SKIP: it
-        has to wait, others may overtake. _STOP: nobody behind it is admitted either."""
+        has to wait, others may overtake; _PARK: until it is called. _STOP: nobody behind it is admitted either."""
         kv = self.kv
         if state.latest_number > self.returned and not self._drops_late_tokens:
             return _SKIP  # preempted while a step computes it: that comes back first
@@ -534,6 +578,8 @@ class VllmScheduler:
             match = self.connector.matched_tokens(state, computed)
             if match is None:
                 return _SKIP
+            if match is UNTIL_CALLED:
+                return _PARK
             external = match
             computed += match.tokens
             if match.loads:
@@ -687,7 +733,7 @@ class VllmScheduler:
                 new = self._try(step, state, budget, threshold, now)
                 if new == _STOP:
                     break
-                if new == _SKIP:
+                if new in (_SKIP, _PARK):
                     self.waiting.put_back(state)
                     new = 0
             self.loaded.pop(0)
@@ -711,6 +757,7 @@ class VllmScheduler:
     def _take_report(self, report: TransferReport, now: int) -> list[RequestState]:
         """What the workers have seen: loads that are over, blocks that need not be held. Returns the requests that
         end because their KV could not be loaded."""
+        self._is_settled = False
         for state in report.unloadable:
             del self.loading[state]
             state.outcome = Outcome.FAILED
@@ -886,6 +933,7 @@ class VllmScheduler:
 
     def abort(self, state: RequestState, now: int) -> bool:
         """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
+        self._is_settled = False
         computed = state.num_computed
         if state in self.running:
             del self.running[state]
@@ -1060,6 +1108,7 @@ class VllmScheduler:
         return self._spare_cohorts.pop() if self._spare_cohorts else Cohort(self.kv.block_size)
 
     def _finish(self, ended: list[RequestState], now: int) -> None:
+        self._is_settled = False
         for state in ended:
             self.running.pop(state, None)
             computed, known = state.num_computed, state.num_tokens - 1
