@@ -222,8 +222,10 @@ def measured_how(outcome: StudyOutcome, result: PointResult) -> str:
     load = outcome.spec.load
     if load.rate == "trace":
         return "the whole trace, once, as it is"
-    how = OfferedLoad(load.workload, load.arrivals, load.recipe).how(result.requests, several=load.seeds > 1)
-    seeds = f"{load.seeds} runs" if load.seeds > 1 else "one run"
+    own = [one.rate_per_s == result.rate_per_s and one.requests == result.requests for one in result.trials]
+    runs = max(load.seeds, sum(own))
+    how = OfferedLoad(load.workload, load.arrivals, load.recipe).how(result.requests, several=runs > 1)
+    seeds = f"{runs} runs" if runs > 1 else "one run"
     text = f"{seeds} of {result.requests or 0:,} requests a rate ({how}), between warm-up and drain"
     return f"{text}; {result.why_wide}" if result.why_wide else text
 

@@ -77,6 +77,7 @@ def compared_rows(views: Sequence[RunView]) -> list[ComparedRow]:
     dollars = [_usd_per_hour(one) for one in summaries]
     rows = [
         _row("GPUs", "", [sum(of.values()) for of in gpus], 0),
+        _row("replicas, mean", "", [_mean_replicas(one) for one in summaries], 0),
         _row("price", "USD/hour", dollars, -1),
         _row("finished", "requests", [one["requests"]["finished"] for one in summaries], 1),
         _row("rejected", "requests", [one["requests"]["rejected"] for one in summaries], -1),
@@ -196,13 +197,21 @@ def _shown(row: ComparedRow, run: int) -> str:
     return f"{text}{row.unit if row.unit.startswith('/') else ' ' + row.unit if row.unit else ''}"
 
 
-def _gpus(summary: Mapping[str, Any]) -> dict[str, int]:
-    """GPUs by the label of their hardware."""
-    found: dict[str, int] = {}
+def _mean_replicas(summary: Mapping[str, Any]) -> float | None:
+    """Under autoscaling."""
+    use = summary.get("autoscaling")
+    return None if use is None else use["mean_replicas"]
+
+
+def _gpus(summary: Mapping[str, Any]) -> dict[str, float]:
+    """GPUs by the label of their hardware; under autoscaling, those that there were on average."""
+    found: dict[str, float] = {}
+    use = summary.get("autoscaling")
+    share = 1 if use is None else use["mean_replicas"] / use["instances"]
     for instance in summary["instances"]:
         for stage in instance["stages"]:
             label = str(stage["hardware"])
-            found[label] = found.get(label, 0) + instance["tp_size"]
+            found[label] = found.get(label, 0) + instance["tp_size"] * share
     return found
 
 

@@ -18,6 +18,7 @@ from penstock.accounting.metrics import (
     throughput,
 )
 from penstock.recording.records import InstanceTotals, Rejection, RunRecord, TierTotals
+from penstock.rendering.replica_use import replica_lines, replica_use
 from penstock.rendering.statements import rests_on, wrapped
 from penstock.spec.deployment import Deployment, StageMemory
 from penstock.units import GIB, NS_PER_MS, NS_PER_S, NS_PER_US, seconds
@@ -124,6 +125,7 @@ class RunSummary:
     kv_moves: KvMoves | None = None
     tiers: tuple[TierTotals | None, ...] = ()
     energy: Mapping[str, Any] | None = None
+    autoscaling: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings."""
@@ -143,6 +145,7 @@ def build_summary(
     last_ns = int(table.column("finish_ns").max()) if len(table) else None
     window_ns = last_ns - record.first_arrival_ns if last_ns is not None else 0
     totals = record.totals
+    use = replica_use(record)
     served = Counter[int](table.column("instance").tolist())
     return RunSummary(
         requests=RequestCounts(
@@ -179,6 +182,7 @@ def build_summary(
         kv_moves=_kv_moves(record),
         tiers=tuple(total.tier for total in totals) if any(total.tier for total in totals) else (),
         energy=None if energy is None else energy.to_json(),
+        autoscaling=None if use is None else use.to_json(),
     )
 
 
@@ -311,6 +315,7 @@ def _counts(summary: RunSummary, wall_s: float | None) -> str:
         lines.append(["throughput", f"{rates.requests_per_s:,.3f} requests/s, {tokens}"])
     lines += _kv_lines(summary)
     lines += _energy_lines(summary.energy)
+    lines += replica_lines(summary.autoscaling)
     return _table(lines, left=(0, 1), indent="")
 
 
