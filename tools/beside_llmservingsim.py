@@ -2,6 +2,7 @@
 
     python tools/beside_llmservingsim.py results DATA
     python tools/beside_llmservingsim.py times DATA
+    python tools/beside_llmservingsim.py faults DATA
     python tools/beside_llmservingsim.py results DATA --update-docs
 
 DATA is the folder ``data/llmservingsim`` of docs/data.md: ``configs``, ``outputs``, ``perf``, ``workloads``.
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from upstream.compare import beside, mean_tpot_ms, mean_ttft_ms
+from upstream.faults import faults
 from upstream.runs import RUNS
 from upstream.times import times
 
@@ -59,12 +61,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("results", "times"))
+    parser.add_argument("what", choices=("results", "times", "faults"))
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--update-docs", action="store_true")
     arguments = parser.parse_args()
     lines: list[str] = []
-    table = {"results": results, "times": times}[arguments.what]
+    table = {"results": results, "times": times, "faults": faults}[arguments.what]
     for line in table(arguments.data):
         print(line, flush=True)
         lines.append(line)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,20 @@ def test_default_requests_are_sixteen_for_each_instance_that_takes_prompts(tmp_p
     assert len(workload) == 16 * 4
     assert set(workload.input_tokens.tolist()) == set(workload.output_tokens.tolist()) == {64}
     assert len(default_requests(None)) == 16
+
+
+def test_the_script_runs_where_serving_is_another_package(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "__main__.py").write_text("raise SystemExit('theirs')\n")
+    # As pip writes a script: the working directory is not on the path.
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "penstock-serving"
+    script.write_text("from serving.__main__ import script\nscript()\n")
+    cluster = str(repository / "configs/cluster/single_node_pp_instance.json")
+    options = ["--cluster-config", cluster, "--num-reqs", "2", "--request-routing-policy", "RR"]
+    options += ["--output", "{run_id}.csv", "--run-id", "one"]
+    done = subprocess.run(
+        [sys.executable, str(script), *options], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "one.csv").is_file()

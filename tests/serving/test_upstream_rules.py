@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.serving.upstream import DATA, compatible, needs_data, ours
 from upstream.compare import by_rules
+from upstream.faults import faults
 from upstream.replay import token_times_ns
 from upstream.runs import RUNS, Shipped, made_the_same
 from upstream.step_rule import DUMMY, StepRule
@@ -106,3 +107,11 @@ def test_a_decode_alone_differs_by_its_experts_and_what_is_sent_for_them(config:
     times = ours(compatible(config)).token_times_ns(0)
     # A rounding of half a nanosecond in every layer.
     assert int(times[1] - times[0]) - there == pytest.approx(named, abs=layers)
+
+
+def test_faults_show_in_its_files() -> None:
+    flat, waits, nodes, turns = list(faults(DATA))[2:]
+    assert "its first 27 ITLs are all 11,016,027 ns" in flat
+    assert "to 1,000,000 ns" in waits
+    assert "`npus_count: [1, 4]`" in nodes
+    assert "ITLs of 7,926,956 ns, then of 15,834,364 ns" in turns
