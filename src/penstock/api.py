@@ -49,6 +49,7 @@ class Scenario:
 
     def inputs(self) -> dict[str, Any]:
         """What the run is made from, as plain values: files, the options given, and what they come to."""
+        scaling = self.cluster.autoscaling
         return {
             "cluster": self.cluster.source,
             "dataset": self.workload.source,
@@ -58,6 +59,7 @@ class Scenario:
             "link": asdict(self.cluster.link),
             "instances": [_plain_members(described_instance(one)) for one in self.cluster.instances],
             "remarks": list(self.cluster.remarks),
+            **({} if scaling is None else {"autoscaling": asdict(scaling)}),
         }
 
 

@@ -12,7 +12,8 @@ lowest above it at which they do not.
 **Interval.** By inversion of the tests at single rates: from the highest rate tried at which the SLO holds *for sure*
 (at the upper ends of all its statistics' 95% intervals, with no overload) to the lowest at which it breaks for sure.
 While it is wider than asked for, the runs are made longer: two to four times as many requests, drawn or repeated by
-:class:`penstock.workload.offered_load.OfferedLoad`, up to ``max_requests``. What is still missing then is said.
+:class:`penstock.workload.offered_load.OfferedLoad`, up to ``max_requests``; it has to be narrow at two lengths. What is
+still missing then is said.
 
 Rates are rounded to four digits; the same question has the same answer.
 """
@@ -194,14 +195,18 @@ class _Search:
     def _refine(self, around: float, *, explain: bool) -> Capacity:
         options = self._options
         step = options.tolerance / 4
+        was_narrow = False
         while True:
             low, high = self._bracket(around, 1 + step, options.seeds)
             low, high = self._halve(low, high, step, options.seeds)
             sure = (self._sure_below(low, step), self._sure_above(high, step))
             around = math.sqrt(low.rate_per_s * high.rate_per_s)
             width = (sure[1] - sure[0]) / around
-            if width <= options.tolerance or self._runs.longest:
+            narrow = width <= options.tolerance
+            if self._runs.longest or (narrow and was_narrow):
                 return self._answer(low, high, sure, explain=explain)
+            # Near saturation short runs may be all transient, and agree: longer ones have to say the same.
+            was_narrow = narrow
             self._runs.lengthen(self._runs.count * (2 if width < 2 * options.tolerance else 4))
 
     def _sure_below(self, low: SteadyState, step: float) -> float:
