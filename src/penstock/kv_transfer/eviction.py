@@ -21,7 +21,10 @@ class Chunk:
 class EvictionPolicy(Protocol):
     """Keeps the ``chunks`` by key. Only chunks that nobody reads or writes are given up."""
 
-    chunks: dict[int, Chunk]
+    @property
+    def chunks(self) -> dict[int, Chunk]:
+        """By key."""
+        ...
 
     def insert(self, key: int, chunk: Chunk) -> None:
         """A chunk is about to be written."""
