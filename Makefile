@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 BUILT_FROM := pyproject.toml hatch_build.py $(wildcard native/*)
+AXE := tests/rendering/node_modules/axe-core/axe.min.js
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -23,8 +24,12 @@ help:
 demo: $(INSTALLED)
 	python -m serving --cluster-config 'configs/cluster/single_node_pp_instance.json' --dtype float16 --block-size 16 --dataset 'workloads/example_trace.jsonl' --output 'outputs/pp2_run.csv' --log-interval 1.0
 
-test: lint
+test: lint $(AXE)
 	$(BIN)/pytest -n auto
+
+# The accessibility tests of the pages skip without it.
+$(AXE):
+	-command -v npm >/dev/null && npm install --silent --no-audit --prefix tests/rendering
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check

@@ -11,6 +11,7 @@ import numpy as np
 
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.arrivals import Arrivals
+from penstock.engine.autoscaler import Autoscaler
 from penstock.engine.build import BuiltInstance, build_instances
 from penstock.engine.disaggregation import Disaggregation
 from penstock.engine.dispatch import Dispatch
@@ -111,7 +112,9 @@ class Simulation:
         router = cluster_router(cluster, partial(make_router, self.options.router, self.options.seed))
         self.serving: list[Instance] = list(self.instances)
         self._is_plain = connector_for is None and scheduler_for is None
-        self._dispatch = Dispatch(self._built, self.serving, self._groups, self._agenda, router)
+        scaling = cluster.autoscaling
+        self._scaler = None if scaling is None else Autoscaler(scaling, self.instances)
+        self._dispatch = Dispatch(self._built, self.serving, self._groups, self._agenda, router, self._scaler)
         if self._disaggregation is not None:
             self._dispatch.routes = True
             moved = self._dispatch.moved
@@ -271,7 +274,13 @@ class Simulation:
         engine = core()
         is_apart = bool(self._groups or self._network.links) or self._disaggregation is not None
         is_fresh = self._first_arrival_ns is None and not self.now_ns and not self._arrivals.are_submitted
-        if engine is None or is_apart or self._observers or not (is_fresh and self._is_plain):
+        if (
+            engine is None
+            or is_apart
+            or self._scaler is not None
+            or self._observers
+            or not (is_fresh and self._is_plain)
+        ):
             return
         shared: dict[tuple[int, ...], Any] = {}
         for place, built in enumerate(self._built):
@@ -320,16 +329,28 @@ class Simulation:
         arrivals = self._arrivals
         while True:
             arrival_ns = arrivals.next_ns()
-            limit_ns = min(arrival_ns, until_ns)
+            look_ns = self._next_look_ns()
+            limit_ns = min(arrival_ns, until_ns, look_ns)
             self._act_before(limit_ns)
             if arrivals.next_ns() < limit_ns:
                 continue  # the end of a request has released an earlier one
+            if self._scaler is not None and limit_ns == look_ns < until_ns:
+                self._scaler.look()
+                continue
             if arrival_ns >= until_ns:
                 break
             self.now_ns = arrival_ns
             self._arrive(arrivals.take())
         if until_ns < NEVER_NS:
             self.now_ns = max(self.now_ns, until_ns)
+
+    def _next_look_ns(self) -> int:
+        """When the autoscaler looks next; it does not while there is nothing to come."""
+        if self._scaler is None or self.next_event_ns() == NEVER_NS:
+            return NEVER_NS
+        if self._first_arrival_ns is None:
+            self._scaler.begin(self._arrivals.next_ns())
+        return self._scaler.next_look_ns
 
     def _act_before(self, limit_ns: int) -> None:
         """Let everyone act who acts before ``limit_ns``, unless a request is released that arrives earlier."""
@@ -399,6 +420,7 @@ class Simulation:
             one.flush()
         pairs = np.concatenate([one.token_gaps() for one in self.serving])
         outcomes = self._outcomes
+        end_ns = max(outcomes.end_ns, *(one.last_stage_ns for one in self.serving))
         return RunRecord(
             deployments=self.deployments,
             requests=outcomes.log,
@@ -408,7 +430,8 @@ class Simulation:
             token_gaps=(pairs[:, 0], pairs[:, 1]),
             first_arrival_ns=self._first_arrival_ns or 0,
             transfers=tuple(outcomes.transfers),
-            end_ns=max(outcomes.end_ns, *(one.last_stage_ns for one in self.serving)),
+            end_ns=end_ns,
+            replica_times=() if self._scaler is None else self._scaler.times(end_ns),
         )
 
     def _totals(self) -> Iterator[InstanceTotals]:

@@ -275,13 +275,25 @@ class InstanceTotals:
     notes: tuple[str, ...] = ()  # e.g. lookups outside the measured range, how often and how far
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaTime:
+    """A stay of one instance under autoscaling: from when it was started, ``ready_ns`` when it could serve, to when it
+    stopped, or the run ended."""
+
+    instance: int
+    start_ns: int
+    ready_ns: int
+    stop_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """All that a run leaves behind beside the turns it streamed to its sinks.
 
     ``token_gaps`` = (gap_ns, weight): every gap between two consecutive tokens of a request, counted:
     exactly the multiset of inter-token latencies, without a list per request; pairs of weight 0 count
-    nothing. ``deployments`` and ``totals`` are by instance. ``end_ns`` is the last event.
+    nothing. ``deployments`` and ``totals`` are by instance. ``end_ns`` is the last event. ``replica_times``
+    are those of autoscaling, in the order of their starts; empty without.
     """
 
     deployments: tuple[Deployment, ...]
@@ -293,3 +305,4 @@ class RunRecord:
     end_ns: int
     abortions: tuple[Abortion, ...] = ()
     transfers: tuple[Transfer, ...] = ()
+    replica_times: tuple[ReplicaTime, ...] = ()
