@@ -114,11 +114,11 @@ def processes(*, quick: bool) -> Iterator[Row]:
             yield _process(f"{label}, {shape}, CSV with ITL", requests, arguments, repeats=5)
         if quick:
             return
-        dataset = _generated(100_000, "pp4", folder)
+        dataset = generated(100_000, "pp4", folder)
         arguments = _run_arguments("pp4", dataset, folder)
         yield _process("100,000 requests, pp4, CSV without ITL", 100_000, [*arguments, "--no-itl"])
         yield _process("100,000 requests, pp4, CSV with ITL", 100_000, arguments)
-        dataset = _generated(1_000_000, "128 x pp4", folder)
+        dataset = generated(1_000_000, "128 x pp4", folder)
         arguments = [*_run_arguments("128 x pp4", dataset, folder), "--no-itl", "--record", "requests"]
         yield _process("1,000,000 requests, 128 x pp4, CSV without ITL", 1_000_000, arguments)
 
@@ -131,7 +131,7 @@ def _run_arguments(shape: str, dataset: Path, folder: Path) -> list[str]:
     return arguments if root is None else [*arguments, "--profile-root", str(root)]
 
 
-def _generated(requests: int, shape: str, folder: Path) -> Path:
+def generated(requests: int, shape: str, folder: Path) -> Path:
     """A workload file, written by a child so that this process stays small."""
     path = folder / "workload.jsonl"
     rate = RATE_PER_GPU * SHAPES[shape].gpus

@@ -2,35 +2,18 @@
 #pragma once
 
 #include <cstddef>
-#include <unordered_map>
 #include <vector>
 
+#include "block_table.h"
 #include "lists.h"
 #include "request.h"
 
 namespace penstock {
 
-// An entry of the queue of free blocks: a cached block, or the blocks of a preempted request.
-struct Queued {
-  bool is_own = false;
-  bool is_queued = false;
-  Link<Queued> link;
-};
-
-struct CachedBlock : Queued {
-  Key key{0, 0};
-  int64_t users = 1;
-  Link<CachedBlock> holder_link;
-};
-
 struct OwnBlocks : Queued {
   int64_t blocks = 0;
   bool can_be_hit = false;
   bool has_owner = false;
-};
-
-struct KeyHash {
-  size_t operator()(const Key& key) const { return static_cast<size_t>(key.low); }
 };
 
 // What was found for a request that asks for its prefix.
@@ -55,12 +38,7 @@ class KvPool {
       queue_.remove(one);
       if (one->is_own) delete static_cast<OwnBlocks*>(one);
     }
-    for (auto& entry : by_key_) {
-      while (CachedBlock* block = entry.second.first()) {
-        entry.second.remove(block);
-        delete block;
-      }
-    }
+    by_key_.each([](CachedBlock* block) { delete block; });
     for (CachedBlock* block : spare_blocks_) delete block;
   }
 
@@ -120,9 +98,9 @@ class KvPool {
     if (!caches(state)) return;
     const int64_t most = (state.num_tokens - 1) / block_size;
     for (int64_t position = 0; position < most; ++position) {
-      auto holders = by_key_.find(key(state, position));
-      if (holders == by_key_.end()) break;
-      found.blocks.push_back(holders->second.first());
+      CachedBlock* block = by_key_.find(key(state, position));
+      if (!block) break;
+      found.blocks.push_back(block);
     }
   }
 
@@ -183,11 +161,9 @@ class KvPool {
   void make_keys(Request& state, const int32_t* input, const int32_t* output, int64_t outputs);
 
  private:
-  using Holders = List<CachedBlock, &CachedBlock::holder_link>;
-
   List<Queued, &Queued::link> queue_;
   int64_t queued_ = 0;
-  std::unordered_map<Key, Holders, KeyHash> by_key_;
+  BlockTable by_key_;
   uint64_t unknown_ = 0;
   std::vector<CachedBlock*> spare_blocks_;
 
@@ -213,7 +189,7 @@ class KvPool {
       *block = CachedBlock();
     }
     block->key = key(state, static_cast<int64_t>(state.hashed_blocks.size()));
-    by_key_[block->key].append(block);
+    by_key_.add(block);
     state.hashed_blocks.push_back(block);
   }
 
@@ -235,9 +211,7 @@ class KvPool {
         CachedBlock* block = static_cast<CachedBlock*>(first);
         dequeue(block);
         --queued_;
-        auto holders = by_key_.find(block->key);
-        holders->second.remove(block);
-        if (holders->second.empty()) by_key_.erase(holders);
+        by_key_.remove(block);
         spare_blocks_.push_back(block);
         continue;
       }
