@@ -1,4 +1,4 @@
-"""Every command that writes, with a disk that is full, broken or closed at its first, a middle and its last write."""
+"""Every command that writes, with a disk that is full, broken or closed at its first, a middle and a late write."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def test_an_output_that_cannot_be_written_is_one_sentence_and_leaves_nothing(
         assert exit_code(words, whole) in ((0, 1) if kind.differs else (0,))
     writes = tried[0]
     assert writes, "it writes through the one place"
-    for at, code in zip((0, writes // 2, writes - 1), FAILURES, strict=True):
+    # A page holds times that were measured, so that another run may come to one write fewer.
+    late = writes - 2 if writes > 2 else writes - 1
+    for at, code in zip((0, writes // 2, late), FAILURES, strict=True):
         place = tmp_path / str(at)
         if place.exists():
             continue
