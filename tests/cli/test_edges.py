@@ -11,6 +11,7 @@ import pytest
 
 from fuzz.benchmarks import MEASURED
 from fuzz.clusters import CLUSTER, MODEL
+from fuzz.profiles import ATTENTION, BUNDLE_META, DENSE, HEADS, VIDUR
 from fuzz.recordings import APART, CONFIG, GROUP, META, RECORDING, REQUESTS, TIER
 from fuzz.workloads import AZURE, FLAT
 from penstock.cli.main import main
@@ -303,8 +304,6 @@ def test_a_run_that_this_machine_cannot_hold(
 
 
 def test_a_quote_that_nobody_closes(capsys: pytest.CaptureFixture[str]) -> None:
-    from fuzz.profiles import ATTENTION, BUNDLE_META, DENSE, HEADS
-
     folder = Path("p/H100/meta-llama/Llama-3.1-8B/bf16/tp1")
     folder.mkdir(parents=True)
     (folder.parent / "meta.yaml").write_bytes(BUNDLE_META.encode() + b"x: \xff")
@@ -314,3 +313,32 @@ def test_a_quote_that_nobody_closes(capsys: pytest.CaptureFixture[str]) -> None:
     refused(f"profile fit {folder.parent} -o o.json", "meta.yaml: is not UTF-8 text", capsys)
     (folder.parent / "meta.yaml").write_text(BUNDLE_META)
     refused(f"profile fit {folder.parent} -o o.json", "dense.csv:", capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("validate measured m --dataset w.jsonl", "m/meta.json"),
+        ("compare m m", "m/summary.json"),
+        ("validate pipeline m", "m/requests.jsonl.gz"),
+        ("profile network m -o o.json", "m/a100_dgx/send_recv.csv"),
+        ("run c.json --dataset w.jsonl --results w.jsonl", "--results: w.jsonl/summary.json"),
+        ("run c.json --dataset w.jsonl --output w.jsonl/o.csv", "--output: w.jsonl/o.csv"),
+    ],
+)
+def test_the_file_is_named_not_its_folder(words: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("m").mkdir()
+    Path("m/cluster.json").write_text(json.dumps(CLUSTER))
+    refused(words, f"error: {named} cannot be" if named[0] == "-" else f"error: {named}: cannot be", capsys)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("n_head", "0"), ("n_embd", "-1"), ("num_tensor_parallel_workers", "99"), ("num_tokens", "0")],
+)
+def test_measurements_of_no_model(column: str, cell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    header, first, *_ = VIDUR.splitlines()
+    cells = dict(zip(header.split(","), first.split(","), strict=True)) | {column: cell}
+    Path("mlp.csv").write_text(f"{header}\n{','.join(cells.values())}\n")
+    line = "profile import mlp.csv -o q --hardware H100 --model a/b"
+    refused(line, "error: mlp.csv:2: not a measurement: ", capsys)

@@ -53,6 +53,8 @@ def read_vidur_mlp(path: Path, *, hardware: str, model: str) -> tuple[dict[int, 
             cells = {name: row[f"time_stats.{name}.median"] for name in _names()}
             times = {name: measured(cell) * 1000 if cell else np.nan for name, cell in cells.items()}
             shape = shape or _model(model, row)
+            if not (0 < tokens < _MAX_SIZE and 0 < degree <= int(row["n_head"])):
+                raise ValueError(f"{tokens} tokens on {degree} workers are none of this model")
         except ValueError as error:
             raise UserError([Problem(f"{path}:{line}", f"not a measurement: {error}")]) from error
         if tokens > _MAX_TOKENS:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from penstock.cost.bundle import MAX_SIZE, MAX_US
 from penstock.cost.efficiency import LAUNCH_US, Rates
 from penstock.cost.experts.times import ExpertShape
 from penstock.cost.tables import FloatArray
@@ -159,7 +160,18 @@ def _read(path: Path) -> pl.DataFrame:
     missing = [name for name in (*_COLUMNS, time) if name not in rows.columns]
     if missing:
         raise UserError([Problem(str(path), f"is no moe_perf table: no column {', '.join(missing)}")])
+    sizes = [*_KEY, "num_tokens"]
     try:
-        return rows.with_columns((pl.col(time).cast(pl.Float64) * 1000.0).alias("us"))
+        rows = rows.with_columns((pl.col(time).cast(pl.Float64) * 1000.0).alias("us"))
+        sound = pl.all_horizontal(
+            *(pl.col(name).cast(pl.Float64).is_between(1, MAX_SIZE) for name in sizes),
+            pl.col("us").is_between(0, MAX_US, closed="right"),
+        )
+        bad = rows.with_row_index().filter(~sound.fill_null(value=False))
     except pl.exceptions.PolarsError:
-        raise UserError([Problem(str(path), f"column {time} holds something that is no number")]) from None
+        message = f"column {time}, {', '.join(sizes)}: one holds something that is no number"
+        raise UserError([Problem(str(path), message)]) from None
+    if len(bad):
+        message = f"row {bad['index'][0] + 1} holds a size or a time that is none"
+        raise UserError([Problem(str(path), message)])
+    return rows
