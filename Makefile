@@ -1,7 +1,6 @@
 # Every target sets up what it needs: a virtual environment in .venv with this package in it.
 #   make demo   run the example        make test   all checks and tests      make lint   checks only
 #   make fmt    format the code        make fuzz   longer random tests       make bench  timings
-#   make compiled   in .venv-compiled, the hot modules compiled by mypyc from the same sources (needs a C compiler)
 #   make docs   the site of the documentation, in site/
 #   make audit  known vulnerabilities of what is installed (needs the network)
 #   make readme put the demo's table into the README           make clean  remove all that was made
@@ -11,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+BUILT_FROM := pyproject.toml hatch_build.py $(wildcard native/*)
+AXE := tests/rendering/node_modules/axe-core/axe.min.js
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -23,8 +24,12 @@ help:
 demo: $(INSTALLED)
 	python -m serving --cluster-config 'configs/cluster/single_node_pp_instance.json' --dtype float16 --block-size 16 --dataset 'workloads/example_trace.jsonl' --output 'outputs/pp2_run.csv' --log-interval 1.0
 
-test: lint
+test: lint $(AXE)
 	$(BIN)/pytest -n auto
+
+# The accessibility tests of the pages skip without it.
+$(AXE):
+	-command -v npm >/dev/null && npm install --silent --no-audit --prefix tests/rendering
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check
@@ -58,23 +63,15 @@ bench: $(INSTALLED_DEV)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) .venv-compiled outputs site dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) src/penstock/_core.* outputs site dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@sh tools/make_venv.sh "$(VENV)" "$(PYTHON)"
 
-$(INSTALLED): $(BIN)/python pyproject.toml
+$(INSTALLED): $(BIN)/python $(BUILT_FROM)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(INSTALLED_DEV): $(BIN)/python pyproject.toml
+$(INSTALLED_DEV): $(BIN)/python $(BUILT_FROM)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(INSTALLED) $@
-
-.PHONY: compiled
-compiled:
-	@sh tools/make_venv.sh .venv-compiled "$(PYTHON)"
-	@# mypyc leaves its work beside the sources, so it gets a copy of them.
-	copy=$$(mktemp -d) && cp -R src configs examples workloads pyproject.toml README.md PYPI.md LICENSE NOTICE "$$copy" && \
-	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 .venv-compiled/bin/python -m pip install --quiet --disable-pip-version-check \
-	"$$copy"; status=$$?; rm -rf "$$copy"; exit $$status

@@ -100,6 +100,7 @@ MODES: Mapping[str, Callable[[Config], None]] = {
         topology=["Switch", "Ring"], collective_algorithm=["direct", "ring"]
     ),
     "power": power,
+    "autoscaling": lambda config: config.update(autoscaling={"target": 4}),
     "serve": lambda config: None,
 }
 SCHEDULES: Mapping[str, Callable[[Config], None]] = {

@@ -1,6 +1,6 @@
-"""Penstock, and beside it AIConfigurator where it is installed, against measured servers: docs/accuracy.md.
+"""Penstock and beside it AIConfigurator itself against measured servers: docs/accuracy.md.
 
-    pip install 'penstock[aiconfigurator]'
+    pip install 'penstock[aiconfigurator]' aiconfigurator==0.12.0
     python tools/accuracy.py -o docs/accuracy.md
 
 The measurements are the aggregated runs of dense models with vLLM in ``silicon_sample.csv`` of the wheel
@@ -14,7 +14,7 @@ import sys
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from io import StringIO
@@ -45,7 +45,11 @@ THEIR_NAMES = {
 DTYPES = {"fp8": ("fp8", "fp8"), "fp4": ("nvfp4", "fp8"), None: ("bfloat16", "auto")}
 """By precision: of weights and KV cache."""
 
+VLLM = "0.24.0"
 CALIBRATED = ("h200_sxm", "meta-llama/Llama-3.1-70B", "fp8")
+WIDE_CACHE_TOO = ("h100_sxm", "meta-llama/Llama-3.1-70B", "fp8")
+"""Simulated a second time with 16 bits a KV value, as its queues look."""
+
 SPREAD = {"meta-llama/Llama-3.1-70B": 0.8}
 """InferenceX draws lengths evenly from 0.8 of the nominal length to all of it; the other runs have one length."""
 
@@ -57,14 +61,15 @@ ABOUT = """# Accuracy against measured servers
 
 Made by
 
-    pip install 'penstock[aiconfigurator]'
+    pip install 'penstock[aiconfigurator]' aiconfigurator==0.12.0
     python tools/accuracy.py -o docs/accuracy.md
 
 from the runs of dense models with vLLM in `silicon_sample.csv` of aiconfigurator-core 0.12.0 (Apache-2.0, NVIDIA;
 those of Llama-3.1-70B come from InferenceX, Apache-2.0): means of the time to first token (TTFT) and per output
 token (TPOT) of a closed loop, one instance, pp 1. Errors are the size of simulated / measured - 1: median / 90th
-percentile over the runs of a group. With `aiconfigurator==0.12.0` installed too, what its
-`cli_estimate` says of the same runs stands beside them.
+percentile over the runs of a group. Beside Penstock stands what AIConfigurator itself says of the same runs: its
+`cli_estimate` (one number for a steady state), with the same dtypes of weights and KV cache; where it finds too little
+memory for the clients, it has no answer.
 
 """
 
@@ -74,10 +79,6 @@ and for unequal contexts (skew 0.7, [costs](costs.md#aiconfigurators-measurement
 calibration, and to no other. The test rows were not predicted blind: they were simulated many times while the form of
 the source was settled. No row has a constant of its own.
 
-**AIConfigurator's own estimate** (`cli_estimate`, one number for a steady state), taken from a separate measurement
-of the rows it answers, medians of TTFT and TPOT: H200 Llama-3.1-70B fp8 34%, 4.9% (56 rows); H100 Llama-3.1-70B fp8
-43%, 4.2% (41); B200 Llama-3.1-70B fp8 18%, 13% (58); H100 Qwen3-32B bf16 45%, 10.8% (87).
-
 **Assumptions.** The file does not give them: 10 requests a client, all clients start at once and their first
 prompts count; lengths drawn evenly from 80 to 100% of the nominal for Llama-3.1-70B, exactly the nominal for the
 others; a token budget of 8,192, 512 running requests, 90% of memory, a KV cache in fp8 where the weights are fp8 or
@@ -85,28 +86,29 @@ fp4; no prefix caching, no async scheduling.
 
 **What the file does not explain.** Clients whose answers are equally long stay in step for a whole simulated run, and
 all prompts come at once; real clients drift apart. With lengths from 80% of the nominal, the TTFT of H100, Qwen3-32B
-with 1,024 tokens comes out too low instead of too high: it tests this assumption rather than the costs. H100,
-Llama-3.1-70B is simulated with a KV cache in fp8, but queues as if it held 16 bits: at tp 2, 8,192/1,024 tokens and
-64 clients 29 sequences run at a time by Little's law, about what memory holds in 16 bits. Some runs of Llama-3.1-8B
-on H200 can hardly be what the file says: with 112 clients, 1,000 tokens in and 100 out, a TTFT of 72 ms and a TPOT of
-11.3 ms are 1.4 PFLOP/s of prefill on a chip whose fp8 peak is 1.98, beside the decodes. Prompts were probably cached,
-or fewer clients at work. B200's fp8 matrix table has disturbed points (4.5% lie 1.8 times above the sizes around
-them, of B300's 0.04%), which make runs at single batch sizes 20 to 50% too slow.
+with 1,024 tokens comes out too low instead of too high: it tests this assumption rather than the costs. The runs of
+H100, Llama-3.1-70B queue as if their KV cache held 16 bits: at tp 2, 8,192/1,024 tokens and 64 clients 29 sequences
+run at a time by Little's law, about what memory holds in 16 bits. The file does not say; the table has both, and the
+second was chosen after these runs were seen. Some runs of Llama-3.1-8B on H200 can hardly be what the file says: with
+112 clients, 1,000 tokens in and 100 out, a TTFT of 72 ms and a TPOT of 11.3 ms are 1.4 PFLOP/s of prefill on a chip
+whose fp8 peak is 1.98, beside the decodes. Prompts were probably cached, or fewer clients at work.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs of one chip, model and precision."""
+    """Runs of one chip, model and precision; ``dtypes`` of weights and KV cache they are taken to have."""
 
     key: tuple[str, str, str | None]
     rows: list[dict[str, Any]]
+    dtypes: tuple[str, str]
 
     @property
     def name(self) -> str:
         """For the table."""
         system, model, precision = self.key
-        return f"{HARDWARE[system]}, {model.split('/')[-1]}, {precision or 'bf16'}"
+        wide = ", KV cache in 16 bits" if self.dtypes != DTYPES[precision] else ""
+        return f"{HARDWARE[system]}, {model.split('/')[-1]}, {precision or 'bf16'}{wide}"
 
     @property
     def role(self) -> str:
@@ -123,14 +125,20 @@ def read_groups(path: Path) -> list[Group]:
     groups: dict[tuple[str, str, str | None], list[dict[str, Any]]] = {}
     for row in table.iter_rows(named=True):
         groups.setdefault((row["system"], row["model_path"], row["precision"]), []).append(row)
-    return [Group(key, rows) for key, rows in sorted(groups.items(), key=lambda item: item[0] != CALIBRATED)]
+    found = [
+        Group(key, rows, DTYPES[key[2]])
+        for key, rows in sorted(groups.items(), key=lambda item: item[0] != CALIBRATED)
+    ]
+    wide = [
+        replace(group, dtypes=(group.dtypes[0], "auto")) for group in found if group.key == WIDE_CACHE_TOO
+    ]
+    return found + wide
 
 
-def simulated(row: Mapping[str, Any]) -> Point | None:
+def simulated(row: Mapping[str, Any], dtypes: tuple[str, str]) -> Point | None:
     """What Penstock says of a run."""
     hardware = find_hardware(HARDWARE[row["system"]])
     assert hardware is not None
-    dtype, kv_cache_dtype = DTYPES[row["precision"]]
     instance = {
         "model_name": MODELS[row["model_path"]],
         "hardware": hardware.label,
@@ -141,8 +149,8 @@ def simulated(row: Mapping[str, Any]) -> Point | None:
         },
         "num_npus": row["tp_size"],
         "tp_size": row["tp_size"],
-        "dtype": dtype,
-        "kv_cache_dtype": kv_cache_dtype,
+        "dtype": dtypes[0],
+        "kv_cache_dtype": dtypes[1],
     }
     cluster = {
         "num_nodes": 1,
@@ -179,38 +187,36 @@ def workload(row: Mapping[str, Any]) -> Workload:
     return Workload.from_columns(array("q", [0]) * count, prompts, answers, "closed loop")
 
 
-def aiconfigurator_estimate(row: Mapping[str, Any]) -> Point | None:
+def aiconfigurator_estimate(row: Mapping[str, Any], dtypes: tuple[str, str]) -> Point | None:
     """What AIConfigurator says of a run, None where it has no answer."""
     cli_estimate = import_module("aiconfigurator.cli.api").cli_estimate
-    dtype, kv_cache_dtype = DTYPES[row["precision"]]
     model = THEIR_NAMES.get(row["model_path"], str(row["model_path"]))
-    kv_cache = "bfloat16" if kv_cache_dtype == "auto" else kv_cache_dtype
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             found = cli_estimate(
                 model,
                 row["system"],
                 backend_name="vllm",
+                backend_version=VLLM,  # its newest, which it takes seconds to find
                 isl=row["isl"],
                 osl=row["osl"],
                 batch_size=row["batch_size"],
                 tp_size=row["tp_size"],
-                gemm_quant_mode=dtype,
-                kvcache_quant_mode=kv_cache,
+                gemm_quant_mode=dtypes[0],
+                kvcache_quant_mode="bfloat16" if dtypes[1] == "auto" else dtypes[1],
             )
-    except Exception:
+    except RuntimeError as error:
+        print(f"\nno answer: {row['id']}: {error}", file=sys.stderr)
         return None
     return (found.ttft, found.tpot) if found.ttft and found.tpot else None
 
 
-def errors(
-    rows: Sequence[Mapping[str, Any]], tool: Callable[[Mapping[str, Any]], Point | None]
-) -> list[Point]:
+def errors(group: Group, tool: Callable[[Mapping[str, Any], tuple[str, str]], Point | None]) -> list[Point]:
     """Relative errors of TTFT and TPOT for the rows that a tool has an answer for."""
     found: list[Point] = []
-    for row in rows:
+    for row in group.rows:
         print(".", end="", file=sys.stderr, flush=True)
-        point = tool(row)
+        point = tool(row, group.dtypes)
         if point is not None:
             found.append((point[0] / row["silicon_ttft_ms"] - 1, point[1] / row["silicon_tpot_ms"] - 1))
     return found
@@ -231,18 +237,16 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     output: Path = parser.parse_args().output
     wheel = find_wheel()
-    if wheel is None:
-        raise SystemExit("needs penstock[aiconfigurator]")
-    beside = find_spec("aiconfigurator") is not None
-    lines = ["| runs of | role | runs | Penstock: TTFT | TPOT |", "|---|---|---|---|---|"]
-    if beside:
-        lines = [lines[0] + " runs | AIConfigurator: TTFT | TPOT |", lines[1] + "---|---|---|"]
+    if wheel is None or find_spec("aiconfigurator") is None:
+        raise SystemExit("needs: pip install 'penstock[aiconfigurator]' aiconfigurator==0.12.0")
+    lines = [
+        "| runs of | role | runs | Penstock: TTFT | TPOT | runs | AIConfigurator: TTFT | TPOT |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for group in read_groups(wheel.systems / "silicon_sample.csv"):
-        text = f"| {group.name} | {group.role} | {cells(errors(group.rows, simulated))} |"
-        if beside:
-            text += f" {cells(errors(group.rows, aiconfigurator_estimate))} |"
-        lines.append(text)
-        print(f" {text}", file=sys.stderr)
+        both = " | ".join(cells(errors(group, tool)) for tool in (simulated, aiconfigurator_estimate))
+        lines.append(f"| {group.name} | {group.role} | {both} |")
+        print(f"\n{lines[-1]}", file=sys.stderr)
     output.write_text(ABOUT + "\n".join(lines) + "\n" + NOTES, encoding="utf-8")
 
 

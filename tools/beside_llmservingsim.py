@@ -1,6 +1,7 @@
 """LLMServingSim 2.0's shipped results beside ours, and how long both take.
 
     python tools/beside_llmservingsim.py results DATA
+    python tools/beside_llmservingsim.py times DATA
     python tools/beside_llmservingsim.py results DATA --update-docs
 
 DATA is the folder ``data/llmservingsim`` of docs/data.md: ``configs``, ``outputs``, ``perf``, ``workloads``.
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from upstream.compare import beside, mean_tpot_ms, mean_ttft_ms
 from upstream.runs import RUNS
+from upstream.times import times
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "from-llmservingsim.md"
 _HEADER = (
@@ -57,12 +59,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("results",))
+    parser.add_argument("what", choices=("results", "times"))
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--update-docs", action="store_true")
     arguments = parser.parse_args()
     lines: list[str] = []
-    for line in results(arguments.data):
+    table = {"results": results, "times": times}[arguments.what]
+    for line in table(arguments.data):
         print(line, flush=True)
         lines.append(line)
     if arguments.update_docs:

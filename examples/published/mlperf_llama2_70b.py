@@ -6,7 +6,8 @@
 Published: TensorRT-LLM, fp8 weights and KV cache, 1,024 tokens a step (H200: 1,536), prompts of OpenOrca, offline
 and with Poisson arrivals. Here: the kernels of TensorRT-LLM from AIConfigurator's tables, vLLM's rules for filling a
 step, prompts and answers drawn from log-normals to the published or derived means (275 and 292 tokens, at most 1,024),
-requests to the instance with the least load, no time of the host. The real lengths come with the dataset.
+requests to the instance with the least load, as many running as fit, no time of the host. The real lengths come with
+the dataset.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ class System:
     memory_gib: float
     replicas: int
     pp_size: int
-    running: int
     budget: int
     offline_tokens_per_s: float
     rate: float
@@ -46,8 +46,8 @@ class System:
 
 
 SYSTEMS = (
-    System("H100", 80, 4, 2, 2048, 1024, 31306.8, 107.19, 31106, (517, 443, 1451, 139.3, 140.0, 141.4)),
-    System("H200", 140.4, 8, 1, 2048, 1536, 34988.2, 114.56, 33071, (398, 359, 938, 170.0, 173.3, 181.9)),
+    System("H100", 80, 4, 2, 1024, 31306.8, 107.19, 31106, (517, 443, 1451, 139.3, 140.0, 141.4)),
+    System("H200", 140.4, 8, 1, 1536, 34988.2, 114.56, 33071, (398, 359, 938, 170.0, 173.3, 181.9)),
 )
 
 
@@ -83,14 +83,14 @@ def lengths(random: np.random.Generator, mean: float, spread: float) -> np.ndarr
     return np.clip(np.rint(drawn * mean / drawn.mean()), 1, LONGEST).astype(np.int64)
 
 
-def serve(system: System, rate: float | None, root: Path) -> tuple[float, penstock.SimulationResult]:
+def serve(system: System, rate: float | None, root: Path | None) -> tuple[float, penstock.SimulationResult]:
     """Output tokens a second, and the run."""
     result = run(
         cluster(system),
         requests(rate),
         dtype="fp8",
         kv_cache_dtype="fp8",
-        max_num_seqs=system.running,
+        max_num_seqs=0,  # as many as the tokens of a step and the memory let
         max_num_batched_tokens=system.budget,
         profile_root=root,
         enable_prefix_caching=False,
@@ -125,6 +125,8 @@ def main() -> None:
         )
         print(line("server tokens/s", online, system.server_tokens_per_s))
         latency = served.summary.latency
+        assert latency.ttft is not None
+        assert latency.tpot is not None
         found = [
             value / NS_PER_MS
             for one in (latency.ttft, latency.tpot)

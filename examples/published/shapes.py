@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,14 @@ def offline(count: int, prompt: int, answer: int) -> Workload:
 
 
 def dense_model(name: str, **sizes: Any) -> str:
-    """A model config of given sizes in a temporary directory; returns its path."""
+    """A dense model's config of given sizes; returns its path."""
+    return model_file(name, {**DENSE, **sizes})
+
+
+def model_file(name: str, config: Mapping[str, Any]) -> str:
+    """A model config in a temporary directory; returns its path."""
     path = Path(tempfile.mkdtemp()) / f"{name}.json"
-    path.write_text(json.dumps({**DENSE, **sizes}), encoding="utf-8")
+    path.write_text(json.dumps(config), encoding="utf-8")
     return str(path)
 
 

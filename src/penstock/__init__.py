@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 TYPE_CHECKING = (
     False  # typing itself is not imported: an interrupt before penstock.cli.entry gives a traceback
 )
-if os.environ.get("PENSTOCK_PURE", "0") not in ("", "0"):
-    from penstock.pure import use_sources
-
-    use_sources(__name__)
 
 if TYPE_CHECKING:
     from typing import Any

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from fuzz.inputs import APART, AZURE, CLUSTER, CONFIG, FLAT, GROUP, MEASURED, META, RECORDING, REQUESTS, TIER
+from fuzz.benchmarks import MEASURED
+from fuzz.clusters import CLUSTER, MODEL
+from fuzz.recordings import APART, CONFIG, GROUP, META, RECORDING, REQUESTS, TIER
+from fuzz.workloads import AZURE, FLAT
 from penstock.cli.main import main
 
 
@@ -110,6 +113,10 @@ def instance(**members: Any) -> dict[str, Any]:
             "enable_chunked_prefill: is off, so max_num_batched_tokens 2048 must hold a prompt of max_model_len",
         ),
         (
+            {"npu_mem": {"mem_size": 12, "mem_bw": 1000}, "max_model_len": 100_000},
+            "max_model_len: 100000 tokens take 6250 KV blocks, the memory leaves",
+        ),
+        (
             {"long_prefill_token_threshold": 200, "max_model_len": 100},
             "long_prefill_token_threshold: 200 is above max_model_len 100",
         ),
@@ -122,9 +129,17 @@ def test_configs_that_are_refused(
     refused("run --cluster-config c.json --dataset w.jsonl --output o.csv", said, capsys)
 
 
-def test_stages_that_cannot_be_balanced_in_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    from fuzz.inputs import MODEL
+@pytest.mark.parametrize(
+    "members",
+    [{}, {"max_model_len": 100_000, "engine": "sglang"}, {"max_model_len": 100_000, "num_gpu_blocks": 100}],
+)
+def test_a_context_that_nobody_chose_may_be_longer_than_the_pool(members: dict[str, Any]) -> None:
+    small = {"mem_size": 12, "mem_bw": 1000}
+    Path("c.json").write_text(json.dumps(instance(npu_mem=small, **members)))
+    assert call("run --cluster-config c.json --dataset w.jsonl --log-interval 0") == 0
 
+
+def test_stages_that_cannot_be_balanced_in_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     Path("m.json").write_text(json.dumps({**MODEL, "num_hidden_layers": 2000}))
     members = {"model_name": "m.json", "num_npus": 1000, "pp_size": 1000, "pp_layer_partition": "auto"}
     Path("c.json").write_text(json.dumps(instance(**members)))

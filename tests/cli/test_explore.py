@@ -33,7 +33,7 @@ def test_it_prints_the_front_and_writes_a_config_that_runs(tmp_path: Path) -> No
     for words in (
         "Pareto front",
         "best on goodput_per_gpu",
-        "rests on:",
+        "rests on\n",
         "price: H100 2.99 USD",
         str(out / "best.json"),
     ):

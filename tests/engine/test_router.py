@@ -207,7 +207,7 @@ def test_views_are_the_instances_present_state_at_every_arrival() -> None:
     class Checking:
         def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
             nonlocal seen
-            for view, instance in zip(instances, simulation.instances, strict=True):
+            for view, instance in zip(instances, simulation.serving, strict=True):
                 assert view.num_running == instance.num_running
                 assert view.num_waiting == instance.num_waiting
                 assert view.outstanding_tokens == instance.outstanding_tokens

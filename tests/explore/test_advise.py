@@ -131,6 +131,22 @@ def test_a_change_that_cannot_run_says_why(tmp_path: Path, monkeypatch: pytest.M
     assert table.rows[-1].outcome is None
 
 
+def test_knobs_that_come_to_the_same_are_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(given: ClusterSpec, *_: Any) -> Iterator[Candidate]:
+        (one,) = given.instances
+        few = replace(given, instances=(replace(one, scheduler=replace(one.scheduler, max_num_seqs=2)),))
+        yield Candidate("places", "2 of them", (), few)
+        yield Candidate("link", "as it is", (), given)
+        yield Candidate("batches", "of 2", (), few)
+
+    monkeypatch.setattr("penstock.explore.advise.single_changes", twice)
+    text = told(cluster(), tmp_path, [(300, 10)] * 8)
+    (row,) = [line for line in text.splitlines() if "2 of them" in line]
+    assert row.split()[:3] == ["places", "or", "batches"]
+    assert row.endswith("2 of them; or of 2")
+    assert "no difference: as it is" in text
+
+
 def told(config: dict[str, Any], tmp_path: Path, requests: list[tuple[int, int]], *options: str) -> str:
     """What the command prints."""
     lines = [json.dumps({"input_toks": i, "output_toks": o, "arrival_time_ns": 0}) for i, o in requests]

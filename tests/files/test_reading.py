@@ -10,6 +10,7 @@ import pytest
 
 from penstock.errors import UserError
 from penstock.files import reading
+from penstock.files.csv_text import measured, measured_above_zero
 from penstock.files.frames import read_csv, read_parquet
 from penstock.files.json_text import load_json, parse_json
 from penstock.files.reading import read_text, text_lines
@@ -33,10 +34,25 @@ def problems(read: object) -> list[str]:
         ('{"\\ud800": 1}', "half a surrogate pair"),
         ('["x\\udfff"]', "f: [0]: 'x\\udfff' holds half a surrogate pair"),
         ("1" * 5000, "cannot be read as JSON"),
+        ('{"a": NaN}', "f: a: must be a finite number, not nan"),
+        ('{"a": [1, 2, -1e999]}', "f: a[2]: must be a finite number, not -inf"),
     ],
 )
 def test_json_that_is_refused(text: str, words: str) -> None:
     assert words in problems(lambda: parse_json(text, "f"))[0]
+
+
+def test_what_other_programs_write_where_a_number_is_none() -> None:
+    assert parse_json('{"mean": Infinity}', "f", finite=False) == {"mean": float("inf")}
+
+
+@pytest.mark.parametrize("cell", ["nan", "inf", "-1", "", "x"])
+def test_a_time_that_nobody_measured(cell: str) -> None:
+    with pytest.raises(ValueError, match=r"no finite number|could not convert"):
+        measured(cell)
+    assert measured("0") == 0.0
+    with pytest.raises(ValueError, match="not above 0"):
+        measured_above_zero("0")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +61,7 @@ def test_json_that_is_refused(text: str, words: str) -> None:
         ("a: [", "broken YAML"),
         ("a: 1\na: 2", "key 'a' stands here twice"),
         ("1: 2", "key 1 must be text"),
+        ("a: [.nan]", "a[0]: must be a finite number, not nan"),
         ("null: 2", "key None must be text"),
         ("[a]: 2", "a key must be text"),
         ("a: !!python/object:os.system x", "is not taken: plain values only"),

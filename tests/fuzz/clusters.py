@@ -21,6 +21,17 @@ PIM = (
     "idle_power = 160\npeak_power = 760\n"
 )
 PIM_FILE = "configs/pim/HBM2_1GB_2000_pim.ini"
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "intermediate_size": 1024,
+    "vocab_size": 1000,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "bfloat16",
+}
 MIXTURE = {
     "model_type": "mixtral",
     "hidden_size": 512,
@@ -56,6 +67,32 @@ LATENT = {
     "first_k_dense_replace": 1,
     "moe_layer_freq": 1,
 }
+
+
+CLUSTER = {
+    "num_nodes": 1,
+    "link_bw": 16,
+    "link_latency": 20000,
+    "nodes": [
+        {
+            "num_instances": 1,
+            "cpu_mem": {"mem_size": 512, "mem_bw": 256, "mem_latency": 0},
+            "instances": [
+                {
+                    "model_name": "meta-llama/Llama-3.1-8B",
+                    "hardware": "H100",
+                    "npu_mem": {"mem_size": 80, "mem_bw": 3350, "mem_latency": 0},
+                    "num_npus": 2,
+                    "tp_size": 1,
+                    "pp_size": 2,
+                    "max_num_seqs": 8,
+                    "pp_layer_partition": [16, 16],
+                }
+            ],
+        }
+    ],
+}
+"""Two stages on one node."""
 
 
 def instance(**more: Any) -> dict[str, Any]:
@@ -219,3 +256,15 @@ def grouped() -> dict[str, Any]:
     """LLMServingSim's way to say ranks: instances of one ``dp_group``."""
     one = instance(model_name="mixture.json", num_npus=1, ep_size=2, dp_group="a")
     return cluster(one, one, link_class="nvlink4", endpoint_delay_ns=10)
+
+
+def two_models() -> dict[str, Any]:
+    """Each on an instance of its own."""
+    return cluster(instance(), instance(model_name="mixture.json", num_npus=1))
+
+
+NAMED = [
+    {"input_toks": 9, "output_toks": 2, "arrival_time_ns": n, "model": name}
+    for n, name in enumerate(("meta-llama/Llama-3.1-8B", "mixture"))
+]
+"""Requests that say which of them they are for."""

@@ -58,8 +58,8 @@ def difference(case: ClusterCase, *, exact_only: bool = False) -> str | None:
     kept = KeptTurns(len(case.instances))
     options = RunOptions(router="RR", exact_only=exact_only)
     try:
-        built = [_built(index, each) for index, each in enumerate(case.instances)]
-        spec = replace(_example(), instances=tuple(each.spec for each in built))
+        built = [built_instance(index, each) for index, each in enumerate(case.instances)]
+        spec = replace(example_cluster(), instances=tuple(each.spec for each in built))
         record = Simulation(spec, case.workload, options, sinks=[kept], built=built).run()
     except (UserError, NoProgressError, AssertionError, LookupError, ValueError, TypeError) as error:
         return f"raised {error!r}"
@@ -109,7 +109,7 @@ def _request_difference(cluster: ReferenceCluster, record: RunRecord) -> str | N
 
 
 @cache
-def _example() -> ClusterSpec:
+def example_cluster() -> ClusterSpec:
     """A cluster to take over what no schedule depends on: a model, hardware, links."""
     instance = {
         "model_name": "meta-llama/Llama-3.1-8B",
@@ -121,9 +121,9 @@ def _example() -> ClusterSpec:
     return load_cluster({"num_nodes": 1, "link_bw": 16, "link_latency": 20000, "nodes": [node]})
 
 
-def _built(index: int, case: InstanceCase) -> BuiltInstance:
+def built_instance(index: int, case: InstanceCase) -> BuiltInstance:
     spec: InstanceSpec = replace(
-        _example().instances[0],
+        example_cluster().instances[0],
         index=index,
         pp_size=case.pp_size,
         scheduler=case.options,

@@ -9,16 +9,8 @@ from typer.testing import CliRunner
 from penstock.api import simulate
 from penstock.cli.compare import app
 from penstock.errors import UserError
-from penstock.rendering.compare import (
-    PER_GPU,
-    ComparedRow,
-    compared_rows,
-    different_inputs,
-    load_runs,
-    render_comparison,
-    winner,
-    write_comparison,
-)
+from penstock.rendering.compare import different_inputs, load_runs, render_comparison, write_comparison
+from penstock.rendering.compared_rows import PER_GPU, ComparedRow, compared_rows, winner
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +36,10 @@ def test_the_inputs_that_differ_are_named(directories: list[Path]) -> None:
 def test_values_are_those_of_the_summaries(directories: list[Path]) -> None:
     rows = {row.name: row for row in compared_rows(load_runs(directories))}
     summaries = [json.loads((path / "summary.json").read_text())["summary"] for path in directories]
-    p99 = tuple(one["latency"]["ttft"]["p99_ns"] / 1e6 for one in summaries)
-    assert rows["TTFT p99"].values == p99
+    p99 = tuple(one["latency"]["ttft"]["p99_ns"] / 1e9 for one in summaries)
+    assert (rows["TTFT p99"].values, rows["TTFT p99"].label) == (p99, "TTFT p99 (s)")
+    tpot = tuple(one["latency"]["tpot"]["mean_ns"] / 1e6 for one in summaries)
+    assert (rows["TPOT mean"].values, rows["TPOT mean"].label) == (tpot, "TPOT mean (ms)")
     assert rows["TTFT p99"].change(1) == pytest.approx(p99[1] / p99[0] - 1)
     assert rows["seqs"].values[0] == 0.0
     assert rows["seqs"].values[1] > 10

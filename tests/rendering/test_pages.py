@@ -38,8 +38,8 @@ from penstock.explore.study_spec import load_study
 from penstock.rendering.compare import write_comparison
 from penstock.rendering.page import Cell, Chart, Table, document, facts, picture, section, table, verdict
 from penstock.rendering.report import write_report
-from penstock.rendering.report_data import view_of
 from penstock.rendering.result import SimulationResult
+from penstock.rendering.run_view import view_of
 from penstock.workload.offered_load import Arrivals, OfferedLoad
 from penstock.workload.workload import Workload
 

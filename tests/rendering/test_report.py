@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from penstock.accounting.bubbles import CAUSE_NAMES
 from penstock.accounting.verdict import verdict
 from penstock.api import simulate
+from penstock.rendering.gantt_data import pack
 from penstock.rendering.report import write_report
-from penstock.rendering.report_data import pack, page_data, view_of, view_of_directory
+from penstock.rendering.report_data import page_data
 from penstock.rendering.result import SimulationResult
+from penstock.rendering.run_view import view_of, view_of_directory
 
 
 def unpack(text: str) -> list[int]:

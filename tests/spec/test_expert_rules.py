@@ -73,6 +73,10 @@ def test_a_data_parallel_size_stands_for_so_many_members() -> None:
             ".ep_size: 16 ranks are more than the 8 experts of mistralai/Mixtral-8x7B-v0.1",
         ),
         (
+            [instance(data_parallel_size=256, enable_expert_parallel=True)],
+            ".ep_size: 256 ranks are more than the 128 experts of",
+        ),
+        (
             [instance(dp_group="A"), instance(dp_group="A", tp_size=2)],
             ".tp_size: differs from that of the first member of dp_group 'A'",
         ),
@@ -116,3 +120,10 @@ def test_what_ranks_cannot_share_is_refused(instances: list[dict[str, Any]], mes
         load(*instances)
     assert any(message in str(problem) for problem in error.value.problems), error.value.problems
     assert len(error.value.problems) <= 2
+
+
+def test_another_model_in_a_group_is_one_mistake() -> None:
+    with pytest.raises(UserError) as error:
+        load(instance(dp_group="A"), instance(dp_group="A", model_name=DENSE))
+    (problem,) = error.value.problems
+    assert ".model_name: differs from that of the first member" in str(problem)

@@ -15,7 +15,9 @@ from penstock.statistics.intervals import (
     equivalent,
     replication_interval,
     sectioned_interval,
+    series_inflation,
     unbiased_lag_one,
+    variance_degrees,
 )
 from penstock.statistics.warm_up import mser5
 
@@ -103,6 +105,37 @@ def test_values_that_hang_together_count_for_fewer() -> None:
     assert equivalent(12, 0.0) == 12
     assert equivalent(12, 0.5) == pytest.approx(4)
     assert equivalent(12, 0.8) == 2
+
+
+def test_the_variance_of_the_mean_of_a_short_series_is_that_of_its_correlations() -> None:
+    assert series_inflation(0.7, 1) == 1
+    assert series_inflation(0.7, 2) == pytest.approx(1.7)
+    assert series_inflation(0.7, 100_000) == pytest.approx(1.7 / 0.3, rel=1e-3)
+    assert variance_degrees(0.0, 5, 10) == 9
+    assert variance_degrees(0.8, 2, 10) == pytest.approx(10 / 1.64 - 1)
+    # By hand: means of three values of an autoregression, many times.
+    steps = np.random.default_rng(0).normal(size=(3, 200_000))
+    values = [steps[0] / math.sqrt(1 - 0.6**2)]
+    values += [0.6 * values[0] + steps[1]]
+    values += [0.6 * values[1] + steps[2]]
+    found = np.mean(values, axis=0).var() / (values[0].var() / 3)
+    assert series_inflation(0.6, 3) == pytest.approx(found, rel=0.02)
+
+
+def test_two_runs_of_a_queue_that_settles_say_that_it_does_not_grow() -> None:
+    # Their spread alone has one degree of freedom, and says nothing.
+    narrow = 0
+    for seed in range(20):
+        runs = []
+        for part in range(2):
+            generator = np.random.default_rng(1000 * seed + part)
+            gaps, services = poisson(generator, 0.5, 4000), generator.exponential(1, 4000)
+            runs.append(growth(lengths_at_arrivals(gaps, services), float(gaps.sum())))
+        found = drift(runs)
+        assert not found.overloaded
+        assert found.growth.low <= found.growth.estimate <= found.growth.high
+        narrow += found.growth.high < 0.03 * 0.5
+    assert narrow >= 18
 
 
 def test_the_mmpp_answer_reduces_to_the_plain_one() -> None:

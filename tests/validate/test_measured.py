@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from penstock.cost.aiconfigurator.wheel import find_wheel
 from penstock.errors import UserError
+from penstock.profiling.database import import_database, wanted_tables
 from penstock.validate.measured import compare_times, host_overhead, report, validate_measured
 from penstock.validate.measured_page import write_measured_page
 from penstock.validate.measured_run import RequestTimes, read_measured_run
@@ -178,6 +180,7 @@ def test_the_packaged_fit_meets_the_iterations_of_the_run(
         return original(cost, load)
 
     monkeypatch.setattr(TabulatedStageCost, "stage_ns", spy)
+    monkeypatch.setenv("PENSTOCK_PURE", "1")
     dataset = data / "workloads" / "sharegpt-llama-3.1-8b-300-sps10.jsonl"
     validate_measured(directory, dataset, profile_root=data / "perf")
     monkeypatch.undo()
@@ -231,3 +234,20 @@ def test_a_run_of_other_ranks_than_the_cluster_s_is_refused(tmp_path: Path) -> N
     workload = write_run_of_ranks(tmp_path, "0.19.0", ranks=4)
     with pytest.raises(UserError, match=r"dp_size 2, but meta\.json has data_parallel_size 4"):
         validate_measured(tmp_path, workload, profile_root=None)
+
+
+def test_a_run_on_kernels_of_another_database(shared_dir: Path, tmp_path: Path) -> None:
+    if find_wheel() is None:
+        pytest.skip("needs penstock[aiconfigurator]")
+    data = shared_dir / "data" / "llmservingsim"
+    wanted = wanted_tables("RTXPRO6000", "meta-llama/Llama-3.1-8B", "1", ("bfloat16", "auto"), "vllm")
+    import_database(wanted, tmp_path)
+    comparison = validate_measured(
+        data / "measured" / "RTXPRO6000-Llama-3.1-8B",
+        data / "workloads" / "sharegpt-llama-3.1-8b-300-sps10.jsonl",
+        profile_root=tmp_path,
+    )
+    means = {line.metric: line.error for line in comparison.lines if line.statistic == "mean"}
+    assert abs(means["TPOT"]) < 0.05
+    assert abs(means["TTFT"]) < 0.10
+    assert any("aiconfigurator" in note or str(tmp_path) in note for note in comparison.notes)

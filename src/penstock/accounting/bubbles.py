@@ -66,6 +66,7 @@ from typing import Protocol
 import numpy as np
 
 from penstock.accounting.stage_spans import GapSplitter, StageCause, StageSpans
+from penstock.accounting.time_counter import TimeCounter
 from penstock.recording.records import Int64Array, TurnChunk
 
 CAUSE_NAMES = tuple(cause.name.lower() for cause in StageCause)
@@ -145,6 +146,10 @@ class BubbleLedger:
         ]
         self._ns = [np.zeros((pp_size, len(StageCause)), dtype=np.int64) for pp_size in pp_sizes]
         self._sinks = list(sinks)
+        self._counters = [
+            None if joins else TimeCounter.of(pp_size, blocking_sends=blocks)
+            for pp_size, blocks, joins in zip(pp_sizes, blocking, lockstep, strict=True)
+        ]
 
     def pass_on(self, sink: SpanSink) -> None:
         """Give ``sink`` the spans too; it joins before the first turn."""
@@ -152,6 +157,10 @@ class BubbleLedger:
 
     def accept(self, chunk: TurnChunk) -> None:
         """Account for the chunk's turns."""
+        counter = self._counters[chunk.instance]
+        if counter is not None and not self._sinks:
+            counter.accept(chunk)
+            return
         self._take(chunk.instance, self._splitters[chunk.instance].accept(chunk))
 
     def finish(self, window_start_ns: int, window_end_ns: int) -> Bubbles:
@@ -164,12 +173,18 @@ class BubbleLedger:
             ValueError: the window does not cover every step.
         """
         window_end_ns = max([window_end_ns, *(splitter.dummies_until_ns for splitter in self._splitters)])
-        for instance, splitter in enumerate(self._splitters):
-            self._take(instance, splitter.finish(window_start_ns, window_end_ns))
+        for instance, (splitter, counter) in enumerate(zip(self._splitters, self._counters, strict=True)):
+            if counter is not None and not self._sinks:
+                self._ns[instance] = counter.finish(window_start_ns, window_end_ns)
+            else:
+                self._take(instance, splitter.finish(window_start_ns, window_end_ns))
         return Bubbles(window_start_ns, window_end_ns, tuple(self._ns))
 
     def so_far_ns(self, instance: int) -> Int64Array:
         """ns per stage and cause up to the latest turns, shape (stages, causes): for a display."""
+        counter = self._counters[instance]
+        if counter is not None and not self._sinks:
+            return counter.so_far_ns()
         return self._ns[instance].copy()
 
     def _take(self, instance: int, spans: Sequence[StageSpans]) -> None:

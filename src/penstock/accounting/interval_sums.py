@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from penstock.machine_code import core
 from penstock.units import Int64Array
 
 Float64Array = npt.NDArray[np.float64]
@@ -18,12 +19,19 @@ class IntervalSums:
         self.origin_ns = origin_ns
         self.interval_ns = first_ns
         self._sums = np.zeros((channels, intervals))
+        self._core = core()
 
     def spread(self, channel: int, begin_ns: Int64Array, end_ns: Int64Array, per_ns: float) -> None:
         """Add ``per_ns`` for every ns of the spans [begin, end)."""
         if not len(begin_ns):
             return
         self._reach(int(end_ns.max()))
+        if self._core is not None:
+            # Span by span, as numpy does it below.
+            sums = self._sums[channel]
+            spans = np.ascontiguousarray(begin_ns), np.ascontiguousarray(end_ns)
+            self._core.spread(sums, *spans, per_ns, self.origin_ns, self.interval_ns)
+            return
         begin, end = begin_ns - self.origin_ns, end_ns - self.origin_ns
         first = begin // self.interval_ns
         pieces = np.maximum((end - 1) // self.interval_ns - first + 1, 0)

@@ -246,10 +246,7 @@ class GapSplitter:
             idle.add(*_one(window_start_ns, window_end_ns), StageCause.IDLE)
             return [idle.spans()] * self._pp_size
         if begin < window_start_ns or int(latest[0]) > window_end_ns:
-            raise ValueError(
-                f"the window [{window_start_ns}, {window_end_ns}) does not cover an instance at work from "
-                f"{begin} to {int(latest[0])}"
-            )
+            raise uncovered(window_start_ns, window_end_ns, begin, int(latest[0]))
         updated = min(int(latest[TURN_COLUMNS.index("update_ns")]), window_end_ns)
         result: list[StageSpans] = []
         for stage in range(self._pp_size):
@@ -269,6 +266,13 @@ class GapSplitter:
     def _stage_value(self, row: Int64Array, stage: int, what: str) -> int:
         place = stage_columns(self._pp_size).index(f"{what}_{stage}_ns")
         return int(row[len(TURN_COLUMNS) + place])
+
+
+def uncovered(start_ns: int, end_ns: int, begin_ns: int, latest_ns: int) -> ValueError:
+    """The mistake of a window that is too short."""
+    return ValueError(
+        f"the window [{start_ns}, {end_ns}) does not cover an instance at work from {begin_ns} to {latest_ns}"
+    )
 
 
 def _one(begin: int, end: int) -> tuple[Int64Array, Int64Array]:

@@ -55,7 +55,7 @@ def _read_json(text: str, source: str, choice: int | None) -> Benchmark:
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[1].lstrip().startswith("{") and lines[0].rstrip().endswith("}"):
         return _read_lines(text, source)
-    data = parse_json(text, source)
+    data = parse_json(text, source, finite=False)
     if is_vllm_bench(data):
         return read_vllm_bench(data, source)
     if isinstance(data.get("benchmarks"), list):

@@ -146,7 +146,7 @@ def json_lines(text: str, source: str) -> list[Mapping[str, Any]]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
-        value = parse_json(line, f"{source}:{number}")
+        value = parse_json(line, f"{source}:{number}", finite=False)
         if not isinstance(value, dict):
             raise UserError([Problem(f"{source}:{number}", "is no JSON object")])
         found.append(cast("Mapping[str, Any]", value))

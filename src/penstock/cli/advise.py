@@ -102,7 +102,7 @@ def _text(table: AdviceTable) -> str:
             lines.append(f"  {cause} {share:.1%}" + (f": {', '.join(knobs)}" if knobs else ""))
     rows = [["", "tokens/s", "p99 TTFT", "p99 TPOT", "J/token", "change"]]
     ran = [row for row in table.rows if row.failure is None]
-    rows += [_shown_row(group, base) for group in _alike(ran) if not _is_same(group[0])]
+    rows += [_shown_row(group, base) for group in table.alike() if not _is_same(group[0])]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines += ["", "single changes, best first:"]
     for row in rows:
@@ -116,15 +116,6 @@ def _text(table: AdviceTable) -> str:
         if row.failure is not None:
             lines.append(f"  {row.knob}: {row.change}: cannot run: {row.failure}")
     return "\n".join(lines)
-
-
-def _alike(rows: list[Advice]) -> list[list[Advice]]:
-    """Rows of one knob that come to the same, together; the order of the first of each stays."""
-    groups: dict[object, list[Advice]] = {}
-    for row in rows:
-        assert row.outcome is not None
-        groups.setdefault((row.knob, row.outcome.figures), []).append(row)
-    return list(groups.values())
 
 
 def _shown_row(group: list[Advice], base: Outcome) -> list[str]:
@@ -142,7 +133,8 @@ def _shown_row(group: list[Advice], base: Outcome) -> list[str]:
     joules = "-"
     if base.joules_per_token is not None and first.joules_per_token is not None:
         joules = _shift(base.joules_per_token, first.joules_per_token, -1, lambda value: f"{value:.3f}")
-    return [group[0].knob, tokens, ttft, tpot, joules, "; or ".join(row.change for row in group)]
+    knobs = " or ".join(dict.fromkeys(row.knob for row in group))
+    return [knobs, tokens, ttft, tpot, joules, "; or ".join(row.change for row in group)]
 
 
 def _shift(before: float, after: float, better: int, shown: Callable[[float], str]) -> str:

@@ -19,6 +19,7 @@ from penstock.explore.steady_state import SteadyState
 from penstock.explore.tables import text_table
 from penstock.files.use import FileUse
 from penstock.files.writing import all_or_nothing, atomic_write
+from penstock.rendering.statements import rests_on
 from penstock.workload.offered_load import Arrivals, OfferedLoad, check_arrivals
 
 
@@ -67,11 +68,12 @@ def run_capacity(question: CapacityQuestion) -> None:
     )
     found = find_capacity(load_test, options)
     lines = _lines(found, load_test, slo, question)
-    typer.echo("\n".join(f"{name:<11} {text}".rstrip() for name, text in lines))
+    typer.echo("\n".join(f"{name:<11} {text}" for name, text in lines))
     pages = [path for path in (question.curve, question.report) if path is not None]
     curve = latency_curve(load_test, found) if pages else []
     if question.curve is not None:
         typer.echo("\n" + _curve_table(curve, slo))
+    typer.echo("\n" + rests_on(load_test.basis))
     with all_or_nothing():
         for path in pages:
             if path == question.curve and path.endswith(".csv"):
@@ -85,6 +87,9 @@ def run_capacity(question: CapacityQuestion) -> None:
             with atomic_write(question.output) as file:
                 json.dump(_as_json(found, load_test, slo, curve), file, indent=2)
                 file.write("\n")
+    written = [*pages, *([question.output] if question.output else [])]
+    if written:
+        typer.echo("\nwrote " + ", ".join(written))
 
 
 def _prepare(question: CapacityQuestion, arrivals: Arrivals, files: FileUse) -> tuple[Slo, LoadTest]:
@@ -153,7 +158,6 @@ def _lines(
     if found.why_wide is not None:
         rows.append(("note", f"the interval is wider than asked for: {found.why_wide}"))
     rows.append(("effort", f"{len(found.trials)} runs"))
-    rows += [("rests on" if not place else "", line) for place, line in enumerate(load_test.basis)]
     return rows
 
 

@@ -100,7 +100,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _models(measured: list[str]) -> str:
-    return ", ".join(one.split(" ")[0].rpartition("/")[2] for one in measured) or "-"
+    return ", ".join(dict.fromkeys(one.split(" ")[0].rpartition("/")[2] for one in measured)) or "-"
 
 
 def _detail(row: dict[str, Any]) -> str:

@@ -34,7 +34,9 @@ def size_command(
     objective: Annotated[
         str, typer.Option(help="What the best is by: gpus (and their price) or joules_per_token.")
     ] = "gpus",
-    max_requests: Annotated[int, typer.Option(min=100, help="Requests a run, at most.")] = 4000,
+    max_requests: Annotated[
+        int, typer.Option(min=100, help="Requests for one deployment, at most, in one run or several.")
+    ] = 8000,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of configs and requests.")] = Path(
         "size-results"
     ),

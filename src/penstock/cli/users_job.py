@@ -12,6 +12,7 @@ from penstock.explore.load_test import LoadTest
 from penstock.explore.slo import Slo, shown_ns
 from penstock.explore.user_capacity import UserCapacity, find_users
 from penstock.files.writing import atomic_write
+from penstock.rendering.statements import rests_on
 
 if TYPE_CHECKING:
     from penstock.cli.capacity_job import CapacityQuestion
@@ -31,11 +32,12 @@ def run_users(question: CapacityQuestion, load_test: LoadTest, slo: Slo, think_s
     )
     found = find_users(load_test, think_s, options)
     lines = _lines(found, load_test, slo, think_s)
-    typer.echo("\n".join(f"{name:<11} {text}".rstrip() for name, text in lines))
+    typer.echo("\n".join(f"{name:<11} {text}" for name, text in lines) + "\n\n" + rests_on(load_test.basis))
     if question.output:
         with atomic_write(question.output) as file:
             json.dump(_as_json(found, load_test, slo, think_s), file, indent=2)
             file.write("\n")
+        typer.echo(f"\nwrote {question.output}")
 
 
 def _lines(found: UserCapacity, load_test: LoadTest, slo: Slo, think_s: float) -> list[tuple[str, str]]:
@@ -61,7 +63,6 @@ def _lines(found: UserCapacity, load_test: LoadTest, slo: Slo, think_s: float) -
     if found.why_wide is not None:
         rows.append(("note", f"the interval is wider than asked for: {found.why_wide}"))
     rows.append(("effort", f"{len(found.trials)} runs"))
-    rows += [("rests on" if not place else "", line) for place, line in enumerate(load_test.basis)]
     return rows
 
 

@@ -7,10 +7,13 @@ compile a row that is asked for the first time.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from penstock.cost.tables import AttentionGrid, FloatArray, KernelTables, SkewTable, interpolate
+from penstock.units import Int64Array
 
 Row = tuple[list[float], list[float], list[float] | None]
 
@@ -168,6 +171,56 @@ class AttentionLookup:
             time += alpha * (self._at(position, weights, k, float(longest)) - time)
         return time
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every lookup has two points along each axis to go by."""
+        return len(self._prefill_axis) > 1
+
+    def as_arrays(self) -> dict[str, Any]:
+        """All that a lookup needs as flat arrays, for an engine in machine code, which does the same with them."""
+        rows = self._rows
+        tables = {id(alphas): alphas for _, _, alphas in rows if alphas is not None}
+        places = {key: place for place, key in enumerate(tables)}
+        return {
+            "limits": _ints(self._limits),
+            "strides": _ints(self._strides),
+            "intercepts": np.array(self._intercepts),
+            "slopes": np.array(self._slopes),
+            "segment": self._segment,
+            "chunk_offsets": _ints([offset for offset, _ in self._chunk_at]),
+            "chunk_weights": np.array([weight for _, weight in self._chunk_at]),
+            "decode_offsets": _ints([offset for offset, _ in self._decode_at]),
+            "decode_weights": np.array([weight for _, weight in self._decode_at]),
+            "chunk_axis": self._grid.chunks.astype(np.float64),
+            "decode_axis": self._grid.decodes.astype(np.float64),
+            "prefill_axis": np.array(self._prefill_axis),
+            "has_skew": self._alpha is not None,
+            "alpha": np.array(self._alpha or [], dtype=np.float64),
+            "alpha_shape": _ints(self._alpha_shape),
+            "chunk_alpha": _ints(self._chunk_alpha),
+            "decode_edges": np.array(self._decode_edges, dtype=np.float64),
+            "rate_edges": np.array(self._rate_edges, dtype=np.float64),
+            "longest_edges": np.array(self._longest_edges, dtype=np.float64),
+            "prefill_edges": np.array(self._prefill_edges, dtype=np.float64),
+            "rows": len(rows),
+            "row_width": len(rows[0][0]) if rows else 0,
+            "row_intercepts": np.array([intercepts for intercepts, _, _ in rows], dtype=np.float64),
+            "row_slopes": np.array([slopes for _, slopes, _ in rows], dtype=np.float64),
+            "row_alphas": _ints([places.get(id(alphas), -1) for _, _, alphas in rows]),
+            "alpha_tables": np.array(list(tables.values()), dtype=np.float64),
+            "alpha_table_size": len(next(iter(tables.values()), ())),
+        }
+
+    def reach(self, decodes: int) -> None:
+        """Let the rows hold so many decodes."""
+        if decodes >= len(self._rows):
+            self._compile_rows(decodes)
+
+    def count_beyond(self, found: Sequence[tuple[int, int]]) -> None:
+        """Lookups beyond each limit that were done elsewhere: how many, and the furthest."""
+        for name, (count, furthest), limit in zip(_AXES, found, self._limits, strict=True):
+            count_beyond(self.outside, name, count, furthest, limit)
+
     def _at(self, position: int, weights: tuple[float, float, float], segment: int, context: float) -> float:
         """Interpolates between the (up to) eight lines around a place, at one decode context."""
         stride = self._strides[2]
@@ -223,10 +276,19 @@ class AttentionLookup:
 
     def _count_outside(self, chunk: int, history: int, decodes: int, longest: int) -> None:
         for name, value, limit in zip(_AXES, (chunk, decodes, history, longest), self._limits, strict=True):
-            if value > limit:
-                entry = self.outside.setdefault(name, [0, 0, limit])
-                entry[0] += 1
-                entry[1] = max(entry[1], value)
+            count_beyond(self.outside, name, value > limit, value, limit)
+
+
+def count_beyond(outside: dict[str, list[int]], name: str, count: int, furthest: int, limit: int) -> None:
+    """Add so many lookups beyond ``limit`` to what is known of an axis."""
+    if count:
+        entry = outside.setdefault(name, [0, 0, limit])
+        entry[0] += count
+        entry[1] = max(entry[1], furthest)
+
+
+def _ints(values: Sequence[int]) -> Int64Array:
+    return np.array(values, dtype=np.int64)
 
 
 def attention_lookup(tables: KernelTables) -> AttentionLookup:

@@ -44,7 +44,7 @@ def plan_memory(instance: InstanceSpec, layers: tuple[StageLayers, ...]) -> Memo
 
     Raises:
         UserError: not a single usable block beside the null block; says by how much, and the smallest pp or tp
-            that would do.
+            that would do. Or fewer than one request of the context that was chosen takes.
     """
     shape = _Shape(instance.tp_size, layers)
     stages = [_stage(instance, shape, stage) for stage in range(len(layers))]
@@ -53,6 +53,7 @@ def plan_memory(instance: InstanceSpec, layers: tuple[StageLayers, ...]) -> Memo
         blocks = min([*(stage.kv_blocks for stage in stages), *_blocks_elsewhere(instance, shape)])
         if blocks < 2:
             raise UserError([Problem(instance.where, _does_not_fit(instance, stages))])
+        _check_context(instance, blocks)
         basis = "derived from capacity, weights and reserves; the smallest stage decides"
     else:
         basis = "num_gpu_blocks as given"
@@ -112,6 +113,23 @@ def _blocks_elsewhere(instance: InstanceSpec, shape: _Shape) -> list[int]:
     if problems:
         raise UserError(problems)
     return [(sizes[device] - weights[device]) // size for device, size in per_block.items()]
+
+
+def _check_context(instance: InstanceSpec, blocks: int) -> None:
+    """vLLM does not start where one request of ``max_model_len`` has no room (``v1/core/kv_cache_utils.py:
+    _check_enough_kv_cache_memory``).
+
+    Raises:
+        UserError: it has none.
+    """
+    context, size = instance.must_hold or 0, instance.scheduler.block_size
+    if -(-context // size) > blocks:
+        where = f"{instance.where}.max_model_len" if instance.where else "max_model_len"
+        message = (
+            f"{context} tokens take {-(-context // size)} KV blocks, the memory leaves {blocks}: vLLM does not start; "
+            f"{blocks * size} is the most that fits"
+        )
+        raise UserError([Problem(where, message)])
 
 
 def _check_given_blocks(instance: InstanceSpec, stages: list[StageMemory], blocks: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from penstock.cost.attention import attention_lookup
+from penstock.cost.attention import AttentionLookup, attention_lookup, count_beyond
 from penstock.cost.step_cost import StageCost, StepLoad, StepShape
 from penstock.cost.tables import KernelTables
 from penstock.spec.layers import Attention, LayerKind, StageLayers
@@ -173,6 +174,59 @@ class TabulatedStageCost:
             times += np.array(counts)[:, None] * (rounded - rounded[0])
         return times
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether :meth:`as_arrays` says all about its attention."""
+        return all(type(lookup) is AttentionLookup and lookup.is_plain for lookup in self._lookups())
+
+    @property
+    def axes(self) -> int:
+        """How many limits it has that a lookup may go beyond (:meth:`count_beyond`)."""
+        return 2 + 4 * len(self._lookups())
+
+    def as_arrays(self) -> dict[str, Any]:
+        """All that :meth:`stage_ns` needs as flat arrays, for an engine in machine code, which does the same with
+        them."""
+        roles = list(self._dense.values())
+        place = {id(table): number for number, table in enumerate(roles)}
+        layers = [[layers for _, layers in self._stages], *(counts for _, counts in self._more_attention)]
+        return {
+            "roles": np.array([place[id(table)] for table, _ in self._stages], dtype=np.int64),
+            "dense": [np.array(table, dtype=np.int64) for table in roles],
+            "layers": [np.array(counts, dtype=np.int64) for counts in layers],
+            "head": None if self._head is None else np.array(self._head, dtype=np.int64),
+            "dense_limit": self._dense_limit,
+            "head_limit": self._head_limit,
+            "mixed_extra": self._mixed_extra,
+            "attentions": [lookup.as_arrays() for lookup in self._lookups()],
+        }
+
+    def _lookups(self) -> list[AttentionLookup]:
+        return [self._attention, *(lookup for lookup, _ in self._more_attention)]
+
+    @property
+    def shared(self) -> object:
+        """The same object for all copies over the same tables."""
+        return self._dense
+
+    def reach(self, tokens: int, decodes: int, sampled: int) -> None:
+        """Let the tables hold such a step."""
+        if tokens >= len(self._stages[0][0]):
+            self._extend_dense(tokens)
+        if self._head is not None and sampled >= len(self._head):
+            self._extend_head(sampled)
+        for lookup in self._lookups():
+            lookup.reach(decodes)
+
+    def count_beyond(self, found: Sequence[tuple[int, int]]) -> None:
+        """Lookups beyond the measured range that were done elsewhere: how many and the furthest, of tokens, sampled
+        sequences, and each attention's axes."""
+        limits = (("tokens", self._dense_limit), ("sampled sequences", self._head_limit))
+        for (name, limit), (count, furthest) in zip(limits, found[:2], strict=True):
+            count_beyond(self._outside, name, count, furthest, limit)
+        for kind, lookup in enumerate(self._lookups()):
+            lookup.count_beyond(found[2 + 4 * kind : 6 + 4 * kind])
+
     def notes(self) -> tuple[str, ...]:
         """Lookups outside the measured range so far: one sentence per axis."""
         one = next(iter(self._tables.values()))
@@ -224,10 +278,7 @@ class TabulatedStageCost:
             ("tokens", tokens, self._dense_limit),
             ("sampled sequences", sampled, self._head_limit),
         ):
-            if value > limit:
-                entry = self._outside.setdefault(name, [0, 0, limit])
-                entry[0] += 1
-                entry[1] = max(entry[1], value)
+            count_beyond(self._outside, name, value > limit, value, limit)
 
 
 def _layers_with(role: StageRole, attention: Attention) -> int:
@@ -249,6 +300,11 @@ class MixedStageCost:
     def __copy__(self) -> MixedStageCost:
         """The same tables, and counters of its own."""
         return MixedStageCost([(copy(cost), stages) for cost, stages in self._members])
+
+    @property
+    def members(self) -> tuple[tuple[StageCost, tuple[int, ...]], ...]:
+        """Each cost with the stages it answers for."""
+        return self._members
 
     def stage_ns(self, load: StepLoad) -> Sequence[int]:
         """Compute time of each stage, first to last."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from penstock.spec.options import SchedulerOptions
+from penstock.units import Int64Array
 from penstock.workload.request import Request
 
 
@@ -25,3 +29,14 @@ def reason_to_reject(request: Request, options: SchedulerOptions, usable_blocks:
             f"{options.max_num_batched_tokens}, and chunked prefill is off"
         )
     return None
+
+
+def can_run(
+    input_tokens: Int64Array, output_tokens: Int64Array, options: SchedulerOptions, usable_blocks: int
+) -> npt.NDArray[np.bool_]:
+    """Of many requests at once, for which :func:`reason_to_reject` has no reason."""
+    stored = np.minimum(input_tokens + output_tokens, options.max_model_len) - 1
+    good = (input_tokens < options.max_model_len) & (-(-stored // options.block_size) <= usable_blocks)
+    if not options.enable_chunked_prefill:
+        good &= input_tokens <= options.max_num_batched_tokens
+    return good

@@ -33,6 +33,11 @@ class Arrivals:
         self.next_index = request.index + 1
         heapq.heappush(self._submitted, (request.arrival_ns, request.index, request))
 
+    @property
+    def are_submitted(self) -> bool:
+        """Whether any were submitted beside the workload."""
+        return self.next_index > len(self._workload)
+
     def next_ns(self) -> int:
         """When the next one comes, as far as is known; NEVER_NS if none does."""
         first = self._upcoming_ns()
@@ -52,6 +57,11 @@ class Arrivals:
         self._upcoming = next(self._requests, None)
         self._users.send()
         return upcoming if upcoming.arrival_ns == at_ns else replace(upcoming, arrival_ns=at_ns)
+
+    def take_all(self) -> Workload:
+        """The whole workload, of which nobody has come yet, at once."""
+        self._upcoming, self._requests = None, iter(())
+        return self._workload
 
     def ended(self, request: Request, at_ns: int) -> None:
         """A request has ended: its session's next call may come, or its user send the workload's next one."""

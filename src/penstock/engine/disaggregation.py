@@ -8,6 +8,7 @@ from dataclasses import replace
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.build import BuiltInstance
 from penstock.engine.disaggregation_policy import make_disaggregation_policy
+from penstock.engine.instance import Instance
 from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.kv_paths import ClusterPaths
 from penstock.engine.lookahead import Lookahead
@@ -51,7 +52,7 @@ class Disaggregation:
         self._policy = make_disaggregation_policy(transfer)
         # Who goes on with a request, where the policy had to know that when it arrived.
         self._chosen_at: dict[int, int] = {}
-        self._moved: dict[Replica, None] = {}
+        self._moved: dict[Instance, None] = {}
         self._built = built
         self._instances: Sequence[Replica] = ()
         self._sides: dict[str, Side] = {}
@@ -98,7 +99,7 @@ class Disaggregation:
         agenda: Agenda,
         router: Router,
         options: RunOptions,
-        moved: dict[Replica, None],
+        moved: dict[Instance, None],
         deliver: Deliver,
     ) -> None:
         """All instances are there: put the proxy before them, with a router for each side. ``moved`` are those that

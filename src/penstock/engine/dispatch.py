@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from penstock.engine.autoscaler import Autoscaler
 from penstock.engine.build import BuiltInstance
 from penstock.engine.data_parallel import DataParallelDeployment
-from penstock.engine.fleet import watch
+from penstock.engine.fleet import Fleet, watch
+from penstock.engine.instance import Instance
 from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.lockstep_build import LockstepGroups
-from penstock.engine.replica import Replica
 from penstock.engine.router import Router
 from penstock.errors import Problem, UserError
 from penstock.scheduler.request_state import RequestState
@@ -18,24 +19,28 @@ from penstock.workload.request import Request
 
 class Dispatch:
     """``router`` chooses among ``instances``, unless ``groups`` say that front-ends do. ``routes`` says whether
-    anybody looks at how instances stand; ``moved`` are those that have acted or got a request since somebody did."""
+    anybody looks at how instances stand; ``moved`` are those that have acted or got a request since somebody did. With
+    a ``scaler`` routers see the instances that serve, of which there may be one."""
 
     def __init__(
         self,
         built: Sequence[BuiltInstance],
-        instances: Sequence[Replica],
+        instances: Sequence[Instance],
         groups: LockstepGroups,
         agenda: Agenda,
         router: Router,
+        scaler: Autoscaler | None = None,
     ) -> None:
         self.routes = len(instances) > 1 and not groups.take_all(len(instances))
-        self.moved: dict[Replica, None] = {}
+        self.moved: dict[Instance, None] = {}
         self._built = built
         self._instances = instances
         self._groups = groups
         self._agenda = agenda
         self.router = router
+        self._scaler = scaler
         self._fleet, self._columns = watch(instances)
+        self._first = {len(instances): self._fleet}
 
     def choose(self, request: Request) -> int:
         """The instance that serves a request.
@@ -48,10 +53,23 @@ class Dispatch:
         for replica in self.moved:
             self._columns.refresh(replica.index, replica)
         self.moved.clear()
-        index = self.router.route(request, self._fleet)[0]
-        if not 0 <= index < len(self._instances):
-            raise UserError([Problem("--router", f"returned instance {index} of {len(self._instances)}")])
+        fleet = self._serving(request.arrival_ns)
+        if len(fleet) == 1:
+            return 0
+        index = self.router.route(request, fleet)[0]
+        if not 0 <= index < len(fleet):
+            raise UserError([Problem("--router", f"returned instance {index} of {len(fleet)}")])
         return index
+
+    def _serving(self, now: int) -> Fleet:
+        """The instances that a router may choose from."""
+        if self._scaler is None:
+            return self._fleet
+        count = self._scaler.serving(now)
+        if count not in self._first:
+            limits = [instance.max_num_seqs for instance in self._instances[:count]]
+            self._first[count] = Fleet(limits, self._columns)
+        return self._first[count]
 
     def deliver(self, index: int, request: Request, now: int, at_ns: int, by: int = -1) -> int:
         """Send a request to an instance, where it comes at ``at_ns`` (``by``: see :meth:`Replica.expect`); returns
@@ -87,7 +105,7 @@ class Dispatch:
         if group is not None:
             self.moved.update(dict.fromkeys(group.ranks))
 
-    def rewake(self, replica: Replica) -> None:
+    def rewake(self, replica: Instance) -> None:
         """A replica that had nothing to do may have now."""
         if replica.next_ns is not None:
             self._agenda.wake(replica, replica.next_ns)

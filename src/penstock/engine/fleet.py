@@ -77,7 +77,7 @@ class InstanceView:
 
 
 class Fleet(Sequence[InstanceView]):
-    """All instances in order: a sequence of :class:`InstanceView`, and the same by column.
+    """Instances in order, all or the first so many: a sequence of :class:`InstanceView`, and the same by column.
 
     The columns are read-only int64 arrays of shape (instances,) that always hold the present: a router that
     looks at every instance should use them. They cannot be made writable.
@@ -85,10 +85,11 @@ class Fleet(Sequence[InstanceView]):
 
     def __init__(self, max_num_seqs: Sequence[int], columns: FleetColumns) -> None:
         limits = array("q", max_num_seqs)
+        count = len(limits)
         self.max_num_seqs = _read_only(limits)
-        self.num_running = _read_only(columns.running)
-        self.num_waiting = _read_only(columns.waiting)
-        self.outstanding_tokens = _read_only(columns.outstanding)
+        self.num_running = _read_only(columns.running)[:count]
+        self.num_waiting = _read_only(columns.waiting)[:count]
+        self.outstanding_tokens = _read_only(columns.outstanding)[:count]
         self._views = tuple(InstanceView(self, index) for index in range(len(limits)))
 
     def __len__(self) -> int:

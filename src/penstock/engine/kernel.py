@@ -63,6 +63,10 @@ class Agenda:
             raise ValueError(f"two actors of phase {phase.name} with rank {rank}")
         self._keys[actor] = key
 
+    def replace(self, actor: Actor, other: Actor) -> None:
+        """Let ``other`` act in the place of an actor that has not acted and was not woken."""
+        self._keys[other] = self._keys.pop(actor)
+
     def wake(self, actor: Actor, at_ns: int) -> None:
         """Let ``actor`` act at ``at_ns``, which is its ``next_ns``. The running actor need not be told."""
         if actor is self._running:

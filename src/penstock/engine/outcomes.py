@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from penstock.engine.replica import Replica
-from penstock.recording.records import Abortion, Rejection, RequestLog, Role, Transfer
+from penstock.recording.records import (
+    REQUEST_COLUMNS,
+    Abortion,
+    Rejection,
+    RequestLog,
+    Role,
+    TokenTimes,
+    Transfer,
+)
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.workload.request import Request
+
+_FINISH = REQUEST_COLUMNS.index("finish_ns")
 
 
 class Outcomes:
@@ -55,6 +69,23 @@ class Outcomes:
         else:
             generated = state.num_tokens - state.request.input_tokens
             self.left(replica.index, state.request, at_ns, generated, failed=state.outcome is Outcome.FAILED)
+
+    def finished_rows(
+        self, rows: bytes, segments: Sequence[tuple[tuple[TokenTimes, int, int], ...]], way_in_ns: int
+    ) -> None:
+        """Requests have finished: their rows of REQUEST_COLUMNS, int64, in the order of their ends. Each came to its
+        instance ``way_in_ns`` after its user had sent it."""
+        first = len(self.log)
+        self.log.extend(rows, segments)
+        values = np.frombuffer(rows, dtype=np.int64).reshape(-1, len(REQUEST_COLUMNS))
+        if len(values):
+            self.end_ns = max(self.end_ns, int(values[-1, _FINISH]))
+        if not way_in_ns:
+            return
+        for place, row in enumerate(values.tolist()):
+            request, instance, _, _, arrival, scheduled, token, finish, _, _ = row
+            leg = (request, 0, instance, int(Role.WHOLE), arrival + way_in_ns, scheduled, token, finish, 0)
+            self.log.add_legs(first + place, (leg,))
 
     def left(
         self, instance: int, request: Request, at_ns: int, generated_tokens: int, *, failed: bool = False

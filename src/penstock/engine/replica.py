@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from penstock.engine.executor import Executor
 from penstock.engine.kernel import Agenda
 from penstock.errors import NoProgressError
@@ -170,6 +172,35 @@ class Replica:
         """Whether the engine has messages that it has not read: requests, or that a client has left."""
         return bool(self.inbox) or bool(self._aborts)
 
+    @property
+    def usable_blocks(self) -> int:
+        """KV blocks that requests can have."""
+        return self._status.usable_blocks
+
+    # --- what is asked of it behind the run -----------------------------------------------------------------
+
+    @property
+    def open_since_ns(self) -> int:
+        """When the oldest turn was scheduled that the sinks have not got; NEVER_NS if there is none."""
+        return self.log.open_since_ns
+
+    @property
+    def last_stage_ns(self) -> int:
+        """When the last of its stages is free."""
+        return max(self.executor.stage_free_ns)
+
+    def flush(self) -> None:
+        """Hand all complete turns to the sinks."""
+        self.log.flush()
+
+    def token_gaps(self) -> Int64Array:
+        """Pairs (gap_ns, how many), shape (pairs, 2): all inter-token latencies so far."""
+        return np.frombuffer(self.scheduler.token_gaps, dtype=np.int64).reshape(-1, 2)
+
+    def forget_gaps(self) -> None:
+        """Drop them."""
+        del self.scheduler.token_gaps[:]
+
     # --- events ---------------------------------------------------------------------------------------------
 
     def deliver(self, state: RequestState, by: int = -1) -> None:
@@ -192,6 +223,14 @@ class Replica:
             if state.request.index == request_index:
                 return state
         return None
+
+    def cancel(self, request_index: int, now: int) -> bool:
+        """The client of a request has left; False if the request is not here."""
+        state = self.find(request_index)
+        if state is None:
+            return False
+        self.abort(state, now)
+        return True
 
     def expect(self, at_ns: int, by: int = -1) -> None:
         """Something happens at ``at_ns`` that the engine may be waiting for; where another engine does it at that very

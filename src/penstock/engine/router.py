@@ -134,7 +134,8 @@ class PrefixRouter:
     def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
         """See :class:`Router`."""
         blocks = self._blocks(request)
-        known = next((self._seen_by[block] for block in reversed(blocks) if block in self._seen_by), None)
+        seen = (self._seen_by[block] for block in reversed(blocks) if block in self._seen_by)
+        known = next((index for index in seen if index < len(instances)), None)
         outstanding = instances.outstanding_tokens
         if known is not None:
             limit = self.MAX_IMBALANCE * (float(outstanding.mean()) + request.input_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.engine.fleet import Fleet, watch
+from penstock.engine.instance import Instance
 from penstock.engine.replica import Replica
 from penstock.engine.router import Router
 from penstock.errors import Problem, UserError
@@ -57,7 +58,7 @@ class Side:
         found = scheduler.kv.find_prefix(state)
         return 0 if found is None else scheduler.kv.count_found(state, found)[0] * scheduler.kv.block_size
 
-    def refresh(self, replica: Replica) -> None:
+    def refresh(self, replica: Instance) -> None:
         """A replica may stand otherwise than before; nothing happens if it is not of this side."""
         place = self._place.get(replica.index)
         if place is not None:

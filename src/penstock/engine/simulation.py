@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.arrivals import Arrivals
+from penstock.engine.autoscaler import Autoscaler
 from penstock.engine.build import BuiltInstance, build_instances
 from penstock.engine.disaggregation import Disaggregation
 from penstock.engine.dispatch import Dispatch
+from penstock.engine.instance import Instance
 from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.lockstep_build import LockstepGroups
 from penstock.engine.models import cluster_router, model_mistake, model_problems
+from penstock.engine.native import reason_against
+from penstock.engine.native_replica import NativeReplica
+from penstock.engine.native_run import serve_at_once
 from penstock.engine.observer import Observer, StepObservers, view_of_request
 from penstock.engine.outcomes import Outcomes
 from penstock.engine.progress import Progress, ProgressSink, no_collection
@@ -27,8 +33,9 @@ from penstock.engine.totals import instance_totals
 from penstock.engine.users import Users
 from penstock.errors import Problem, UserError
 from penstock.kv_transfer.step_workers import StepWorkers
+from penstock.machine_code import core
 from penstock.network.links import Network
-from penstock.recording.records import RunRecord, TurnSink
+from penstock.recording.records import REQUEST_COLUMNS, InstanceTotals, RunRecord, TurnSink
 from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import Outcome, RequestState
@@ -38,6 +45,8 @@ from penstock.spec.options import RunOptions
 from penstock.units import NEVER_NS
 from penstock.workload.request import Request
 from penstock.workload.workload import Workload
+
+_FINISH = REQUEST_COLUMNS.index("finish_ns")
 
 
 class Simulation:
@@ -101,7 +110,11 @@ class Simulation:
             for one in self._built
         ]
         router = cluster_router(cluster, partial(make_router, self.options.router, self.options.seed))
-        self._dispatch = Dispatch(self._built, self.instances, self._groups, self._agenda, router)
+        self.serving: list[Instance] = list(self.instances)
+        self._is_plain = connector_for is None and scheduler_for is None
+        scaling = cluster.autoscaling
+        self._scaler = None if scaling is None else Autoscaler(scaling, self.instances)
+        self._dispatch = Dispatch(self._built, self.serving, self._groups, self._agenda, router, self._scaler)
         if self._disaggregation is not None:
             self._dispatch.routes = True
             moved = self._dispatch.moved
@@ -189,11 +202,9 @@ class Simulation:
         computed already may still come. Between prefill and decode it ends at once: nobody goes on with it. False if
         no such request is being served."""
         found = False
-        for replica in self.instances:
-            state = replica.find(request_index)
-            if state is not None:
-                replica.abort(state, self.now_ns)
-                self._dispatch.rewake(replica)
+        for one in self.serving:
+            if one.cancel(request_index, self.now_ns):
+                self._dispatch.rewake(one)
                 found = True
         if found:
             return True
@@ -213,18 +224,19 @@ class Simulation:
     def known_until_ns(self, instance: int) -> int:
         """Before when an instance has no turns but those that the sinks have; what is complete goes to them first.
         To be asked from within a sink, of another instance: what that one's last turn does may concern this one."""
-        replica = self.instances[instance]
-        replica.catch_up(self.now_ns)
-        replica.log.flush()
-        next_ns = NEVER_NS if replica.next_ns is None else replica.next_ns
-        return min(replica.log.open_since_ns, next_ns, self._arrivals.next_ns())
+        one = self.serving[instance]
+        if isinstance(one, Replica):
+            one.catch_up(self.now_ns)
+        one.flush()
+        next_ns = NEVER_NS if one.next_ns is None else one.next_ns
+        return min(one.open_since_ns, next_ns, self._arrivals.next_ns())
 
     def forget(self) -> None:
         """Drop the record of what has ended, so that a run without an end stays small: a later :meth:`record` holds
         what comes from here on. Turns go to the sinks first."""
-        for replica in self.instances:
-            replica.log.flush()
-            del replica.scheduler.token_gaps[:]
+        for one in self.serving:
+            one.flush()
+            one.forget_gaps()
         self._outcomes.forget()
 
     def observe(self, observer: Observer) -> None:
@@ -241,8 +253,9 @@ class Simulation:
         self._lookahead = None
         if self._disaggregation is not None and not (reacts or self._groups or self.options.exact_only):
             self._lookahead = self._disaggregation.lookahead(self._network)
+        for one in self.serving:
+            one.stops_on_end = reacts
         for replica in self.instances:
-            replica.stops_on_end = reacts
             replica.agenda = self._agenda if self._is_coupled or self._observers else None
             replica.watcher = (
                 StepObservers(replica.index, self._observers, self._stand_at) if self._observers else None
@@ -260,8 +273,61 @@ class Simulation:
             NoProgressError: an instance has work that can never run.
         """
         with no_collection(unless=bool(self._observers)):
+            self._go_native()
             self.advance(NEVER_NS)
         return self.record()
+
+    def _go_native(self) -> None:
+        """Let the engine in machine code take the turns of those instances that it can serve, where nothing has
+        happened yet and nobody looks on or reaches into the scheduler."""
+        engine = core()
+        is_apart = bool(self._groups or self._network.links) or self._disaggregation is not None
+        is_fresh = self._first_arrival_ns is None and not self.now_ns and not self._arrivals.are_submitted
+        if (
+            engine is None
+            or is_apart
+            or self._scaler is not None
+            or self._observers
+            or not (is_fresh and self._is_plain)
+        ):
+            return
+        shared: dict[tuple[int, ...], Any] = {}
+        for place, built in enumerate(self._built):
+            if reason_against(built) is None:
+                one = NativeReplica(
+                    engine,
+                    built,
+                    options=self.options,
+                    sinks=self._sinks,
+                    on_end=self._ended_natively,
+                    shared=shared,
+                )
+                self._agenda.replace(self.instances[place], one)
+                self.serving[place] = one
+        self._listen()
+        only = self.serving[0]
+        if len(self.serving) == 1 and isinstance(only, NativeReplica) and not self._reacts:
+            self._serve_all(only)
+
+    def _serve_all(self, one: NativeReplica) -> None:
+        """One instance serves a workload of which nothing depends on what becomes of it."""
+        workload = self._arrivals.take_all()
+        if not len(workload):
+            return
+        self._first_arrival_ns = workload.first_arrival_ns
+        self.now_ns = serve_at_once(workload, one, self._outcomes, self._way_in_ns[0])
+        self._dispatch.rewake(one)
+
+    def _ended_natively(self, one: NativeReplica, rows: bytes, times: bytes, aborted: bytes) -> None:
+        """Requests have left an instance that the core serves; see :data:`EndedRows`."""
+        segments = one.segments(rows, times) if self.options.keep_token_times else ()
+        self._outcomes.finished_rows(rows, segments, self._way_in_ns[one.index])
+        for request, generated, at_ns in np.frombuffer(aborted, dtype=np.int64).reshape(-1, 3).tolist():
+            self._outcomes.left(one.index, one.request(request), at_ns, generated)
+            self._arrivals.ended(one.forget(request), at_ns)
+        if self._reacts:
+            for row in np.frombuffer(rows, dtype=np.int64).reshape(-1, len(REQUEST_COLUMNS)).tolist():
+                self._arrivals.ended(one.forget(row[0]), row[_FINISH])
 
     def advance(self, until_ns: int) -> None:
         """Let everything happen that happens before ``until_ns``; it is then ``until_ns``.
@@ -272,10 +338,14 @@ class Simulation:
         arrivals = self._arrivals
         while True:
             arrival_ns = arrivals.next_ns()
-            limit_ns = min(arrival_ns, until_ns)
+            look_ns = self._next_look_ns()
+            limit_ns = min(arrival_ns, until_ns, look_ns)
             self._act_before(limit_ns)
             if arrivals.next_ns() < limit_ns:
                 continue  # the end of a request has released an earlier one
+            if self._scaler is not None and limit_ns == look_ns < until_ns:
+                self._scaler.look()
+                continue
             if arrival_ns >= until_ns:
                 break
             self.now_ns = arrival_ns
@@ -285,6 +355,14 @@ class Simulation:
             for replica in self.instances:
                 replica.catch_up(until_ns)
 
+    def _next_look_ns(self) -> int:
+        """When the autoscaler looks next; it does not while there is nothing to come."""
+        if self._scaler is None or self.next_event_ns() == NEVER_NS:
+            return NEVER_NS
+        if self._first_arrival_ns is None:
+            self._scaler.begin(self._arrivals.next_ns())
+        return self._scaler.next_look_ns
+
     def _act_before(self, limit_ns: int) -> None:
         """Let everyone act who acts before ``limit_ns``, unless a request is released that arrives earlier."""
         agenda = self._agenda
@@ -293,7 +371,7 @@ class Simulation:
         while (at_ns := agenda.next_ns()) < limit_ns:
             self.now_ns = at_ns
             actor = agenda.run_next(limit_ns, alone=not self._is_coupled, lookahead=self._lookahead)
-            if dispatch.routes and isinstance(actor, Replica):
+            if dispatch.routes and isinstance(actor, Replica | NativeReplica):
                 moved[actor] = None
             if self._reacts and self._arrivals.next_ns() < limit_ns:
                 return
@@ -318,8 +396,8 @@ class Simulation:
             refused = self._disaggregation.reason_to_reject(request)
             return refused or (self._disaggregation.proxy.arrive(request), None)
         index = self._dispatch.choose(request)
-        replica = self.instances[index]
-        reason = reason_to_reject(request, replica.options, replica.scheduler.status().usable_blocks)
+        one = self.serving[index]
+        reason = reason_to_reject(request, one.options, one.usable_blocks)
         if reason is not None:
             return index, reason
         at_ns = request.arrival_ns + self._way_in_ns[index]
@@ -349,25 +427,27 @@ class Simulation:
 
     def record(self) -> RunRecord:
         """All that has happened so far beside the turns, which are handed on to the sinks."""
-        for replica in self.instances:
-            replica.log.flush()
-        gaps = [np.frombuffer(replica.scheduler.token_gaps, dtype=np.int64) for replica in self.instances]
-        pairs = np.concatenate(gaps).reshape(-1, 2)
+        for one in self.serving:
+            one.flush()
+        pairs = np.concatenate([one.token_gaps() for one in self.serving])
         outcomes = self._outcomes
+        end_ns = max(outcomes.end_ns, *(one.last_stage_ns for one in self.serving))
         return RunRecord(
             deployments=self.deployments,
             requests=outcomes.log,
             rejections=tuple(outcomes.rejections),
             abortions=tuple(outcomes.abortions),
-            totals=tuple(instance_totals(replica, built) for replica, built in self._pairs()),
+            totals=tuple(self._totals()),
             token_gaps=(pairs[:, 0], pairs[:, 1]),
             first_arrival_ns=self._first_arrival_ns or 0,
             transfers=tuple(outcomes.transfers),
-            end_ns=max(outcomes.end_ns, *(max(one.executor.stage_free_ns) for one in self.instances)),
+            end_ns=end_ns,
+            replica_times=() if self._scaler is None else self._scaler.times(end_ns),
         )
 
-    def _pairs(self) -> Iterator[tuple[Replica, BuiltInstance]]:
-        return zip(self.instances, self._built, strict=True)
+    def _totals(self) -> Iterator[InstanceTotals]:
+        for one, replica, built in zip(self.serving, self.instances, self._built, strict=True):
+            yield one.totals() if isinstance(one, NativeReplica) else instance_totals(replica, built)
 
     def _report(self, simulated_ns: int) -> None:
         if self._progress is not None:

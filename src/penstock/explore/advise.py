@@ -90,6 +90,17 @@ class AdviceTable:
     baseline: Outcome
     rows: tuple[Advice, ...]
 
+    def alike(self) -> list[list[Advice]]:
+        """The changes that run; those that come to the same, of one knob or several, together. The order of the first
+        of each stays."""
+        groups: dict[object, list[Advice]] = {}
+        for row in self.rows:
+            if row.outcome is not None:
+                joules = row.outcome.joules_per_token
+                key = row.outcome.figures, None if joules is None else round(joules, 6)
+                groups.setdefault(key, []).append(row)
+        return list(groups.values())
+
     def shares(self) -> list[tuple[str, float, tuple[str, ...]]]:
         """Causes of bubbles by their share of the stages' time while there were requests, largest first,
         with the knobs tried against each."""

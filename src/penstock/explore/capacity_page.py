@@ -32,7 +32,7 @@ def capacity_page(
                     page.Table(
                         label="Answer",
                         head=["", ""],
-                        rows=[[what, text] for what, text in lines if what not in ("", "rests on")],
+                        rows=[[what, text] for what, text in lines],
                         left=(0, 1),
                         wraps=True,
                     )

@@ -50,7 +50,8 @@ class MeanStep:
 class Replica:
     """A replica as the estimate sees it: all ``ranks`` are alike and equally loaded. ``decodes`` False computes prompts
     alone; ``prefills`` False generates from KV that comes from elsewhere. ``host_ns`` is the engine's own time for a
-    step, which asynchronous scheduling hides behind the steps in flight (``host_hides``)."""
+    step, which asynchronous scheduling hides behind the steps in flight (``host_hides``). ``stage_ns`` is known of
+    steps of up to ``most_step_tokens``."""
 
     stage_ns: Callable[[StepShape], Sequence[int]]
     hop_ns: Callable[[int], int]
@@ -63,6 +64,7 @@ class Replica:
     host_hides: bool = False
     prefills: bool = True
     decodes: bool = True
+    most_step_tokens: int = 1 << 62
 
     @classmethod
     def of(cls, built: BuiltInstance) -> Replica:
@@ -124,6 +126,7 @@ class Replica:
         context = traffic.prompt + traffic.answer / 2
         for part, slots, tokens in ((1 - share, 1 - held_up, 0), (share, held_up, round(chunk))):
             running = round(decodes) or (1 if self.decodes and not tokens else 0)
+            tokens = min(tokens, max(self.max_num_batched_tokens - running, 0))  # both are rounded
             if not part or not running + tokens:
                 continue
             shape = StepShape(

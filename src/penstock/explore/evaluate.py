@@ -18,7 +18,7 @@ from penstock.explore.hold import hold_rate
 from penstock.explore.load_test import LoadTest, Trial, shown_statistics_ns
 from penstock.explore.result import FAILED, HOPELESS, INFEASIBLE, MISSES, OK, PointResult
 from penstock.explore.slo import shown_ns
-from penstock.explore.steady_state import SteadyState
+from penstock.explore.steady_state import UNSERVED, SteadyState
 from penstock.explore.study_spec import LoadPlan
 from penstock.spec.cluster import Calibration
 from penstock.spec.load import load_cluster
@@ -298,7 +298,11 @@ def unsure(state: SteadyState) -> str:
                 f"{bound.name} is {shown_ns(found.estimate)}, but its 95% interval reaches {reaches}, the limit "
                 f"{shown_ns(bound.limit_ns)}"
             )
-    return "runs as long as allowed are too short to be sure that the queue does not grow"
+    if not all(run.settled for run in state.runs):
+        return "they end before the queue has settled"
+    if state.drift.growth.high > UNSERVED * state.rate_per_s:
+        return "they are too short to be sure that the queue does not grow"
+    return "their latencies hang together for too long for their number"
 
 
 def _finite(value: float) -> float | None:

@@ -15,25 +15,35 @@ _EXPLAINED_REQUESTS = 1_000
 _EDGE_RESOLUTION = 0.08
 _LARGEST_STEP = 1.6
 
-_WORTH_LENGTHENING = 1.5
-"""Runs that may grow by less than this are not made again: their intervals would hardly be narrower."""
-
 
 def hold_rate(
-    load_test: LoadTest, rate_per_s: float, options: CapacityOptions, *, explain: bool = True
+    load_test: LoadTest,
+    rate_per_s: float,
+    options: CapacityOptions,
+    *,
+    explain: bool = True,
+    clear_excess: float = math.inf,
 ) -> Capacity:
     """Whether a deployment holds its SLO at one rate: ``held`` or ``broke`` is its steady state there.
 
-    Runs are made longer until the answer is sure, or they are about as long as they may be: then the estimates decide.
+    Runs that have not settled are made longer, up to ``max_requests``. Then replications are added until the answer is
+    sure, or all of them together have ``max_requests`` for each of ``seeds``: then the estimates decide, and
+    ``why_wide`` says so. A limit that is exceeded by the factor ``clear_excess`` needs no second look.
     """
     rate = rounded(rate_per_s)
     runs = Replications(load_test, options.requests, options.max_requests)
+    seeds = options.seeds
     while True:
-        found = runs.state(rate, options.seeds)
+        found = runs.state(rate, seeds)
         sure = found.surely_holds or found.surely_breaks
-        if sure or runs.count * _WORTH_LENGTHENING > runs.most:
+        if sure or found.excess > clear_excess:
             break
-        runs.lengthen(max(2 * runs.count, math.ceil(PER_CONCURRENT * _in_system(found))))
+        if not all(run.settled for run in found.runs) and not runs.longest:
+            runs.lengthen(max(2 * runs.count, math.ceil(PER_CONCURRENT * _in_system(found))))
+        elif (seeds + 1) * runs.count <= options.seeds * options.max_requests:
+            seeds += 1
+        else:
+            break
     return Capacity(
         rate_per_s=rate,
         low_per_s=rate,
@@ -44,9 +54,13 @@ def hold_rate(
         broke=None if found.holds else found,
         requests=runs.count,
         trials=tuple(runs.trials),
-        why_wide=None if sure else f"not sure after {runs.count:,} requests a run",
+        why_wide=None if sure else f"not sure after {_runs(seeds)} of {runs.count:,} requests",
         bottleneck=load_test.explain(rate, 0, runs.count) if explain else None,
     )
+
+
+def _runs(count: int) -> str:
+    return f"{count} runs" if count > 1 else "a run"
 
 
 def _in_system(state: SteadyState) -> float:

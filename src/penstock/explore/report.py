@@ -22,6 +22,7 @@ from penstock.explore.study_spec import StudySpec
 from penstock.explore.tables import text_table
 from penstock.files.frames import write_csv, write_parquet
 from penstock.files.writing import all_or_nothing, atomic_write
+from penstock.rendering.statements import rests_on
 from penstock.workload.offered_load import OfferedLoad
 from penstock.workload.writer import lines as request_lines
 
@@ -210,8 +211,9 @@ def text_report(outcome: StudyOutcome, directory: Path) -> str:
                 f"\n  limited by {winner.limiting_metric}: {winner.limiting_cause}: {winner.limiting_text}"
             )
         parts[-1] += f"\n  measured: {measured_how(outcome, winner)}"
-        parts.append("\n".join(f"rests on: {line}" for line in winner.basis))
     parts.append(_prices(outcome))
+    if winner is not None:
+        parts.append(rests_on(winner.basis))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -220,8 +222,10 @@ def measured_how(outcome: StudyOutcome, result: PointResult) -> str:
     load = outcome.spec.load
     if load.rate == "trace":
         return "the whole trace, once, as it is"
-    how = OfferedLoad(load.workload, load.arrivals, load.recipe).how(result.requests, several=load.seeds > 1)
-    seeds = f"{load.seeds} runs" if load.seeds > 1 else "one run"
+    own = [one.rate_per_s == result.rate_per_s and one.requests == result.requests for one in result.trials]
+    runs = max(load.seeds, sum(own))
+    how = OfferedLoad(load.workload, load.arrivals, load.recipe).how(result.requests, several=runs > 1)
+    seeds = f"{runs} runs" if runs > 1 else "one run"
     text = f"{seeds} of {result.requests or 0:,} requests a rate ({how}), between warm-up and drain"
     return f"{text}; {result.why_wide}" if result.why_wide else text
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from penstock.engine.build import build_instances
+from penstock.engine.build import BuiltInstance, build_instances
 from penstock.explore.bounds import Bounds, bounds_of, why_impossible
 from penstock.explore.design_point import DesignPoint, Site, cluster_config
 from penstock.explore.estimate import MeanStep, Replica, Traffic, round_limit_ns
@@ -32,6 +32,9 @@ PERCENTILE_ROOM = 1.1
 PREFILL_ROOM = 1.4
 """Replicas that only compute prompts are filled up to the inverse of this: prompts come by chance, and queue."""
 
+LOAD_ROOM = 1.05
+"""Nothing that is filled to the brim by the estimate of its mean is tried first: load comes by chance."""
+
 BELIEVED = 1.15
 """How far an estimate is trusted: nothing is set aside for being worse by less."""
 
@@ -47,10 +50,10 @@ class Cut:
     round_ns: float
     prefill_per_s: float = math.inf
 
-    def replicas(self, rate_per_s: float, trust: float = 1.0) -> DesignPoint:
-        """As many as take the rate, where an estimate is too low by the factor ``trust``. That of a pair is taken as it
-        is: what its decoding replicas take hardly depends on chance."""
-        trust = 1.0 if self.point.prefill_replicas else trust
+    def replicas(self, rate_per_s: float, trust: float = 1 / LOAD_ROOM) -> DesignPoint:
+        """As many as take the rate, where an estimate is too low by the factor ``trust``; by default with some room.
+        That of a pair is never too low: what its decoding replicas take hardly depends on chance."""
+        trust = min(trust, 1.0) if self.point.prefill_replicas else trust
         point = replace(self.point, replicas=_needed(rate_per_s, self.capacity_per_s * trust))
         if point.prefill_replicas:
             point = replace(point, prefill_replicas=_needed(rate_per_s, self.prefill_per_s * trust))
@@ -130,9 +133,10 @@ def _look_at(point: DesignPoint, replicas: int, asked: Asked, feasibility: Feasi
         cuts.rule_out(reason.kind, replicas * len(OPTIONS))
         cuts.reasons.append(reason.text)
         return
-    cluster = load_cluster(cluster_config(point, asked.site), profile_root=_path(asked.profile_root))
-    built = build_instances(cluster, _path(asked.profile_root))[0]
+    built = _built(point, asked)
     replica = Replica.of(built)
+    if built.group_cost is not None:
+        replica = _with_wider_steps(replica, point, asked, feasibility)
     hardware = find_hardware(point.hardware)
     assert hardware is not None, "checked with the question"
     possible: dict[int, Bounds] = {}
@@ -153,6 +157,23 @@ def _look_at(point: DesignPoint, replicas: int, asked: Asked, feasibility: Feasi
         _estimate(point, replica, possible, asked, cuts)
 
 
+def _built(point: DesignPoint, asked: Asked) -> BuiltInstance:
+    cluster = load_cluster(cluster_config(point, asked.site), profile_root=_path(asked.profile_root))
+    return build_instances(cluster, _path(asked.profile_root))[0]
+
+
+def _with_wider_steps(
+    replica: Replica, point: DesignPoint, asked: Asked, feasibility: Feasibility
+) -> Replica:
+    """Ranks in lock-step know the times of the steps that they may take: here those of the largest budget that fits."""
+    for tokens in reversed(MAX_NUM_BATCHED_TOKENS):
+        wide = replace(point, max_num_batched_tokens=tokens)
+        if tokens > replica.max_num_batched_tokens and feasibility.why_not(wide) is None:
+            wider = Replica.of(_built(wide, asked))
+            return replace(replica, stage_ns=wider.stage_ns, most_step_tokens=wider.max_num_batched_tokens)
+    return replace(replica, most_step_tokens=replica.max_num_batched_tokens)
+
+
 def _estimate(
     point: DesignPoint, replica: Replica, possible: Mapping[int, Bounds], asked: Asked, cuts: Cuts
 ) -> None:
@@ -161,7 +182,7 @@ def _estimate(
     best: tuple[MeanStep, DesignPoint] | None = None
     for seqs in possible:
         for tokens in MAX_NUM_BATCHED_TOKENS:
-            if tokens < seqs:
+            if tokens < seqs or tokens > replica.most_step_tokens:
                 continue
             step = replica.with_options(seqs, tokens).most(traffic, asked.round_limit_ns)
             if step is None:

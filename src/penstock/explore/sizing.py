@@ -7,8 +7,9 @@ decode.
 * The estimate of :mod:`penstock.explore.estimate` gives each cut its options and how many replicas to begin with, and
   so the order. Cuts that would need more GPUs than the third best even if it were too low by 15% are set aside.
 * The others are simulated whole, at the asked rate, in their steady state (:func:`penstock.explore.hold.hold_rate`): a
-  deployment that misses, or of which the longest runs do not say for sure that it holds, gets a replica more, one that
-  holds is tried with one less where the estimate is that near.
+  deployment that misses gets a replica more, one that holds is tried with one less where the estimate is that near.
+* One that holds by its estimates while runs as long as allowed leave it unsure stays an answer, with a mark; beside it
+  stands the next larger one of its cut that holds for sure.
 * What is shown has its headroom beside it (:func:`penstock.explore.hold.find_edge`).
 """
 
@@ -38,8 +39,8 @@ MOST_CUTS = 8
 
 MOST_GPUS = 4096
 
-FAR = 1.5
-"""Who may have one deployment does not ask for another with half as many GPUs again, unless they are there."""
+FAR = 1.3
+"""Who may have one deployment does not ask for another with so many times its GPUs, unless they are there."""
 
 _TRIES = 6
 _ALONE_AFTER = 2
@@ -71,7 +72,7 @@ class SizeQuestion:
     prices: Mapping[str, float]
     gpus_per_node: int = 8
     requests: int = 1000
-    max_requests: int = 4000
+    max_requests: int = 8000
     profile_root: str | None = None
     objective: str = "gpus"
 
@@ -79,11 +80,18 @@ class SizeQuestion:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """A deployment that holds the SLO at the rate: ``at_rate`` is its steady state there, ``edge`` that of the highest
-    rate that held in a look upwards. ``fits`` says whether there are so many GPUs."""
+    rate that held in a look upwards. ``fits`` says whether there are so many GPUs; where it is not ``sure`` to hold,
+    ``safe`` is the next larger one of its cut that is."""
 
     at_rate: PointResult
     fits: bool
     edge: PointResult | None = None
+    safe: PointResult | None = None
+
+    @property
+    def sure(self) -> bool:
+        """Whether it holds at the upper ends of the intervals."""
+        return self.at_rate.why_wide is None
 
     @property
     def point(self) -> DesignPoint:
@@ -102,14 +110,17 @@ class Choice:
 @dataclass(slots=True)
 class _Trials:
     """One cut under way: which deployments of it held and missed, and which one is next; None ends it. After two that
-    missed it is asked whether requests that come one by one are within the SLO; ``hopeless`` says that they are not."""
+    missed it is asked whether requests that come one by one are within the SLO; ``hopeless`` says that they are not.
+    ``held`` is the smallest that holds, ``safe`` the smallest that does for sure."""
 
     cut: Cut
     next: DesignPoint | None
     alone: bool = False
     held: PointResult | None = None
+    safe: PointResult | None = None
     hopeless: PointResult | None = None
     set_aside: bool = False
+    asked_more: bool = False
     missed: dict[DesignPoint, PointResult] = field(default_factory=dict[DesignPoint, PointResult])
 
     def job(self, question: SizeQuestion) -> SizeJob:
@@ -134,13 +145,25 @@ class _Trials:
         if result.status == OK:
             if self.held is None or point.gpus < self.held.gpus:
                 self.held = result
-            self.next = self._smaller(point, rate_per_s)
+            if result.why_wide is None and (self.safe is None or point.gpus < self.safe.gpus):
+                self.safe = result
+            self.next = None if self.asked_more else self._smaller(point, rate_per_s) or self._one_more()
             return
         self.missed[point] = result
         self.alone = len(self.missed) == _ALONE_AFTER
-        larger = _larger(point, result)
-        stop = self.held is not None or len(self.missed) >= _TRIES or larger.gpus > MOST_GPUS
+        larger = _larger(self.cut, result)
+        if self.held is not None:
+            self.next = self._one_more()
+            return
+        stop = len(self.missed) >= _TRIES or larger.gpus > MOST_GPUS
         self.next = None if stop or result.rate_per_s is None else larger
+
+    def _one_more(self) -> DesignPoint | None:
+        """The next larger one, once, where none holds for sure."""
+        if self.held is None or self.safe is not None or self.asked_more:
+            return None
+        self.asked_more = True
+        return _larger(self.cut, self.held)
 
     def why_not(self) -> str:
         """Why nothing held."""
@@ -166,17 +189,18 @@ def _within(point: DesignPoint, other: DesignPoint) -> bool:
     return point.replicas <= other.replicas and point.prefill_replicas <= other.prefill_replicas
 
 
-def _larger(point: DesignPoint, result: PointResult) -> DesignPoint:
-    """By as much of a fourth of the replicas as the limits are exceeded, one at least. Where tokens come in time
-    and prompts are computed apart both sides grow: first tokens wait for either."""
-    excess = result.excess or math.inf
+def _larger(cut: Cut, result: PointResult) -> DesignPoint:
+    """By as much of a fourth of the replicas as the limits are exceeded, one at least. Where prompts are computed apart
+    and first tokens are late, the side that is fuller by the estimate grows: they wait for either."""
+    point, excess = result.point, result.excess or math.inf
     metric = (result.limiting_metric or "").partition("_")[0]
-    members = ["replicas"]
+    member = "replicas"
     if point.prefill_replicas and metric in ("ttft", "queuing", "queue"):
-        members.append("prefill_replicas")
-    counts: dict[str, int] = {member: getattr(point, member) for member in members}
-    more = {name: count + max(math.ceil(count * min(excess - 1, 0.25)), 1) for name, count in counts.items()}
-    return replace(point, **more)
+        prompts_per_s = point.prefill_replicas * cut.prefill_per_s
+        if prompts_per_s < point.replicas * cut.capacity_per_s:
+            member = "prefill_replicas"
+    count: int = getattr(point, member)
+    return replace(point, **{member: count + max(math.ceil(count * min(excess - 1, 0.25)), 1)})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -205,6 +229,7 @@ class HardwareAnswer:
             return list(self.trials)
         held = sorted(one.held.gpus for one in self.trials if one.held is not None)
         worst = self._most_gpus(held)
+        hopeful = self._hopeful(rate_per_s, held)
         for one in self.trials:
             if one.held is None and one.next is not None and one.next.gpus > worst:
                 one.next, one.set_aside = None, True
@@ -212,11 +237,18 @@ class HardwareAnswer:
         for cut in self.cuts.found[len(self.trials) : MOST_CUTS]:
             if len(held) + len(open_) >= CUTS_SHOWN and cut.replicas(rate_per_s, BELIEVED).gpus >= worst:
                 break
-            if len(open_) >= CUTS_SHOWN or cut.replicas(rate_per_s, BELIEVED).gpus > worst:
+            if len(open_) >= CUTS_SHOWN or cut.replicas(rate_per_s, BELIEVED).gpus > min(worst, hopeful):
                 break
             open_.append(_Trials(cut, cut.replicas(rate_per_s)))
             self.trials.append(open_[-1])
         return open_
+
+    def _hopeful(self, rate_per_s: float, held: Sequence[int]) -> float:
+        """What is larger by the estimate waits until it is known what the best one takes."""
+        if held or (self.trials and all(one.next is None for one in self.trials)):
+            return MOST_GPUS
+        smallest = self.cuts.found[0].replicas(rate_per_s).gpus if self.cuts.found else MOST_GPUS
+        return max(BELIEVED * FAR * smallest, self.available)
 
     def _most_gpus(self, held: Sequence[int]) -> float:
         """What is larger is not looked at: not among the best three that hold, or far from the best."""
@@ -229,7 +261,16 @@ class HardwareAnswer:
         """Choices and reasons from the trials."""
         held = [one.held for one in self.trials if one.held is not None]
         held.sort(key=OBJECTIVES[objective])
-        self.choices = [Choice(at_rate=one, fits=one.gpus <= self.available) for one in held[:CUTS_SHOWN]]
+        safe = {id(one.held): one.safe for one in self.trials}
+        self.choices = [
+            Choice(
+                at_rate=one,
+                fits=one.gpus <= self.available,
+                safe=None if one.why_wide is None else safe[id(one)],
+            )
+            for one in held[:CUTS_SHOWN]
+            if one.gpus <= self._most_gpus([one.gpus for one in held])
+        ]
         if self.fits:
             self.choices = [choice for choice in self.choices if choice.fits]
         left = len(self.cuts.found) - sum(not one.set_aside for one in self.trials)

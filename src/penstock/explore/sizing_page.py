@@ -13,8 +13,10 @@ from penstock.explore.point_pane import BELOW, SCRIPT, beside_pane, shown_in_pan
 from penstock.explore.sizing import Choice, HardwareAnswer, SizeQuestion, total_candidates
 from penstock.explore.sizing_report import (
     HOURS_PER_MONTH,
+    UNSURE,
     basis_lines,
     cannot,
+    doubts,
     in_order,
     limit_of,
     metrics_of,
@@ -48,8 +50,7 @@ def sizing_page(
             page.section("Latency over load", page.columns(*map(page.picture, curves))),
             page.section("The runs behind the rows", page.card(page.table(_commands(choices, directory)))),
         ]
-    told = [line.removeprefix("rests on: ") for line in basis_lines(question, answers, evaluator)]
-    basis = page.statements(told)
+    basis = page.statements(basis_lines(question, answers, evaluator))
     parts.append(page.section("What it rests on", page.card(basis)))
     data = {
         "points": {_key(one, directory): _detail(question, one, evaluator, directory) for one in choices},
@@ -86,7 +87,7 @@ def _verdict(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> list[
                 sentences.append(f"The best of {answer.hardware}: {_told(question, best)}.")
         else:
             sentences.append(" ".join(part.strip() for part in cannot(question, answer).splitlines()) + ".")
-    return sentences
+    return sentences + [f"{line}." for line in doubts(question, answers)]
 
 
 def _told(question: SizeQuestion, choice: Choice) -> str:
@@ -205,7 +206,7 @@ def _table(question: SizeQuestion, choices: Sequence[Choice], directory: Path) -
         watts = listed_watts(choice.point.hardware)
         rows.append(
             [
-                choice.point.label,
+                choice.point.label + ("" if choice.sure else UNSURE),
                 Cell(f"{result.gpus} of {question.hardware[choice.point.hardware]}", result.gpus),
                 _figure("{:.0%}", choice.headroom),
                 _figure("{:,.2f}", usd),
@@ -263,7 +264,7 @@ def _detail(question: SizeQuestion, choice: Choice, evaluator: Evaluator, direct
             f"Beyond {edge.rate_per_s:.4g} requests/s it is limited by {metric}: {edge.limiting_text}."
         )
     if result.why_wide:
-        summary.append("It is not sure to hold the SLO after runs as long as allowed.")
+        summary.append(f"It is {result.why_wide}.")
     return shown_in_pane(
         _key(choice, directory),
         result if result.stages or edge is None else edge,

@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock.explore.design_point import cluster_config
+from penstock.explore.design_point import DesignPoint, cluster_config
 from penstock.explore.evaluate import Evaluator
 from penstock.explore.result import PointResult
 from penstock.explore.sizing import OBJECTIVES, Choice, HardwareAnswer, SizeQuestion, total_candidates
 from penstock.explore.slo import shown_ns
 from penstock.explore.tables import text_table
 from penstock.files.writing import all_or_nothing, atomic_write
+from penstock.rendering.statements import rests_on
 from penstock.spec.prices import listed_watts
 from penstock.workload.writer import lines
 
 HOURS_PER_MONTH = 730
+
+UNSURE = " ?"
+"""Behind a deployment that holds by its estimates, and is not sure to."""
 
 
 def stem_of(choice: Choice, directory: Path) -> Path:
@@ -85,10 +89,22 @@ def text_report(
         _table(question, fitting) if fitting else "no deployment holds it on the GPUs that there are",
         *(cannot(question, answer) for answer in answers if not answer.fits),
         f"what would do, with more GPUs:\n\n{_table(question, larger)}" if larger else "",
+        "\n".join(doubts(question, answers)),
         _commands(answers, directory),
-        "\n".join(basis_lines(question, answers, evaluator)),
+        rests_on(basis_lines(question, answers, evaluator)),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def doubts(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> list[str]:
+    """A line for each deployment that is not sure to hold: why, and which larger one of its cut is."""
+    lines: list[str] = []
+    for choice in (one for one in in_order(question, answers) if not one.sure):
+        line = f"{choice.point.label}{UNSURE} is {choice.at_rate.why_wide}"
+        if choice.safe is not None:
+            line += f"; {_pools(choice.safe.point)}, on {choice.safe.gpus} GPUs, holds for sure"
+        lines.append(line)
+    return lines
 
 
 def _set_aside(answers: Sequence[HardwareAnswer]) -> str:
@@ -119,7 +135,7 @@ def _table(question: SizeQuestion, choices: Sequence[Choice]) -> str:
         watts = listed_watts(choice.point.hardware)
         rows.append(
             [
-                choice.point.label,
+                choice.point.label + ("" if choice.sure else UNSURE),
                 f"{result.gpus} of {question.hardware[choice.point.hardware]}",
                 "-" if choice.headroom is None else f"{choice.headroom:.0%}",
                 *(shown_ns(result.statistics_ns.get(name)) for name in metrics),
@@ -173,7 +189,7 @@ def cannot(question: SizeQuestion, answer: HardwareAnswer) -> str:
     reasons = [f"  {reason}" for reason in _told(answer)]
     if answer.choices:
         best = answer.choices[0]
-        text += f" {question.rate_per_s:g} requests/s take {best.at_rate.gpus}, as {_replicas(best)}"
+        text += f" {question.rate_per_s:g} requests/s take {best.at_rate.gpus}, as {_pools(best.point)}"
         least = answer.cuts.needs_at_least
         if least is not None and least > answer.available:
             text += f"; by data sheet alone {least} or more"
@@ -181,9 +197,8 @@ def cannot(question: SizeQuestion, answer: HardwareAnswer) -> str:
     return "\n".join([f"{text} no number of them would", *(reasons or ["  no cut of the model can run"])])
 
 
-def _replicas(choice: Choice) -> str:
+def _pools(point: DesignPoint) -> str:
     """``decode 2 x TP4 + prefill 3 x TP2``, or ``4 x TP4``."""
-    point = choice.point
     prefill = point.prefill_pool
     return point.pool.label if prefill is None else f"decode {point.pool.label} + prefill {prefill.label}"
 
@@ -206,12 +221,16 @@ def basis_lines(question: SizeQuestion, answers: Sequence[HardwareAnswer], evalu
     """What the figures rest on, how they were measured, and what prices and watts are."""
     results: list[PointResult] = [choice.at_rate for choice in _all(answers)]
     statements = list(dict.fromkeys(line for result in results for line in result.basis))
-    told = [f"rests on: {line}" for line in statements]
+    told = statements
     if results:
         longest = max(result.requests or 0 for result in results)
         how = evaluator.offered_load.how(longest)
-        told.append(f"measured: up to {longest:,} requests a run ({how}), between warm-up and drain")
-        told.append("all of them hold it at the upper ends of their 95% intervals")
+        runs = max(len(result.trials) for result in results)
+        several = f", up to {runs} runs" if runs > 1 else ""
+        told.append(f"measured: up to {longest:,} requests a run ({how}){several}, between warm-up and drain")
+        sure = all(choice.sure for choice in _all(answers))
+        which = "all of them" if sure else f"those without{UNSURE}"
+        told.append(f"{which} hold it at the upper ends of their 95% intervals")
     prices = [f"{label} {usd:g}" for label, usd in question.prices.items()]
     if prices:
         told.append(
@@ -243,6 +262,9 @@ def as_json(question: SizeQuestion, answers: Sequence[HardwareAnswer]) -> dict[s
                         **choice.point.to_json(),
                         "gpus": choice.at_rate.gpus,
                         "fits": choice.fits,
+                        "sure": choice.sure,
+                        "not_sure": choice.at_rate.why_wide,
+                        "safe": None if choice.safe is None else choice.safe.point.to_json(),
                         "headroom": choice.headroom,
                         "usd_per_hour": usd_per_hour(question, choice),
                         "usd_per_million_tokens": choice.at_rate.usd_per_million_tokens,

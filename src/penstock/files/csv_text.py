@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Iterator
 
 from penstock.errors import Problem, UserError
@@ -53,6 +54,30 @@ def parse_named(text: str, shown: str, needed: Iterable[str] = ()) -> Iterator[t
     if missing:
         raise UserError([Problem(f"{shown}:1", f"no column {', '.join(missing)}")])
     return ((line, dict(zip(header, row + [""] * len(header), strict=False))) for line, row in rows)
+
+
+def measured(cell: str) -> float:
+    """A time or a size as somebody measured it: a finite number, none below 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = float(cell)
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"'{shown_text(cell)}' is no finite number from 0")
+    return value
+
+
+def measured_above_zero(cell: str) -> float:
+    """As :func:`measured`, for what has a logarithm.
+
+    Raises:
+        ValueError: it has none.
+    """
+    value = measured(cell)
+    if not value:
+        raise ValueError(f"'{shown_text(cell)}' is not above 0")
+    return value
 
 
 def shown_row(row: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,16 +36,16 @@ def as_mapping(pairs: list[tuple[Any, Any]]) -> Mapping:
     return result
 
 
-def faults(value: Any, place: Place) -> Iterator[Problem]:
+def faults(value: Any, place: Place, *, finite: bool = True) -> Iterator[Problem]:
     """What no reader of a document takes: keys that stand twice or are no text, values that are no JSON, characters
-    that are none, and nesting without end. At most ``MAX_FAULTS``."""
+    that are none, nesting without end and, with ``finite``, numbers that are none. At most ``MAX_FAULTS``."""
     left = MAX_FAULTS
     nodes = 0
     todo: list[tuple[Any, Place, int]] = [(value, place, 0)]
     while todo:
         value, place, depth = todo.pop()
         nodes += 1
-        for message in _faults_here(value, depth, nodes):
+        for message in _faults_here(value, depth, nodes, finite):
             yield Problem(str(place), message)
             left -= 1
         if not left or depth > MAX_DEPTH or nodes > MAX_NODES:
@@ -53,13 +54,14 @@ def faults(value: Any, place: Place) -> Iterator[Problem]:
             members = [(member, place.key(shown_text(str(key))), depth + 1) for key, member in value.items()]
             todo += reversed(members)
         elif isinstance(value, list):
-            if all(type(entry) in (int, float) for entry in value):
+            kinds = {type(entry) for entry in value}
+            if kinds <= {int} or (kinds <= {int, float} and (not finite or _are_finite(value))):
                 nodes += len(value)
             else:
                 todo += [(entry, place.item(index), depth + 1) for index, entry in enumerate(value)][::-1]
 
 
-def _faults_here(value: Any, depth: int, nodes: int) -> Iterator[str]:
+def _faults_here(value: Any, depth: int, nodes: int, finite: bool) -> Iterator[str]:
     if depth > MAX_DEPTH:
         yield f"is nested more than {MAX_DEPTH} deep"
         return
@@ -77,8 +79,15 @@ def _faults_here(value: Any, depth: int, nodes: int) -> Iterator[str]:
     elif isinstance(value, str):
         if not is_text(value):
             yield f"'{shown_text(value)}' holds half a surrogate pair, which is no character"
+    elif isinstance(value, float):
+        if finite and not math.isfinite(value):
+            yield f"must be a finite number, not {value}"
     elif value is not None and not isinstance(value, bool | int | float | list):
         yield f"must be text, a number, a list or an object, not a {type(value).__name__}"
+
+
+def _are_finite(values: list[int | float]) -> bool:
+    return all(math.isfinite(value) for value in values if type(value) is float)
 
 
 def is_text(value: str) -> bool:
@@ -95,8 +104,9 @@ def shown_text(value: str) -> str:
     )
 
 
-def parse_json(text: str, shown: str) -> Any:
-    """The value of a document.
+def parse_json(text: str, shown: str, *, finite: bool = True) -> Any:
+    """The value of a document. ``finite`` False takes NaN and Infinity too, which other programs write into members
+    that nobody may ask for.
 
     Raises:
         UserError: with all that is wrong with it.
@@ -111,7 +121,7 @@ def parse_json(text: str, shown: str) -> Any:
         raise UserError([Problem(shown, f"is nested more than {MAX_DEPTH} deep")]) from None
     except ValueError as error:
         raise UserError([Problem(shown, f"cannot be read as JSON: {error}")]) from None
-    problems = list(faults(value, Place(shown)))
+    problems = list(faults(value, Place(shown), finite=finite))
     if problems:
         raise UserError(problems)
     return value

@@ -18,7 +18,7 @@ from penstock.cost.efficiency import (
 from penstock.cost.kernels import AttentionShape, Gemm, KernelSet, Stream, kernel_set
 from penstock.cost.roofline import hardware_rates
 from penstock.cost.tables import Curve, FloatArray
-from penstock.files.csv_text import named_rows
+from penstock.files.csv_text import measured_above_zero, named_rows
 from penstock.profiling.attention_fit import regimes
 from penstock.profiling.calibrate import MixedSample, Sample
 from penstock.profiling.vidur import KERNELS
@@ -114,7 +114,9 @@ def old_layout_samples(directory: Path, hardware: HardwareSpec, model: ModelSpec
         points: dict[str, list[tuple[int, float]]] = {name: [] for name in _OLD_GEMMS}
         for _, row in named_rows(path, ("layer_name", "input", "kv_cache", "latency(ns)")):
             if row["layer_name"] in points and int(row["input"]) % 8 in (0, 1):
-                points[row["layer_name"]].append((int(row["input"]), float(row["latency(ns)"]) / 1000))
+                points[row["layer_name"]].append(
+                    (int(row["input"]), measured_above_zero(row["latency(ns)"]) / 1000)
+                )
         for name, own in points.items():
             table = np.array(sorted(own), dtype=np.float64)
             samples.append(
@@ -132,7 +134,9 @@ def vidur_samples(path: Path, hardware: HardwareSpec, model: ModelSpec) -> list[
         for layer, name in KERNELS.items():
             text = row.get(f"time_stats.{name}.median")
             if text:
-                points.setdefault((degree, layer), []).append((float(row["num_tokens"]), float(text) * 1000))
+                points.setdefault((degree, layer), []).append(
+                    (measured_above_zero(row["num_tokens"]), measured_above_zero(text) * 1000)
+                )
     samples: list[Sample] = []
     for (degree, layer), own in sorted(points.items()):
         if not layer.endswith("_proj"):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from penstock.cost.aiconfigurator.attention import SKEW
 from penstock.cost.aiconfigurator.source import GEMM_DTYPES, covered, measured_tables
 from penstock.cost.aiconfigurator.systems import SYSTEMS
 from penstock.cost.aiconfigurator.wheel import ENGINES, EXTRA, PACKAGE, find_wheel
@@ -146,7 +145,8 @@ def _write_bundle(directory: Path, wanted: Wanted, tables: Sequence[KernelTables
         _write(folder / "per_sequence.csv", ("layer", "sequences", "time_us"), _curve_rows(own.per_sequence))
         _write(folder / "attention.csv", _ATTENTION_COLUMNS, _attention_rows(own.attention))
         if own.skew is not None:
-            _write(folder / "skew_fit.csv", _SKEW_COLUMNS, [(0, "all", "all", "all", "all", SKEW, 0)])
+            row = (0, "all", "all", "all", "all", own.skew.alpha.item(), 0)
+            _write(folder / "skew_fit.csv", _SKEW_COLUMNS, [row])
     with atomic_write(directory / "meta.yaml") as file:
         file.write(_meta(wanted, tables))
 
@@ -209,12 +209,14 @@ def pack_database(wanted: Wanted) -> FitResult:
         fitted = {name: fit_curve(name, curve) for name, curve in curves.items()}
         errors += [curve_error(own.tp_size, name, curve, fitted[name]) for name, curve in curves.items()]
         packed = _pack_attention(own.attention)
+        assert own.skew is not None, "of vLLM's kernels"
+        skew = own.skew.alpha.item()
         errors.append(replace(errors[-1], kernel="attention", p50=0.0, p90=0.0, largest=0.0))
         parts[str(own.tp_size)] = {
             "dense": {name: as_json(fitted[name]) for name in own.dense},
             "per_sequence": {name: as_json(fitted[name]) for name in own.per_sequence},
             "attention": packed,
-            "skew": {"decode_edges": [], "rate_edges": [], "pure": [[SKEW]], "mixed": [[SKEW]]},
+            "skew": {"decode_edges": [], "rate_edges": [], "pure": [[skew]], "mixed": [[skew]]},
         }
     data = {
         "format": FIT_FORMAT,

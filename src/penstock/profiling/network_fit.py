@@ -14,7 +14,7 @@ from penstock.cost.aiconfigurator.wheel import PACKAGE, VERSION, Wheel, find_whe
 from penstock.cost.fitted import hat_basis
 from penstock.cost.tables import FloatArray
 from penstock.errors import Problem, UserError
-from penstock.files.csv_text import named_rows
+from penstock.files.csv_text import measured_above_zero, named_rows
 
 CLASSES: Mapping[str, tuple[str, bool, str]] = {
     "nvlink3": ("a100_dgx", True, "between GPUs of a DGX A100 (NVLink 3, NVSwitch)"),
@@ -85,7 +85,9 @@ def _points(path: Path, collective: str) -> dict[tuple[int, int], FloatArray]:
     for line, row in named_rows(path, (column, "num_workers", "devices_per_node", "size")):
         try:
             key = int(row["num_workers"]), int(row["devices_per_node"])
-            found.setdefault(key, []).append((float(row["size"]), float(row[column]) * 1e6))
+            found.setdefault(key, []).append(
+                (measured_above_zero(row["size"]), measured_above_zero(row[column]) * 1e6)
+            )
         except ValueError as error:
             raise UserError([Problem(f"{path}:{line}", f"not a measurement: {error}")]) from error
     return {key: np.array(sorted(points), dtype=np.float64) for key, points in found.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from penstock.cost.bundle import BundleAddress
 from penstock.errors import Problem, UserError
-from penstock.files.csv_text import named_rows
+from penstock.files.csv_text import measured, named_rows
 from penstock.files.writing import all_or_nothing, atomic_write
 
 TOKEN_SIZES = tuple(sorted({*range(1, 17), *range(16, 64, 4), *range(64, 2049, 16)}))
@@ -92,7 +92,9 @@ def _read_layers(path: Path) -> Profile:
     for line, row in named_rows(path, ("layer_name", "input", "kv_cache", "latency(ns)")):
         try:
             if int(row["kv_cache"]) == 0:
-                times.setdefault(row["layer_name"], {})[int(row["input"])] = float(row["latency(ns)"]) / 1000
+                times.setdefault(row["layer_name"], {})[int(row["input"])] = (
+                    measured(row["latency(ns)"]) / 1000
+                )
         except ValueError as error:
             raise UserError([Problem(f"{path}:{line}", f"not a measurement: {error}")]) from error
     sums = {**_SUMS, "layernorm": ("input_layernorm", "post_layernorm")}
@@ -121,7 +123,7 @@ def _read_vidur_attention(path: Path) -> list[tuple[float, ...]]:
     for line, row in named_rows(path, (*columns, *medians.values())):
         try:
             chunk, context = int(row["prefill_chunk_size"]), int(row["kv_cache_size"])
-            batch, time = int(row["batch_size"]), float(row[medians[row["is_prefill"]]]) * 1000
+            batch, time = int(row["batch_size"]), measured(row[medians[row["is_prefill"]]]) * 1000
         except (ValueError, KeyError) as error:
             raise UserError([Problem(f"{path}:{line}", f"not a measurement: {error!r}")]) from error
         if chunk and chunk in _octaves(16, 2048):

@@ -10,7 +10,7 @@ import numpy as np
 from penstock.cost.roofline import roofline_tables
 from penstock.cost.tables import KernelTables
 from penstock.errors import Problem, UserError
-from penstock.files.csv_text import named_rows
+from penstock.files.csv_text import measured, named_rows
 from penstock.profiling.old_layout import Profile
 from penstock.spec.hardware import find_hardware
 from penstock.spec.layers import uniform_layers
@@ -27,6 +27,7 @@ KERNELS: Mapping[str, str] = {
 }
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 _SHAPE = ("n_head", "n_kv_head", "n_embd", "n_expanded_embd", "vocab_size")
+_MAX_SIZE = 1 << 24
 _MAX_TOKENS = 4096
 _NOTE = (
     "dense kernels as Vidur measured them, residual additions included in the norms; attention, lm_head and "
@@ -49,7 +50,8 @@ def read_vidur_mlp(path: Path, *, hardware: str, model: str) -> tuple[dict[int, 
     for line, row in named_rows(path, (*medians, *_SHAPE, "num_tokens", "num_tensor_parallel_workers")):
         try:
             tokens, degree = int(row["num_tokens"]), int(row["num_tensor_parallel_workers"])
-            times = {name: float(row[f"time_stats.{name}.median"] or "nan") * 1000 for name in _names()}
+            cells = {name: row[f"time_stats.{name}.median"] for name in _names()}
+            times = {name: measured(cell) * 1000 if cell else np.nan for name, cell in cells.items()}
             shape = shape or _model(model, row)
         except ValueError as error:
             raise UserError([Problem(f"{path}:{line}", f"not a measurement: {error}")]) from error
@@ -83,7 +85,9 @@ def _names() -> tuple[str, ...]:
 
 
 def _model(name: str, row: Mapping[str, str]) -> ModelSpec:
-    heads, kv_heads, hidden, inner, vocab = (int(row[column]) for column in _SHAPE)
+    heads, kv_heads, hidden, inner, vocab = sizes = [int(row[column]) for column in _SHAPE]
+    if not (all(0 < size < _MAX_SIZE for size in sizes) and heads <= hidden):
+        raise ValueError(f"{', '.join(_SHAPE)} of {', '.join(map(str, sizes))} are of no model")
     return ModelSpec(
         name=name,
         hidden_size=hidden,

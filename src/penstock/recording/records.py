@@ -6,6 +6,7 @@ Two logs: one row per *turn* (a call of schedule(), empty ones too) of each inst
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -118,6 +119,12 @@ LEG_COLUMNS = (
 """Columns of the legs of requests: their stays at one instance each."""
 
 
+class TokenTimes(Protocol):
+    """Times of which slices can be taken, as of an array."""
+
+    def __getitem__(self, part: slice, /) -> array[int]: ...
+
+
 class RequestLog:
     """One row per finished request, in the order in which instances report them. ``segments`` hold token times as
     slices of arrays shared between requests, or nothing where they were not asked for. A request that was at one
@@ -126,13 +133,13 @@ class RequestLog:
     def __init__(self, *, keep_token_times: bool) -> None:
         self.keep_token_times = keep_token_times
         self._values = array("q")
-        self._segments: list[tuple[tuple[array[int], int, int], ...]] = []
+        self._segments: list[tuple[tuple[TokenTimes, int, int], ...]] = []
         self._legs: dict[int, tuple[tuple[int, ...], ...]] = {}
 
     def append(
         self,
         row: tuple[int, ...],
-        segments: tuple[tuple[array[int], int, int], ...],
+        segments: tuple[tuple[TokenTimes, int, int], ...],
         legs: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         """Add a finished request: ``row`` in the order of REQUEST_COLUMNS; each segment is (completion times,
@@ -142,6 +149,16 @@ class RequestLog:
         self._values.extend(row)
         if self.keep_token_times:
             self._segments.append(segments)
+
+    def extend(self, rows: bytes, segments: Sequence[tuple[tuple[TokenTimes, int, int], ...]]) -> None:
+        """Add finished requests, whose rows are int64 one after the other; ``segments`` of each, where token times
+        are kept."""
+        self._values.frombytes(rows)
+        self._segments += segments
+
+    def add_legs(self, row: int, legs: tuple[tuple[int, ...], ...]) -> None:
+        """What the row does not say of a request's stays."""
+        self._legs[row] = legs
 
     @property
     def has_legs(self) -> bool:
@@ -258,13 +275,25 @@ class InstanceTotals:
     notes: tuple[str, ...] = ()  # e.g. lookups outside the measured range, how often and how far
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaTime:
+    """A stay of one instance under autoscaling: from when it was started, ``ready_ns`` when it could serve, to when it
+    stopped, or the run ended."""
+
+    instance: int
+    start_ns: int
+    ready_ns: int
+    stop_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """All that a run leaves behind beside the turns it streamed to its sinks.
 
     ``token_gaps`` = (gap_ns, weight): every gap between two consecutive tokens of a request, counted:
     exactly the multiset of inter-token latencies, without a list per request; pairs of weight 0 count
-    nothing. ``deployments`` and ``totals`` are by instance. ``end_ns`` is the last event.
+    nothing. ``deployments`` and ``totals`` are by instance. ``end_ns`` is the last event. ``replica_times``
+    are those of autoscaling, in the order of their starts; empty without.
     """
 
     deployments: tuple[Deployment, ...]
@@ -276,3 +305,4 @@ class RunRecord:
     end_ns: int
     abortions: tuple[Abortion, ...] = ()
     transfers: tuple[Transfer, ...] = ()
+    replica_times: tuple[ReplicaTime, ...] = ()

@@ -22,7 +22,8 @@ _CELL = 'style="text-align:right;padding:2px 10px"'
 
 def result_html(result: SimulationResult) -> str:
     """The cell."""
-    from penstock.rendering.report_data import mean_waiting, stage_causes, view_of
+    from penstock.rendering.report_data import mean_waiting, stage_causes
+    from penstock.rendering.run_view import view_of
 
     summary = result.summary
     rates = summary.throughput

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from penstock.files.writing import atomic_write
 from penstock.rendering.page import asset, document
-from penstock.rendering.report_data import RunView, page_data, view_of
+from penstock.rendering.report_data import page_data
 from penstock.rendering.result import SimulationResult
+from penstock.rendering.run_view import RunView, view_of
 
 
 def write_report(result: SimulationResult, path: str | Path) -> None:

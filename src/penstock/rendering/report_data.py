@@ -2,180 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from penstock.accounting.bubbles import CAUSE_NAMES, BubbleLedger
-from penstock.accounting.metrics import RequestTable
-from penstock.accounting.stage_spans import StageCause, StageSpans
+from penstock.accounting.bubbles import CAUSE_NAMES
 from penstock.accounting.verdict import verdict
-from penstock.errors import Problem, UserError
-from penstock.files.document import understood
-from penstock.files.frames import read_parquet
-from penstock.files.json_text import load_json
-from penstock.recording.records import TURN_COLUMNS, Int64Array, TurnChunk
-from penstock.rendering.kv_data import kv_data
-from penstock.rendering.result import SimulationResult
-from penstock.rendering.summary_shape import SavedRun
-from penstock.spec.check import check_document
+from penstock.recording.records import Int64Array
+from penstock.rendering.run_view import LATENCIES, RunView
 from penstock.units import NS_PER_MS, NS_PER_S
-
-if TYPE_CHECKING:
-    import polars as pl
 
 CDF_POINTS = 200
 TIME_POINTS = 400
-MAX_SPANS = 2_000_000
-"""In the chart of the pipeline: beyond these only the run's first part is drawn, so that the page stays small."""
-
-_LATENCIES = {"TTFT": "ttft", "TPOT": "tpot", "latency": "latency", "queuing": "queuing"}
-_STEP_DETAILS = (
-    "tokens",
-    "prefills",
-    "prefill_tokens",
-    "decodes",
-    "context_tokens",
-    "free_blocks",
-    "running",
-    "waiting",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunView:
-    """A run as reports and comparisons see it, from memory or from ``--results``.
-
-    ``summary`` and ``inputs`` are those of ``summary.json``; ``steps[instance]`` holds columns of the turn log,
-    ``requests`` columns of the table of requests, finished ones only; ``memory`` each instance's stages as
-    (part, bytes) pairs; ``gantt`` each instance's stages over time, packed; ``power`` columns of the table of power;
-    ``kv`` is :func:`kv_data`'s.
-    """
-
-    name: str
-    summary: Mapping[str, Any]
-    inputs: Mapping[str, Any]
-    requests: Mapping[str, Int64Array]
-    steps: Mapping[int, Mapping[str, Int64Array]]
-    memory: Sequence[Sequence[Sequence[tuple[str, int]]]]
-    gantt: Sequence[Mapping[str, Any]] = field(default=())
-    power: Mapping[str, Int64Array | Sequence[float]] = field(
-        default_factory=dict[str, Int64Array | Sequence[float]]
-    )
-    kv: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-def view_of(result: SimulationResult, name: str = "run") -> RunView:
-    """A run that has just ended."""
-    document = json.loads(json.dumps(result.summary_json()))
-    finished = RequestTable.of(result.record)
-    requests = {f"{name}_ns": getattr(finished, f"{name}_ns") for name in _LATENCIES.values()}
-    requests |= {name: finished.column(name) for name in ("arrival_ns", "finish_ns")}
-    chunks = list(result.turns()) if result.keeps_turns else []
-    memory = [
-        [
-            [("weights", stage.weights_bytes)]
-            + [(part, size) for part, size in stage.reserves if size]
-            + [
-                (
-                    "KV cache",
-                    stage.usable_bytes - stage.weights_bytes - stage.stranded_bytes - _reserved(stage),
-                )
-            ]
-            + [("stranded", stage.stranded_bytes)]
-            + [("not to be used", stage.capacity_bytes - stage.usable_bytes)]
-            for stage in deployment.memory.stages
-        ]
-        for deployment in result.record.deployments
-    ]
-    return RunView(
-        name=name,
-        summary=document["summary"],
-        inputs=document["inputs"],
-        requests=requests,
-        steps=_steps_of(chunks),
-        memory=memory,
-        gantt=_gantt(result, chunks) if result.keeps_stages else (),
-        power={} if result.energy is None else result.energy.columns(),
-        kv=kv_data(result.record),
-    )
-
-
-def view_of_directory(directory: str | Path) -> RunView:
-    """A run from the files of ``--results``.
-
-    Raises:
-        UserError: files are missing or cannot be read.
-    """
-    path = Path(directory)
-    try:
-        document = load_json(path / "summary.json")
-        check_document(SavedRun, document, str(path / "summary.json"))
-        requests = read_parquet(path / "requests.parquet")
-        steps = read_parquet(path / "steps.parquet") if (path / "steps.parquet").exists() else None
-        power = read_parquet(path / "power.parquet") if (path / "power.parquet").exists() else None
-    except UserError as error:
-        told = [
-            Problem(one.where, f"{one.message}; is this a directory of --results?") for one in error.problems
-        ]
-        raise UserError(told) from error
-    with understood(str(directory), "cannot be read as --results"):
-        return _view(path, document, requests, {"steps": steps, "power": power})
-
-
-def _view(
-    path: Path, document: Mapping[str, Any], requests: pl.DataFrame, tables: Mapping[str, pl.DataFrame | None]
-) -> RunView:
-    steps, power_table = tables["steps"], tables["power"]
-    power = {} if power_table is None else power_table.to_dict(as_series=False)
-    summary, inputs = document["summary"], document["inputs"]
-    finished = requests.filter(requests["status"] == "finished") if "status" in requests.columns else requests
-    columns = [f"{column}_ns" for column in (*_LATENCIES.values(), "arrival", "finish")]
-    by_instance: dict[int, dict[str, Int64Array]] = {}
-    if steps is not None:
-        if "instance" not in steps.columns:
-            raise ValueError("steps.parquet has no column instance")
-        for key, frame in steps.partition_by("instance", as_dict=True).items():
-            names = [name for name in TURN_COLUMNS if name != "cause_after"]
-            by_instance[int(key[0])] = {name: _integers(frame, name) for name in names}
-    known = range(min(len(inputs["instances"]), len(summary["instances"])))
-    stranger = next((place for place in by_instance if place not in known), None)
-    if stranger is not None:
-        raise ValueError(f"steps.parquet has instance {stranger}, summary.json has not")
-    columns_of_requests = {column: _integers(finished, column) for column in columns}
-    memory = [
-        [
-            [("weights", stage["weights_bytes"]), ("stranded", stage["stranded_bytes"])]
-            for stage in instance["stages"]
-        ]
-        for instance in summary["instances"]
-    ]
-    return RunView(
-        name=path.name,
-        summary=summary,
-        inputs=inputs,
-        requests=columns_of_requests,
-        steps=by_instance,
-        memory=memory,
-        power=power,
-    )
-
-
-def _integers(frame: pl.DataFrame, name: str) -> Int64Array:
-    """A column of whole numbers, none missing."""
-    import polars as pl
-
-    if name not in frame.columns:
-        raise ValueError(f"there is no column {name}")
-    column = frame[name]
-    if not column.dtype.is_integer() or column.null_count():
-        raise ValueError(f"column {name} holds something that is no whole number")
-    return column.cast(pl.Int64).to_numpy()
 
 
 def stage_causes(instance: Mapping[str, Any]) -> list[dict[str, int]]:
@@ -210,7 +49,7 @@ def page_data(view: RunView) -> dict[str, Any]:
         "name": view.name,
         "summary": {key: summary[key] for key in ("requests", "engine", "throughput", "simulated_ns")},
         "latency": summary["latency"],
-        "cdfs": {title: _cdf(view.requests[f"{key}_ns"]) for title, key in _LATENCIES.items()},
+        "cdfs": {title: _cdf(view.requests[f"{key}_ns"]) for title, key in LATENCIES.items()},
         "over_time": _over_time(view),
         "energy": _energy(view),
         "instances": instances,
@@ -232,24 +71,6 @@ def mean_waiting(view: RunView) -> float | None:
     if len(arrival) < 2 or arrival.max() == arrival.min():
         return None
     return float(queuing.sum()) / float(arrival.max() - arrival.min()) / len(view.summary["instances"])
-
-
-def _reserved(stage: Any) -> int:
-    return sum(size for _, size in stage.reserves)
-
-
-def _steps_of(chunks: Sequence[TurnChunk]) -> dict[int, dict[str, Int64Array]]:
-    """Columns of all steps with tokens, by instance."""
-    rows: dict[int, list[Int64Array]] = {}
-    for chunk in chunks:
-        rows.setdefault(chunk.instance, []).append(chunk.values[chunk.column("tokens") > 0])
-    return {
-        instance: {
-            name: np.concatenate([part[:, place] for part in parts])
-            for place, name in enumerate(TURN_COLUMNS)
-        }
-        for instance, parts in rows.items()
-    }
 
 
 def _cdf(values: Int64Array) -> dict[str, list[float]]:
@@ -321,95 +142,6 @@ def _cohorts(steps: Mapping[str, Int64Array] | None, start_ns: int) -> dict[str,
         "mean": _rounded(np.array([decodes[group].mean() for group in groups]), 2),
         "most": [int(decodes[group].max()) for group in groups],
     }
-
-
-class _CollectSpans:
-    """A SpanSink that keeps every span of every stage."""
-
-    def __init__(self, instances: int) -> None:
-        self.parts: list[list[Sequence[StageSpans]]] = [[] for _ in range(instances)]
-
-    def take(self, instance: int, spans: Sequence[StageSpans]) -> None:
-        """Keep them."""
-        self.parts[instance].append(spans)
-
-
-def _gantt(result: SimulationResult, chunks: Sequence[TurnChunk]) -> list[dict[str, Any]]:
-    """Each instance's stages over time. A stage is ``first_ns`` and, packed, length x number of causes + cause of
-    each span in order; its n-th busy span is step n."""
-    summary = result.summary
-    if summary.last_completion_ns is None:
-        return []
-    deployments = result.record.deployments
-    collector = _CollectSpans(len(deployments))
-    blocking = [instance["blocking_sends"] for instance in result.context.inputs["instances"]]
-    lockstep = [instance.get("dp_size", 1) > 1 for instance in result.context.inputs["instances"]]
-    ledger = BubbleLedger(
-        [one.pp_size for one in deployments], blocking_sends=blocking, in_lockstep=lockstep, sinks=[collector]
-    )
-    for chunk in chunks:
-        ledger.accept(chunk)
-    ledger.finish(summary.first_arrival_ns, summary.last_completion_ns)
-    stages = [
-        [StageSpans.joined(parts) for parts in zip(*collector.parts[place], strict=True)]
-        for place in range(len(deployments))
-    ]
-    total = sum(len(spans.cause) for instance in stages for spans in instance)
-    until_ns = summary.last_completion_ns
-    if total > MAX_SPANS:
-        begins = np.concatenate([spans.begin_ns for instance in stages for spans in instance])
-        until_ns = int(np.partition(begins, MAX_SPANS)[MAX_SPANS])
-    steps = _steps_of(chunks)
-    return [
-        {
-            "stages": [_packed_spans(spans, until_ns) for spans in instance],
-            "steps": _packed_steps(steps.get(place), until_ns),
-            "until_ns": until_ns,
-            "complete": until_ns == summary.last_completion_ns,
-        }
-        for place, instance in enumerate(stages)
-    ]
-
-
-def _packed_spans(spans: StageSpans, until_ns: int) -> dict[str, Any]:
-    kept = spans.clipped(until_ns)
-    kept = kept.chosen(np.argsort(kept.begin_ns, kind="stable"))
-    # Neighbours of one cause are one wait; steps stay apart.
-    starts = np.ones(len(kept.cause), dtype=np.bool_)
-    starts[1:] = (kept.cause[1:] != kept.cause[:-1]) | (kept.cause[1:] == StageCause.BUSY)
-    first = np.flatnonzero(starts)
-    begin = kept.begin_ns[first]
-    end = np.append(begin[1:], kept.end_ns[-1:])
-    packed = (end - begin) * len(StageCause) + kept.cause[first]
-    return {"first_ns": int(begin[0]) if len(begin) else 0, "count": len(first), "spans": pack(packed)}
-
-
-def _packed_steps(steps: Mapping[str, Int64Array] | None, until_ns: int) -> dict[str, Any]:
-    if steps is None:
-        return {"count": 0}
-    chosen = steps["schedule_ns"] < until_ns
-    columns = {name: pack(steps[name][chosen]) for name in _STEP_DETAILS}
-    schedule = steps["schedule_ns"][chosen]
-    columns["schedule_ns"] = pack(np.diff(schedule, prepend=0))
-    return {"count": int(chosen.sum()), **columns}
-
-
-def pack(values: Int64Array) -> str:
-    """Non-negative integers as base64 of little-endian base-128 numbers (LEB128)."""
-    if not len(values):
-        return ""
-    sizes = np.ones(len(values), dtype=np.int64)
-    for power in range(1, 9):
-        sizes += values >= 1 << (7 * power)
-    ends = np.cumsum(sizes)
-    packed = np.zeros(int(ends[-1]), dtype=np.uint8)
-    left = values.copy()
-    for place in range(int(sizes.max())):
-        here = sizes > place
-        more = np.where(sizes[here] > place + 1, 0x80, 0)
-        packed[(ends - sizes)[here] + place] = (left[here] & 0x7F) | more
-        left >>= 7
-    return base64.b64encode(packed.tobytes()).decode("ascii")
 
 
 def _rounded(values: Any, digits: int) -> list[float]:

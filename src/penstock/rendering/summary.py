@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,13 +18,13 @@ from penstock.accounting.metrics import (
     throughput,
 )
 from penstock.recording.records import InstanceTotals, Rejection, RunRecord, TierTotals
+from penstock.rendering.replica_use import replica_lines, replica_use
+from penstock.rendering.statements import rests_on, wrapped
 from penstock.spec.deployment import Deployment, StageMemory
 from penstock.units import GIB, NS_PER_MS, NS_PER_S, NS_PER_US, seconds
 
 REJECTIONS_SHOWN = 20
 _INSTANCES_SHOWN = 4
-STATEMENT_WIDTH = 100
-"""Columns of a statement on what a result rests on; the same everywhere, so that equal runs print equal text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +125,7 @@ class RunSummary:
     kv_moves: KvMoves | None = None
     tiers: tuple[TierTotals | None, ...] = ()
     energy: Mapping[str, Any] | None = None
+    autoscaling: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings."""
@@ -145,6 +145,7 @@ def build_summary(
     last_ns = int(table.column("finish_ns").max()) if len(table) else None
     window_ns = last_ns - record.first_arrival_ns if last_ns is not None else 0
     totals = record.totals
+    use = replica_use(record)
     served = Counter[int](table.column("instance").tolist())
     return RunSummary(
         requests=RequestCounts(
@@ -181,6 +182,7 @@ def build_summary(
         kv_moves=_kv_moves(record),
         tiers=tuple(total.tier for total in totals) if any(total.tier for total in totals) else (),
         energy=None if energy is None else energy.to_json(),
+        autoscaling=None if use is None else use.to_json(),
     )
 
 
@@ -313,6 +315,7 @@ def _counts(summary: RunSummary, wall_s: float | None) -> str:
         lines.append(["throughput", f"{rates.requests_per_s:,.3f} requests/s, {tokens}"])
     lines += _kv_lines(summary)
     lines += _energy_lines(summary.energy)
+    lines += replica_lines(summary.autoscaling)
     return _table(lines, left=(0, 1), indent="")
 
 
@@ -440,26 +443,14 @@ def _causes(stages: Sequence[StageSummary]) -> list[str]:
 
 def _remarks(summary: RunSummary) -> str:
     """What the costs rest on, what was refused and what the user should know."""
-    basis = list(dict.fromkeys(line for instance in summary.instances for line in instance.basis))
+    basis = [line for instance in summary.instances for line in instance.basis]
     basis += () if summary.energy is None else summary.energy["basis"]
-    lines = ["rests on", *(_wrapped(line, "  ") for line in basis)]
+    lines = [rests_on(basis)]
     for instance in summary.instances:
-        lines += [_wrapped(f"note: instance {instance.instance}: {note}", "") for note in instance.notes]
+        lines += [wrapped(f"note: instance {instance.instance}: {note}") for note in instance.notes]
     lines += [f"rejected: request {one.request}: {one.reason}" for one in summary.rejections]
     unseen = summary.requests.rejected - len(summary.rejections)
     return "\n".join([*lines, *([f"rejected: {unseen:,} more"] if unseen else [])])
-
-
-def _wrapped(text: str, indent: str) -> str:
-    """One statement, its further lines set in."""
-    return textwrap.fill(
-        text,
-        STATEMENT_WIDTH,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _instance_title(instance: int | None, model: str, tp_size: int, pp_size: int) -> str:

@@ -76,6 +76,13 @@ class Rejection(Recorded):
     reason: str
 
 
+class ReplicaUse(Recorded):
+    """``summary.autoscaling``."""
+
+    instances: Annotated[int, Field(ge=1, le=1 << 40)]
+    mean_replicas: Annotated[float, Field(gt=0, le=1e12)]
+
+
 class Summary(Recorded):
     """``summary``."""
 
@@ -89,6 +96,7 @@ class Summary(Recorded):
     instances: Annotated[list[Instance], Field(min_length=1)]
     rejections: list[Rejection]
     notices: list[str]
+    autoscaling: ReplicaUse | None = None
 
 
 class Scheduler(Recorded):

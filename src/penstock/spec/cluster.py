@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from penstock.spec.autoscaling import AutoscalingSpec
 from penstock.spec.data_parallel import DataParallelOptions
 from penstock.spec.experts import ExpertOptions
 from penstock.spec.model import ModelSpec
@@ -148,6 +149,7 @@ class InstanceSpec:
     ``token_return``: the sampled tokens cross the network from the last stage back to the first.
     ``profile_lookup``: linear | llmservingsim, how kernel times are read between measured points.
     ``engine`` says which engine's defaults hold, and where they were read; empty where none was asked for.
+    ``must_hold`` is the ``max_model_len`` that somebody chose, if the engine does not start with a smaller KV pool.
     ``pd_type`` prefill | decode: it serves one part of each request. ``tier`` is where its KV goes below the GPU.
     ``placement`` is what lies outside its NPUs, ``pim`` the memory that its decodes attend in; with ``interleaves`` two
     halves of each step take turns at that.
@@ -187,6 +189,7 @@ class InstanceSpec:
     interleaves: bool = False
     where: str = ""
     engine: str = ""
+    must_hold: int | None = None
 
     @property
     def in_lockstep(self) -> bool:
@@ -201,6 +204,7 @@ class ClusterSpec:
 
     With ``shared_node_links`` all hops that leave a node share one link of the outermost dimension (the node's
     NIC); without, each NPU has links of its own, as in ASTRA-Sim. ``node_powers`` has what each node says of its power.
+    With ``autoscaling`` the instances are the most replicas that there may be.
 
     ``notices`` say what was asked for and has no effect; ``remarks`` the same of members that any config has.
     """
@@ -211,6 +215,7 @@ class ClusterSpec:
     shared_node_links: bool = False
     kv_transfer: KvTransferSpec = field(default_factory=KvTransferSpec)
     node_powers: tuple[NodePower | None, ...] = ()
+    autoscaling: AutoscalingSpec | None = None
     notices: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 

@@ -16,6 +16,9 @@ from penstock.spec.raw import RawInstance
 ALL_RANKS = 0
 """``ep_size`` of a replica that does not know yet how many ranks its group has."""
 
+EACH_RANK = -1
+"""The same where expert parallelism is asked for, so that there must be as many experts."""
+
 _ALIKE = {
     "model": "model_name",
     "hardware": "hardware",
@@ -46,9 +49,10 @@ def expert_options(raw: RawInstance, model: ModelSpec) -> ExpertOptions:
     counted by :func:`number_ranks`; vLLM's own default is ``enable_expert_parallel`` false."""
     defaults = ExpertOptions()
     shared_out = model.moe is not None and raw.enable_expert_parallel is not False
+    by_default = EACH_RANK if raw.enable_expert_parallel else ALL_RANKS
     exchange = raw.dp_count_exchange_ns
     return ExpertOptions(
-        ep_size=(raw.ep_size or ALL_RANKS) if shared_out else 1,
+        ep_size=(raw.ep_size or by_default) if shared_out else 1,
         redundant_experts=raw.num_redundant_experts or 0,
         load_balancing=bool(raw.enable_eplb),
         placement=raw.expert_placement_strategy or defaults.placement,
@@ -126,9 +130,10 @@ def _with_places(instance: InstanceSpec) -> InstanceSpec:
     """Where nothing says over how many places to share the experts out: over all ranks, if there are so many
     experts."""
     moe, ranks = instance.model.moe, instance.tp_size * instance.dp_size
-    if moe is None or instance.experts.ep_size != ALL_RANKS:
+    asked = instance.experts.ep_size
+    if moe is None or asked not in (ALL_RANKS, EACH_RANK):
         return instance
-    places = ranks if ranks <= moe.num_experts else 1
+    places = ranks if ranks <= moe.num_experts or asked == EACH_RANK else 1
     return replace(instance, experts=replace(instance.experts, ep_size=places))
 
 
@@ -148,7 +153,11 @@ def group_problems(instances: Sequence[InstanceSpec]) -> list[Problem]:
                 problems.append(
                     Problem(where, f"differs from that of the first member of dp_group '{group}'")
                 )
-        if instance.data_parallel != first.data_parallel or instance.scheduler != first.scheduler:
+                if field == "model":
+                    break  # what else differs follows from it
+        if instance.model == first.model and (
+            instance.data_parallel != first.data_parallel or instance.scheduler != first.scheduler
+        ):
             message = (
                 f"scheduler or balancing options differ from those of the first member of dp_group '{group}'"
             )

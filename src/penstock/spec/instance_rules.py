@@ -162,6 +162,7 @@ class InstanceRules:
             engine=""
             if self._preset is None
             else self._preset.basis({**asdict(scheduler), "npu_memory_utilization": utilization}),
+            must_hold=raw.max_model_len if self._is_vllm else None,
         )
 
     def _overhead(self, model: ModelSpec) -> EngineOverhead:
@@ -179,8 +180,7 @@ class InstanceRules:
 
     def start_problems(self, instance: InstanceSpec) -> list[Problem]:
         """What the engine refuses when it starts; other engines than vLLM are not known to refuse anything."""
-        name = self._raw.engine or self._flags.engine or "vllm"
-        if not name.startswith("vllm"):
+        if not self._is_vllm:
             return []
         tokens = self._raw.max_num_batched_tokens
         tokens = self._flags.max_num_batched_tokens if tokens is None else tokens
@@ -188,6 +188,10 @@ class InstanceRules:
         limit = instance.model.max_position_embeddings
         refusals = start_refusals(instance.scheduler, limit if tokens == 0 else tokens, seqs)
         return [Problem(str(self._place.key(member)), why) for member, why in refusals.items()]
+
+    @property
+    def _is_vllm(self) -> bool:
+        return (self._raw.engine or self._flags.engine or "vllm").startswith("vllm")
 
     def _find_preset(self, memory_bytes: int, pp_size: int) -> Preset | None:
         name = self._raw.engine or self._flags.engine

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from penstock.errors import Problem, UserError, nearest
 from penstock.files.json_text import read_json
 from penstock.files.place import Place
+from penstock.spec.autoscaling_rules import autoscaling_spec
 from penstock.spec.calibration import calibrated, obstacles
 from penstock.spec.check import Checked, Raw, check, check_members, shown
 from penstock.spec.cluster import Calibration, ClusterSpec, InstanceSpec, LinkSpec
@@ -147,6 +148,9 @@ class _ClusterReader:
             self._problems += data_parallel_problems(instances, shared_links=bool(raw.shared_node_links))
             self._problems += check_roles(instances, raw.kv_transfer, self._place)
             self._problems += sharing_problems(instances)
+        autoscaling = None
+        if not self._problems:
+            autoscaling = autoscaling_spec(raw.autoscaling, instances, self._place, self._problems)
         used = {device.name for one in instances if one.placement for device in one.placement.devices}
         uses_cxl = any(one.tier is not None and one.tier.store_bytes_per_s is not None for one in instances)
         uses_cxl |= any(name.startswith("cxl") for name in used)
@@ -158,6 +162,7 @@ class _ClusterReader:
             shared_node_links=bool(raw.shared_node_links),
             kv_transfer=kv_transfer_spec(raw.kv_transfer),
             node_powers=tuple(self._powers),
+            autoscaling=autoscaling,
             notices=tuple(dict.fromkeys(self._notices)),
             remarks=tuple(dict.fromkeys(self._remarks)),
         )

@@ -114,6 +114,17 @@ class RawKvTransfer(Raw):
     max_prefill_queue_size: Count | None = None
 
 
+class RawAutoscaling(Raw):
+    """``autoscaling``: of a cluster whose instances are all alike."""
+
+    metric: Literal["queue", "requests", "kv"] = "requests"
+    target: Positive | None = None
+    min_replicas: Count = 1
+    start_up_s: Annotated[float, Field(ge=0, le=1e6)] = 60.0
+    interval_s: Annotated[float, Field(ge=0.001, le=1e6)] = 15.0
+    down_after_s: Annotated[float, Field(ge=0, le=1e6)] = 300.0
+
+
 class RawKvOffloading(Raw):
     """``kv_offloading``: a tier of KV in host memory, or in a store behind it. GiB, GB/s (2**30) and ns; what is not
     said is ``cpu_mem``'s, or ``cxl_mem``'s."""
@@ -281,6 +292,7 @@ class RawCluster(Raw):
     nodes: list[Any] | None = None
     shared_node_links: bool | None = None
     kv_transfer: RawKvTransfer | None = None
+    autoscaling: RawAutoscaling | None = None
     cxl_mem: RawCxlMemory | None = None
 
 

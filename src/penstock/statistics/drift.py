@@ -69,26 +69,37 @@ def growth(lengths: npt.ArrayLike, seconds: float) -> Growth:
     return Growth(_slope(means[:half], step)[0], _slope(means[half:], step)[0], whole, error)
 
 
-def drift(runs: Sequence[Growth]) -> Drift:
-    """The test over replications, or over one run alone (then with the slope's own standard error).
+FEW = 3
+"""Of fewer replications the spread between them alone says nothing: t is 31.8 with one degree of freedom."""
 
-    Two or three replications that grow at rates some per cent apart have an interval that reaches below 0, since t is
-    31.8 with one degree of freedom. Chance does not make each of several independent queues grow for sure by itself:
-    where all of them do, that decides as well.
+
+def drift(runs: Sequence[Growth]) -> Drift:
+    """The test over replications: their spread, or, of two, the larger of that and of the slopes' own standard errors,
+    gives the interval.
+
+    Replications that grow at rates some per cent apart may have an interval that reaches below 0. Chance does not make
+    each of several independent queues grow for sure by itself: where all of them do, that decides as well.
     """
-    alone = [_alone(one) for one in runs]
     found = (
-        alone[0] if len(runs) == 1 else replication_interval([one.whole_per_s for one in runs], CONFIDENCE)
+        _pooled(runs)
+        if len(runs) < FEW
+        else replication_interval([one.whole_per_s for one in runs], CONFIDENCE)
     )
     first = sum(one.first_per_s for one in runs)
     second = sum(one.second_per_s for one in runs)
-    grows = found.low > 0 or all(one.low > 0 for one in alone)
+    grows = found.low > 0 or all(_pooled([one]).low > 0 for one in runs)
     return Drift(found, grows and second > STEADY_GROWTH * first)
 
 
-def _alone(run: Growth) -> Interval:
-    half = student_t(CONFIDENCE, BATCHES - 2) * run.error_per_s
-    return Interval(run.whole_per_s, run.whole_per_s - half, run.whole_per_s + half)
+def _pooled(runs: Sequence[Growth]) -> Interval:
+    """Their mean growth, by their own standard errors, or by how far they are apart where that is more."""
+    count = len(runs)
+    mean = sum(one.whole_per_s for one in runs) / count
+    own = sum(one.error_per_s**2 for one in runs) / count**2
+    between = sum((one.whole_per_s - mean) ** 2 for one in runs) / max(count - 1, 1) / count
+    error = math.sqrt(max(own, between))
+    half = student_t(CONFIDENCE, count * (BATCHES - 2)) * error
+    return Interval(mean, mean - half, mean + half)
 
 
 def _slope(means: FloatArray, step: float) -> tuple[float, float]:

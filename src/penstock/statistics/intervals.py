@@ -16,6 +16,9 @@ BATCHES = 16
 """Between the 10 and 30 of Schmeiser, "Batch size effects in the analysis of simulation output", 1982: more do not
 make an interval much shorter, and their means hang together more."""
 
+SECTIONS = 10
+"""Of all runs together, or a few more: percentiles of shorter ones are too far from those of all values."""
+
 MOST_CORRELATION = 0.8
 """Between neighbouring batches. Where there is more, the series is too short for any interval."""
 
@@ -93,6 +96,23 @@ def equivalent(count: int, correlation: float) -> float:
     return max(count / _inflation(correlation), 2.0)
 
 
+def series_inflation(correlation: float, length: int) -> float:
+    """By how much the variance of a mean of ``length`` neighbours exceeds that of as many independent values, where
+    correlation falls geometrically with distance (a first-order autoregression). It is :func:`_inflation` for long
+    series and at most ``length`` for short ones."""
+    at = np.arange(1, length)
+    return 1.0 + 2.0 * float(((1 - at / length) * correlation**at).sum())
+
+
+def variance_degrees(correlation: float, length: int, count: int) -> float:
+    """Degrees of freedom of a variance estimated from ``count`` values in series of ``length`` each; one at least.
+
+    Squares of values that correlate by r correlate by r squared. Source: Bayley and Hammersley, "The effective number
+    of independent observations in an autocorrelated time series", JRSS supplement 1946.
+    """
+    return max(count / series_inflation(correlation**2, length) - 1, 1.0)
+
+
 def lag_one(runs: Sequence[FloatArray]) -> float:
     """Correlation of neighbours within each of several series, about their common mean; from 0 up, since a
     negative estimate is no reason for a narrower interval."""
@@ -121,17 +141,18 @@ def sectioned_interval(
     runs: Sequence[FloatArray],
     statistic: Callable[[FloatArray], float],
     *,
-    sections: int = 10,
+    sections: int = SECTIONS,
     confidence: float = 0.95,
 ) -> Interval:
     """A statistic (a percentile, a mean) of the values of several replications, each in order of time.
 
     The estimate is that of all values together. Every run is cut into equal sections, ``sections`` or a few more of
     them in all, and the variance comes from the sections' own statistics about that estimate, so that the bias of a
-    percentile of few values widens the interval and does not shift it; neighbours within a run that hang together
-    widen it by (1 + r) / (1 - r), with the degrees of freedom of :func:`equivalent`. It is computed for logarithms
-    where all figures are positive, since latencies near saturation are skewed. Source: Nakayama, "Confidence intervals
-    for quantiles using sectioning", ACM TOMACS 2014.
+    percentile of few values widens the interval and does not shift it. Neighbours within a run that hang together widen
+    it by :func:`series_inflation`, twice (their own spread is too small by as much), with the degrees of freedom of
+    :func:`variance_degrees`; runs are independent. It is computed for logarithms where all figures are positive, since
+    latencies near saturation are skewed. Source: Nakayama, "Confidence intervals for quantiles using sectioning", ACM
+    TOMACS 2014.
     """
     pooled = float(statistic(np.concatenate(list(runs))))
     cuts = max(-(-sections // len(runs)), 1)
@@ -152,13 +173,17 @@ def sectioned_interval(
     deviations = np.concatenate(shown) - centre
     count = len(deviations)
     correlation = unbiased_lag_one(shown)
-    variance = float(np.dot(deviations, deviations)) / (count - 1) / count * _inflation(correlation)
-    half = student_t(confidence, equivalent(count, correlation) - 1) * math.sqrt(variance)
+    inflation = series_inflation(correlation, cuts)
+    spread = float(np.dot(deviations, deviations)) / max(count - inflation, 1.0)
+    half = student_t(confidence, variance_degrees(correlation, cuts, count)) * math.sqrt(
+        spread / count * inflation
+    )
     low, high = centre - half, centre + half
     if logarithmic:
         # Where the sections are worlds apart the upper end has no meaning beyond "unknown".
         low, high = math.exp(low), math.exp(min(high, 700.0))
-    return Interval(pooled, low, high, sound=correlation < MOST_CORRELATION)
+    # However long neighbours hang together, runs do not: of two or more the inflation has a bound, their length.
+    return Interval(pooled, low, high, sound=len(runs) > 1 or correlation < MOST_CORRELATION)
 
 
 def _inflation(correlation: float) -> float:

@@ -297,10 +297,25 @@ class Workload:
         arrivals = self.arrival_ns[rows]
         if np.any(arrivals[1:] < arrivals[:-1]):
             rows = rows[np.argsort(arrivals, kind="stable")]
-        if self.has_token_ids or self.has_sessions or self.has_priorities or self.names_models:
+        if not self.is_plain:
             return (self.request(row) for row in array("q", rows.tobytes()))
         inputs, outputs, times = self._input_tokens, self._output_tokens, self._arrival_ns
         return (Request(row, times[row], inputs[row], outputs[row]) for row in array("q", rows.tobytes()))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a request is no more than its arrival and its two lengths."""
+        return not (self.has_token_ids or self.has_sessions or self.has_priorities or self.names_models)
+
+    def in_order(self) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+        """Of a workload without sessions, in the order of :meth:`requests`: places in the file, arrivals, and both
+        lengths."""
+        rows = np.argsort(self.arrival_ns, kind="stable")
+        return rows, self.arrival_ns[rows], self.input_tokens[rows], self.output_tokens[rows]
+
+    def ids_at(self, index: int) -> tuple[array[int] | None, array[int] | None]:
+        """Token ids of a prompt and its answer."""
+        return self._ids_of_prompt(index), self._output_ids.get(index)
 
     def request(self, index: int) -> Request:
         """The request at ``index``; a session's later call with its session's arrival (see next_call)."""

@@ -13,7 +13,7 @@ from penstock.cost.efficiency import Rates
 from penstock.cost.kernels import AttentionShape
 from penstock.cost.tables import AttentionGrid
 
-SYSTEM = System("h100_sxm", 132, 128)
+SYSTEM = System("h100_sxm", 132, 128, 0.7)
 RATES = Rates(1e9, 3.35e6)
 SHAPE = AttentionShape(
     heads=32, kv_heads=8, head_dim=128, kv_bytes_per_token=4096, decode_width=256, prefill_width=256

@@ -55,6 +55,18 @@ def test_with_it_kernels_are_as_measured(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (tables.block_us(np.arange(1, 4096)) > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("hardware", "system", "skew"), [("H100", "h100_sxm", 0.7), ("A100", "a100_sxm", 0.06)]
+)
+def test_unequal_contexts_cost_what_the_chips_attention_makes_of_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hardware: str, system: str, skew: float
+) -> None:
+    monkeypatch.setattr(sources, "find_wheel", lambda: write_wheel(tmp_path, system))
+    found = kernel_tables(ask(hardware, ODD), None).skew
+    assert found is not None
+    assert found.alpha.ravel().tolist() == [skew]
+
+
 def test_arithmetic_takes_longer_in_a_server_than_in_a_measurement(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

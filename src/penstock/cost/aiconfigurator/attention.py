@@ -16,10 +16,6 @@ from penstock.cost.efficiency import Rates
 from penstock.cost.kernels import AttentionShape
 from penstock.cost.tables import AttentionGrid, FloatArray, SkewTable
 
-SKEW = 0.7
-"""Where decodes of one step have unequal contexts, their attention lies so far between its time at their mean and at
-their longest. Found on H200 from time per output token (docs/costs.md); the tables hold equal contexts only."""
-
 _CONTEXT = ("batch_size", "isl", "num_heads", "num_key_value_heads", "latency")
 _GENERATION = ("batch_size", "step", "num_heads", "num_key_value_heads", "latency")
 
@@ -54,10 +50,10 @@ def attention_grid(
     return separate_grid((lengths, prompt_us, slope), (counts, contexts, decode_us))
 
 
-def decode_skew() -> SkewTable:
-    """``SKEW`` for steps of any kind."""
+def decode_skew(skew: float) -> SkewTable:
+    """The same for steps of any kind."""
     none = np.zeros(0)
-    return SkewTable(np.zeros(1), none, none, none, none, np.full((1, 1, 1, 1, 1), SKEW))
+    return SkewTable(np.zeros(1), none, none, none, none, np.full((1, 1, 1, 1, 1), skew))
 
 
 def history_slope(

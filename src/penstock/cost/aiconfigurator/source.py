@@ -109,7 +109,7 @@ def measured_tables(question: CostQuestion, found: Covered, wheel: Wheel) -> Ker
         dense=dense,
         per_sequence=per_sequence,
         attention=grid,
-        skew=decode_skew() if engine == "vllm" else None,
+        skew=decode_skew(found.system.vllm_skew) if engine == "vllm" else None,
         basis=(_basis(question, found, wheel),),
     )
 

@@ -13,12 +13,12 @@ class DecodeCap:
     """
 
     def __init__(self, pp_size: int, *, cap: int | None = None) -> None:
-        self._pp_size = pp_size
-        self._cap = cap
+        self.pp_size = pp_size
+        self.cap = cap
 
     def limits(self, view: SchedulerView) -> StepLimits:
         """See :class:`Policy`."""
-        return StepLimits(decodes=self._cap or -(-view.options.max_num_seqs // self._pp_size))
+        return StepLimits(decodes=self.cap or -(-view.options.max_num_seqs // self.pp_size))
 
 
 class RequestCap:
@@ -29,9 +29,9 @@ class RequestCap:
     """
 
     def __init__(self, pp_size: int, *, cap: int | None = None) -> None:
-        self._pp_size = pp_size
-        self._cap = cap
+        self.pp_size = pp_size
+        self.cap = cap
 
     def limits(self, view: SchedulerView) -> StepLimits:
         """See :class:`Policy`."""
-        return StepLimits(requests=self._cap or -(-view.options.max_num_seqs // self._pp_size))
+        return StepLimits(requests=self.cap or -(-view.options.max_num_seqs // self.pp_size))

@@ -16,17 +16,17 @@ class TokenThrottling:
     def __init__(
         self, pp_size: int, *, iterations: int = 8, min_prefill: int = 32, max_prefill: int | None = None
     ) -> None:
-        self._pp_size = pp_size
-        self._iterations = iterations
-        self._min_prefill = min_prefill
-        self._max_prefill = max_prefill
+        self.pp_size = pp_size
+        self.iterations = iterations
+        self.min_prefill = min_prefill
+        self.max_prefill = max_prefill
 
     def limits(self, view: SchedulerView) -> StepLimits:
         """See :class:`Policy`."""
-        most = self._max_prefill or view.options.max_num_batched_tokens
-        waiting = view.prompt_tokens_left(most * self._iterations)
-        share = min(-(-waiting // self._iterations), int(most * view.free_block_ratio))
+        most = self.max_prefill or view.options.max_num_batched_tokens
+        waiting = view.prompt_tokens_left(most * self.iterations)
+        share = min(-(-waiting // self.iterations), int(most * view.free_block_ratio))
         return StepLimits(
-            decodes=max(-(-view.num_decoding // self._pp_size), 1),
-            prefill_tokens=max(share, self._min_prefill),
+            decodes=max(-(-view.num_decoding // self.pp_size), 1),
+            prefill_tokens=max(share, self.min_prefill),
         )

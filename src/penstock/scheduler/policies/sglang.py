@@ -21,15 +21,15 @@ class Slots:
     """
 
     def __init__(self, pp_size: int, *, micro_batch: int | None = None, async_depth: int = 0) -> None:
-        self._pp_size = pp_size
-        self._slots = pp_size + async_depth
-        self._micro_batch = micro_batch
+        self.pp_size = pp_size
+        self.slots = pp_size + async_depth
+        self.micro_batch = micro_batch
         self._turn = -1
 
     def limits(self, view: SchedulerView) -> StepLimits:
         """See :class:`Policy`."""
-        self._turn = (self._turn + 1) % self._slots
-        most = self._micro_batch or max(view.options.max_num_seqs // self._pp_size, 1)
+        self._turn = (self._turn + 1) % self.slots
+        most = self.micro_batch or max(view.options.max_num_seqs // self.pp_size, 1)
         room = most - view.num_running_in(self._turn)
         return StepLimits(slot=self._turn, admissions=max(room, 0))
 
@@ -54,32 +54,32 @@ class DynamicChunks(Slots):
     ) -> None:
         super().__init__(pp_size, micro_batch=micro_batch, async_depth=async_depth)
         self._prefill_ns = prefill_ns
-        self._first_chunk = first_chunk
-        self._smoothing = smoothing
-        self._linear_ns = 0.0
-        self._quadratic_ns = 0.0
-        self._first = 0
+        self.first_chunk = first_chunk
+        self.smoothing = smoothing
+        self.linear_ns = 0.0
+        self.quadratic_ns = 0.0
+        self.first = 0
 
     def limits(self, view: SchedulerView) -> StepLimits:
         """See :class:`Policy`."""
-        if not self._first:
-            self._fit(self._first_chunk or view.options.max_num_batched_tokens)
+        if not self.first:
+            self.fit(self.first_chunk or view.options.max_num_batched_tokens)
         limits = super().limits(view)
         limits.chunk_tokens = self._chunk
         return limits
 
-    def _fit(self, first: int) -> None:
+    def fit(self, first: int) -> None:
         """The marginal time of a chunk is b x + a (2 L x + x^2): from two chunks of equal length."""
-        self._first = first
+        self.first = first
         early = self._prefill_ns(first, 0)
         late = self._prefill_ns(first, 8 * first)
-        self._quadratic_ns = max((late - early) / (16 * first * first), 0.0)
-        self._linear_ns = max(early / first - self._quadratic_ns * first, 1e-9)
+        self.quadratic_ns = max((late - early) / (16 * first * first), 0.0)
+        self.linear_ns = max(early / first - self.quadratic_ns * first, 1e-9)
 
     def _chunk(self, context: int) -> int:
-        a, first = self._quadratic_ns, self._first
-        slope = self._linear_ns + 2 * a * context
-        target = self._linear_ns * first + a * first * first
+        a, first = self.quadratic_ns, self.first
+        slope = self.linear_ns + 2 * a * context
+        target = self.linear_ns * first + a * first * first
         equal_time = target / slope if not a else ((slope * slope + 4 * a * target) ** 0.5 - slope) / (2 * a)
-        smoothed = first + self._smoothing * (equal_time - first)
+        smoothed = first + self.smoothing * (equal_time - first)
         return int(min(max(smoothed, first / SMALLEST_SHARE), first))

@@ -1,0 +1,33 @@
+// The engine of one instance in machine code: the same turns, to the byte, as the Python beside it takes.
+#include "accounting_types.h"
+#include "engine_type.h"
+
+#ifndef PENSTOCK_SOURCES
+#define PENSTOCK_SOURCES ""
+#endif
+
+namespace {
+
+int add_types(PyObject* module) {
+  for (PyType_Spec* spec : {&penstock::COSTS_SPEC, &penstock::ENGINE_SPEC, &penstock::SPLITTER_SPEC}) {
+    PyObject* type = PyType_FromSpec(spec);
+    if (!type || PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type)) < 0) {
+      Py_XDECREF(type);
+      return -1;
+    }
+    Py_DECREF(type);
+  }
+  return PyModule_AddStringConstant(module, "sources", PENSTOCK_SOURCES);
+}
+
+PyModuleDef_Slot SLOTS[] = {
+    {Py_mod_exec, reinterpret_cast<void*>(add_types)},
+    {0, nullptr},
+};
+
+PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "penstock._core", nullptr, 0, penstock::FUNCTIONS, SLOTS, nullptr, nullptr,
+                      nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&MODULE); }

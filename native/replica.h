@@ -1,0 +1,313 @@
+// The engine loop of one instance: penstock/engine/replica.py over penstock/pipeline/pipeline.py.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "async_scheduler.h"
+#include "costs.h"
+#include "each_scheduler.h"
+#include "turn_log.h"
+
+namespace penstock {
+
+struct EngineOptions {
+  int64_t index, idle_sleep_ns, schedule_ns, update_ns, to_first_stage_ns, from_last_stage_ns, watchdog_turns;
+  bool blocking_sends, keeps_turns;
+};
+
+// What the engine asks of Python.
+class Host {
+ public:
+  virtual ~Host() = default;
+  // Times of a step that no table has: those of every stage, or larger tables.
+  virtual void stage_ns(const Load& load, int64_t* times) = 0;
+  // So many turns are complete.
+  virtual void turns_done() = 0;
+};
+
+enum class Stopped { AT_LIMIT, ON_END, WITHOUT_PROGRESS };
+
+// A request that has left.
+struct Ended {
+  Request* state;
+  int64_t at_ns;
+};
+
+class Replica {
+ public:
+  std::unique_ptr<Scheduler> scheduler;
+  std::shared_ptr<Costs> costs;
+  const EngineOptions options;
+  TurnLog log;
+  std::vector<Outside> outside;
+  int64_t next_ns = NEVER, now_ns = 0;
+  int64_t idle_sleeps = 0, turns = 0, outstanding_tokens = 0, last_arrival_ns = 0;
+  bool stops_on_end = false;
+  std::deque<Request*> inbox;
+  std::vector<Ended> ended;
+  std::vector<int64_t> stage_free_ns;
+
+  Replica(std::unique_ptr<Scheduler> scheduler, std::shared_ptr<Costs> costs, const EngineOptions& options,
+          Host& host)
+      : scheduler(std::move(scheduler)),
+        costs(std::move(costs)),
+        options(options),
+        log(this->costs->pp_size, options.keeps_turns),
+        outside(this->costs->count_outside()),
+        stage_free_ns(static_cast<size_t>(this->costs->pp_size), 0),
+        host_(host),
+        link_free_ns_(static_cast<size_t>(this->costs->pp_size), 0),
+        compute_ns_(static_cast<size_t>(this->costs->pp_size), 0) {}
+
+  bool is_idle() const { return next_ns == NEVER && !blocked_on_; }
+
+  void deliver(Request* state) {
+    inbox.push_back(state);
+    outstanding_tokens += state->final_tokens;
+    if (is_idle()) rouse(state->arrived_ns);
+  }
+
+  void abort(Request* state, int64_t now) {
+    aborts_.push_back(state);
+    if (is_idle()) rouse(now);
+  }
+
+  // Process all events before `limit_ns`, or up to the end of a request where it stops on that.
+  Stopped run_until(int64_t limit_ns) {
+    const size_t depth = static_cast<size_t>(scheduler->options.max_in_flight);
+    while (true) {
+      if (Step* step = blocked_on_) {
+        const int64_t at = std::max(step->done_ns, now_ns);
+        if (at >= limit_ns) {
+          next_ns = at;
+          return Stopped::AT_LIMIT;
+        }
+        blocked_on_ = nullptr;
+        const bool has_ended = take_tokens(step, at);
+        now_ns = at + options.update_ns;
+        if (scheduled_nothing_) {
+          sleep();
+          if (fruitless_turns_ > options.watchdog_turns) {
+            fruitless_turns_ = 0;
+            next_ns = NEVER;
+            return Stopped::WITHOUT_PROGRESS;
+          }
+        }
+        if (stops_on_end && has_ended) {
+          next_ns = now_ns;
+          return Stopped::ON_END;
+        }
+      }
+      const int64_t now = now_ns;
+      if (now >= limit_ns) {
+        next_ns = now;
+        return Stopped::AT_LIMIT;
+      }
+      const int64_t first_arrival = inbox.empty() ? now : take_in(now);
+      if (!aborts_.empty()) let_go(now);
+      if (scheduler->has_work()) {
+        scheduled_nothing_ = !turn(now, first_arrival);
+        now_ns = now + options.schedule_ns;
+        if (queue_.size() < depth && (!scheduled_nothing_ || scheduler->has_work())) {
+          if (scheduled_nothing_) sleep();
+          ++turns;
+          continue;
+        }
+      } else if (queue_.empty()) {
+        next_ns = NEVER;
+        if (inbox.empty()) return Stopped::AT_LIMIT;
+        rouse(inbox.front()->arrived_ns);  // it was told of requests that are still to come
+        if (next_ns >= limit_ns) return Stopped::AT_LIMIT;
+        continue;
+      } else {
+        scheduled_nothing_ = false;
+      }
+      ++turns;
+      blocked_on_ = queue_.front();
+      queue_.pop_front();
+    }
+  }
+
+  // The request of that number, if it is here and has not ended.
+  Request* find(int64_t index) const {
+    for (Request* state : inbox) {
+      if (state->index == index) return state;
+    }
+    for (const auto& state : requests_) {
+      if (state->index == index && !state->has_ended && (state->is_running || state->is_waiting)) {
+        return state.get();
+      }
+    }
+    return nullptr;
+  }
+
+  size_t queue_length() const { return queue_.size(); }
+
+  // Requests that nobody will look at any more may be used again.
+  Request* new_request() {
+    while (!gone_.empty() && gone_.front().number <= scheduler->returned) {
+      spare_requests_.push_back(gone_.front().state);
+      gone_.pop_front();
+    }
+    Request* state;
+    if (spare_requests_.empty()) {
+      requests_.push_back(std::make_unique<Request>());
+      return requests_.back().get();
+    }
+    state = spare_requests_.back();
+    spare_requests_.pop_back();
+    *state = Request();
+    return state;
+  }
+
+  // What became of a request has been written down.
+  void let_go_of(Request* state) { gone_.push_back(Gone{scheduler->scheduled, state}); }
+
+ private:
+  struct Gone {
+    int64_t number;
+    Request* state;
+  };
+
+  Host& host_;
+  std::vector<int64_t> link_free_ns_, compute_ns_;
+  std::deque<Step*> queue_;
+  Step* blocked_on_ = nullptr;
+  std::vector<Request*> aborts_, finished_;
+  bool scheduled_nothing_ = false;
+  int64_t fruitless_turns_ = 0;
+  std::vector<std::unique_ptr<Request>> requests_;
+  std::vector<Request*> spare_requests_;
+  std::deque<Gone> gone_;
+
+  void rouse(int64_t now) {
+    now_ns = std::max(now_ns, now);
+    next_ns = now_ns;
+  }
+
+  void sleep() {
+    if (!scheduler->has_work()) return;
+    now_ns += options.idle_sleep_ns;
+    ++idle_sleeps;
+  }
+
+  int64_t take_in(int64_t now) {
+    int64_t first = now;
+    while (!inbox.empty() && inbox.front()->arrived_ns <= now) {
+      Request* state = inbox.front();
+      inbox.pop_front();
+      first = std::min(first, state->arrived_ns);
+      scheduler->add(state);
+    }
+    return first;
+  }
+
+  void let_go(int64_t now) {
+    std::vector<Request*> aborts;
+    aborts.swap(aborts_);
+    for (Request* state : aborts) {
+      if (std::find(inbox.begin(), inbox.end(), state) != inbox.end()) aborts_.push_back(state);
+      else if (scheduler->abort(state)) end(state, now);
+    }
+  }
+
+  void end(Request* state, int64_t at) {
+    outstanding_tokens -= state->final_tokens;
+    ended.push_back(Ended{state, at});
+  }
+
+  // The oldest step is back; whether a request ended with it.
+  bool take_tokens(Step* step, int64_t at) {
+    if (!aborts_.empty()) let_go(at);
+    finished_.clear();
+    scheduler->update(step, at, finished_);
+    log.taken(at);
+    for (Request* state : finished_) end(state, at);
+    if (log.complete() >= CHUNK_TURNS) host_.turns_done();
+    return !finished_.empty();
+  }
+
+  static constexpr int64_t CHUNK_TURNS = 2048;
+
+  // Schedule a step and send it off; false if it is empty.
+  bool turn(int64_t now, int64_t first_arrival) {
+    Scheduler& deciding = *scheduler;
+    Step* step = deciding.schedule(now);
+    Turn turn;
+    turn.schedule_ns = now;
+    turn.first_arrival_ns = first_arrival;
+    turn.cause_after = deciding.cause;
+    turn.tokens = step->tokens;
+    turn.sampled = step->load.sampled;
+    turn.decodes = step->load.decodes;
+    turn.prefills = step->prefills;
+    turn.prefill_tokens = step->load.prefill_tokens;
+    turn.context_tokens = step->load.prefill_context + step->load.decode_context;
+    turn.free_blocks = deciding.kv.free;
+    turn.running = deciding.running.size();
+    turn.waiting = deciding.waiting.size();
+    turn.in_flight = static_cast<int64_t>(queue_.size());
+    turn.update_ns = 0;
+    turn.done_ns = 0;
+    if (step->tokens) {
+      stage_ns(step);
+      int64_t* times = log.begin(turn);
+      launch(step, now + options.schedule_ns + options.to_first_stage_ns, times);
+      times[-2] = step->done_ns;
+      fruitless_turns_ = 0;
+    } else {
+      step->done_ns = std::max(stage_free_ns.back(), now);
+      turn.done_ns = step->done_ns;
+      int64_t* times = log.begin(turn);
+      std::fill(times, times + 3 * stage_free_ns.size(), now);
+      if ((turn.running || turn.waiting) && !has_tokens_in_flight()) ++fruitless_turns_;
+      if (deciding.stuck) fruitless_turns_ = options.watchdog_turns + 1;
+    }
+    queue_.push_back(step);
+    return step->tokens > 0;
+  }
+
+  bool has_tokens_in_flight() const {
+    for (const Step* step : queue_) {
+      if (step->tokens) return true;
+    }
+    return false;
+  }
+
+  void stage_ns(Step* step) {
+    const Costs& tables = *costs;
+    const bool has_tables = !tables.parts.empty() || !tables.lines.empty();
+    if (!has_tables || !tables.cover(step->load, step->tokens)) {
+      host_.stage_ns(step->load, compute_ns_.data());
+      if (!has_tables) return;
+    }
+    tables.stage_ns(step->load, step->tokens, outside, compute_ns_.data());
+  }
+
+  void launch(Step* step, int64_t entry_ns, int64_t* times) {
+    if (step->after && step->after->end_ns > entry_ns) entry_ns = step->after->end_ns;
+    const Costs& tables = *costs;
+    const size_t tokens = static_cast<size_t>(step->tokens), last = stage_free_ns.size() - 1;
+    int64_t arrive = entry_ns, end = 0;
+    for (size_t stage = 0;; ++stage) {
+      const int64_t start = std::max(arrive, stage_free_ns[stage]);
+      end = start + compute_ns_[stage];
+      stage_free_ns[stage] = end;
+      *times++ = arrive;
+      *times++ = start;
+      *times++ = end;
+      if (stage == last) break;
+      const int64_t depart = std::max(end, link_free_ns_[stage]);
+      link_free_ns_[stage] = depart + tables.hops[stage].occupancy_ns[tokens];
+      arrive = depart + tables.hops[stage].arrival_ns[tokens];
+      if (options.blocking_sends) stage_free_ns[stage] = arrive;
+    }
+    step->end_ns = end;
+    step->done_ns =
+        end + tables.return_ns[static_cast<size_t>(step->load.sampled)] + options.from_last_stage_ns;
+  }
+};
+
+}  // namespace penstock

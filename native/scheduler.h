@@ -1,0 +1,194 @@
+// Continuous batching as vLLM V1 does it: penstock/scheduler/vllm.py, whose comments explain it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "cohort.h"
+#include "kv_pool.h"
+#include "policy.h"
+#include "request.h"
+#include "step.h"
+#include "waiting.h"
+
+namespace penstock {
+
+// Why nothing (more) was schedulable: penstock/recording/records.py.
+enum Cause : int64_t { IDLE = 0, DEPENDENCY = 1, MEMORY = 2, ENGINE = 3, SEQS = 4 };
+
+struct SchedulerOptions {
+  int64_t max_num_seqs, max_num_batched_tokens, max_model_len, block_size, threshold, max_in_flight;
+  int64_t num_gpu_blocks, watermark_blocks, calls_between, eligible_after;
+  bool chunked_prefill, prefix_caching, reserve_full_isl, by_priority, keep_token_times, exact_only;
+};
+
+class Scheduler {
+ public:
+  const SchedulerOptions options;
+  KvPool kv;
+  TokenTimes times;
+  Policy policy;
+  WaitingQueue waiting;
+  RunningList running;
+  std::vector<int64_t> token_gaps;
+  int64_t preemptions = 0, cohort_turns = 0, exact_turns = 0;
+  int64_t scheduled = 0, returned = 0;
+  int64_t cause = IDLE;
+  Request* stuck = nullptr;
+
+  Scheduler(const SchedulerOptions& options, const Policy& policy)
+      : options(options),
+        kv(options.num_gpu_blocks, options.block_size, options.prefix_caching),
+        times(options.keep_token_times),
+        policy(policy),
+        waiting(options.by_priority),
+        parked_(static_cast<size_t>(policy.slots), nullptr),
+        running_in_(static_cast<size_t>(policy.slots), 0) {}
+  virtual ~Scheduler() = default;
+
+  void add(Request* state) { waiting.add(state); }
+  bool has_work() const { return !running.empty() || !waiting.empty() || finished_unreported_; }
+  Request* first_in_line() const { return waiting.empty() ? running.first() : waiting.first(); }
+
+  virtual Step* schedule(int64_t now);
+
+  // Take the tokens of the oldest step: the requests that finish with it, in the order of the step.
+  void update(Step* step, int64_t now, std::vector<Request*>& finished) {
+    ++returned;
+    take_tokens(step, now, finished);
+  }
+
+  // A request's client has left; false if the request has ended.
+  bool abort(Request* state);
+
+ protected:
+  Cohort* ready_ = nullptr;
+  std::vector<Request*> partials_;
+  std::vector<Cohort*> spare_cohorts_;
+  std::vector<Cohort*> parked_;
+  int64_t num_parked_ = 0;
+  bool is_limited_ = false;
+  StepLimits limits_;
+  int64_t budget_back_ = 0;
+  std::vector<Request*> decodes_taken_;
+
+  virtual void send(Step* step) {
+    Cohort* cohort = step->cohort;
+    if (!cohort) cohort = step->cohort = new_cohort();
+    cohort->step = step;
+    if (is_limited_) cohort->slot = limits_.slot;
+  }
+  virtual int64_t schedule_running(Step* step, int64_t budget, int64_t threshold);
+  virtual void grant(Step* step, Request* state, int64_t tokens, int64_t need);
+  virtual void register_decode(Request* state) { kv.note(*state, state->offset + state->cohort->turn); }
+  virtual void register_filling(Cohort* cohort);
+  virtual void move(Request* state, Cohort* cohort, Cohort* other) { cohort->move(state, *other); }
+  virtual void retire(Cohort* cohort) { spare_cohorts_.push_back(cohort); }
+  virtual void take_out(Step* step, Request* victim);
+  virtual void preempt(Request* victim, Step* step);
+  virtual int64_t withdraw(Request* state);
+  virtual void take_tokens(Step* step, int64_t now, std::vector<Request*>& finished);
+
+  Cohort* new_cohort() {
+    if (spare_cohorts_.empty()) {
+      cohorts_.push_back(std::make_unique<Cohort>(options.block_size, times));
+      return cohorts_.back().get();
+    }
+    Cohort* cohort = spare_cohorts_.back();
+    spare_cohorts_.pop_back();
+    return cohort;
+  }
+  void spare(Step* step) { spare_steps_.push_back(step); }
+
+  bool make_room(Step* step, Request* state, int64_t need);
+  void evict(Request* victim, int64_t computed, int64_t known, Step* step);
+  void forget(Cohort* cohort);
+  void deliver(Request* state, int64_t now, bool gap_is_logged);
+  void finish(std::vector<Request*>& ended);
+  void merge(Cohort* cohort);
+  Cohort* joined(Cohort* one, Cohort* other);
+
+  void partial_no_more(Request* state) {
+    state->is_partial = false;
+    partials_.erase(std::find(partials_.begin(), partials_.end(), state));
+  }
+  void run_no_more(Request* state) {
+    if (!state->is_running) return;
+    state->is_running = false;
+    running.remove(state);
+  }
+  void leave_slot(Request* state) {
+    if (state->slot == NO_SLOT) return;
+    --running_in_[static_cast<size_t>(state->slot)];
+    state->slot = NO_SLOT;
+  }
+  // A chunk of a prompt goes into a step of `slot`.
+  void join_slot(Request* state, int slot) {
+    if (state->slot == slot) return;
+    leave_slot(state);
+    state->slot = slot;
+    if (slot != NO_SLOT) ++running_in_[static_cast<size_t>(slot)];
+  }
+  void remember(Request* state) {
+    if (!options.by_priority) return;
+    state->before_epoch = scheduled;
+    state->before_step = state->latest_step;
+    state->before_number = state->latest_number;
+  }
+  bool is_remembered(const Request* state) const { return state->before_epoch == scheduled; }
+  // Whether the request was taken into the step; it is not any more.
+  bool untake(Request* state) {
+    if (!state->is_taken) return false;
+    state->is_taken = false;
+    decodes_taken_.erase(std::find(decodes_taken_.begin(), decodes_taken_.end(), state));
+    return true;
+  }
+  void log_gap(int64_t gap, int64_t count) {
+    token_gaps.push_back(gap);
+    token_gaps.push_back(count);
+  }
+  static void sort_by_order(std::vector<Request*>& states) {
+    std::sort(states.begin(), states.end(), [](Request* a, Request* b) { return a->order < b->order; });
+  }
+
+ private:
+  bool finished_unreported_ = false, out_of_budget_ = false, out_of_capacity_ = false;
+  std::vector<int64_t> running_in_;
+  std::vector<std::unique_ptr<Cohort>> cohorts_;
+  std::vector<std::unique_ptr<Step>> steps_;
+  std::vector<Step*> spare_steps_;
+  int64_t next_order_ = 0;
+  Found found_;
+  std::vector<Request*> line_, skipped_;
+
+  Step* new_step() {
+    if (spare_steps_.empty()) {
+      steps_.push_back(std::make_unique<Step>());
+      return steps_.back().get();
+    }
+    Step* step = spare_steps_.back();
+    spare_steps_.pop_back();
+    step->clear();
+    return step;
+  }
+
+  void ask_policy();
+  void bring_up(int slot);
+  void park(Cohort* cohort);
+  void part(Cohort* cohort, int64_t count, Cohort*& taken, Cohort*& rest);
+  int64_t schedule_each(Step* step, int64_t budget, int64_t threshold);
+  void split(Step* step, Cohort* cohort);
+  int64_t schedule_chunk(Step* step, Request* state, int64_t budget, int64_t threshold);
+  int64_t admit(Step* step, int64_t budget, int64_t threshold, int64_t now);
+  int64_t try_one(Step* step, Request* state, int64_t budget, int64_t threshold, int64_t now);
+  int64_t admissible(Request* state, int64_t computed, int64_t budget, int64_t threshold, int64_t held,
+                     int64_t claim);
+  void run(Step* step, Request* state, int64_t tokens, int64_t now);
+  int64_t log_irregular_gaps(Cohort* cohort, int64_t now);
+  Request* worst_running() const;
+};
+
+}  // namespace penstock

@@ -1,0 +1,79 @@
+"""The engine in machine code does what the one in Python does, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from both_ways import difference, needs_core
+from penstock.engine.native import reason_against
+from penstock.spec.options import EngineOverhead, RunOptions
+from penstock.validate.recordings import read_recordings
+from penstock.workload.request import Request
+from penstock.workload.workload import Call, Columns, Workload
+from reference.cases import seeded_cluster
+from reference.cluster import InstanceCase
+from reference.simulated import built_instance, example_cluster
+
+pytestmark = needs_core
+
+
+def failure_of_cluster(monkeypatch: pytest.MonkeyPatch, seed: int) -> str | None:
+    case = seeded_cluster(seed)
+    built = [built_instance(index, each) for index, each in enumerate(case.instances)]
+    if any(reason_against(each) is not None for each in built):
+        return None
+    spec = replace(example_cluster(), instances=tuple(each.spec for each in built))
+    options = RunOptions(
+        router=("RR", "LOAD", "P2C")[seed % 3],
+        exact_only=seed % 5 == 0,
+        keep_token_times=seed % 2 == 0,
+        max_concurrency=seed % 7 if seed % 4 == 0 else 0,
+    )
+    return difference(monkeypatch, spec, case.workload, options, built)
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_seeded_clusters_are_equal(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    assert failure_of_cluster(monkeypatch, seed) is None
+
+
+@given(seed=st.integers(1_000_000, 2**63))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_clusters_are_equal(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    assert failure_of_cluster(monkeypatch, seed) is None
+
+
+@pytest.mark.parametrize("folder", ["vllm-0.32.0", "vllm-0.32.0-priority"])
+def test_the_recorded_cases_are_served_alike(
+    monkeypatch: pytest.MonkeyPatch, shared_dir: Path, folder: str
+) -> None:
+    found: list[str] = []
+    cases = 0
+    for recording in read_recordings(shared_dir / "oracle" / folder):
+        if recording.data.get("livelock"):
+            continue
+        cost = recording.cost()
+        case = InstanceCase(recording.options(), recording.num_gpu_blocks, cost, EngineOverhead(), False)
+        built = [built_instance(0, case)]
+        spec = replace(example_cluster(), instances=(built[0].spec,))
+        unequal = difference(monkeypatch, spec, _workload(recording.requests()), RunOptions(), built)
+        if unequal is not None:
+            found.append(f"{recording.case}: {unequal}")
+        cases += 1
+    assert cases > 100
+    assert found == []
+
+
+def _workload(requests: Sequence[Request]) -> Workload:
+    columns = Columns()
+    for one in requests:
+        ids, outputs = one.input_ids, one.output_ids
+        call = Call(one.input_tokens, one.output_tokens, 0, ids, outputs, priority=one.priority)
+        columns.add(one.arrival_ns, call)
+    return Workload(columns, "recorded")
