@@ -34,7 +34,7 @@ def validate_command(
 ) -> None:
     """Compare a simulation, here or of LLMServingSim, with a measured run: summary.txt and a page."""
     from penstock.files.use import FileUse
-    from penstock.files.writing import atomic_write
+    from penstock.files.writing import all_or_nothing, atomic_write
     from penstock.validate.measured import report
     from penstock.validate.measured_page import write_measured_page
     from penstock.validate.simulated_csv import compare_with_csv
@@ -54,9 +54,10 @@ def validate_command(
     comparison = compare_with_csv(bench_dir, sim_csv, sim_log)
     text = report(comparison)
     files.check()
-    with atomic_write(summary) as file:
-        file.write(text + "\n")
-    write_measured_page(comparison, page, title)
+    with all_or_nothing():
+        with atomic_write(summary) as file:
+            file.write(text + "\n")
+        write_measured_page(comparison, page, title)
     typer.echo(text)
     typer.echo(f"wrote {summary} and {page}", err=True)
 
