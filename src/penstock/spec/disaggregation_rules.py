@@ -118,11 +118,4 @@ def _check_likeness(instances: Sequence[InstanceSpec]) -> list[Problem]:
                     f"instance {first.index} keeps its KV in another type: blocks are read as they are",
                 )
             )
-        if spec.tier is not None:
-            problems.append(
-                Problem(
-                    f"{spec.where}.kv_offloading",
-                    "is not simulated together with pd_type: leave one of them out",
-                )
-            )
     return problems
