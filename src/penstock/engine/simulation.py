@@ -98,7 +98,7 @@ class Simulation:
         self._disaggregation: Disaggregation | None = None
         if any(one.spec.pd_type is not None for one in self._built):
             self._disaggregation = Disaggregation(
-                cluster, self._built, self._network, self._agenda, self._outcomes.moved
+                cluster, self._built, self._network, self._agenda, self._outcomes.moved, self.options.seed
             )
         self._sinks = (*sinks, ProgressSink(self._report)) if progress else tuple(sinks)
         self.instances = [
