@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from random import Random
 
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.build import BuiltInstance
@@ -33,9 +35,17 @@ _PLACE = 1 << 16
 """Among the actors of a phase: behind those of all data-parallel groups."""
 
 
+def _fails(rate: float, seed: int, request: int, stage: int) -> bool:
+    """Whether the read of a request fails: on one stage, if at all, drawn for each request on its own."""
+    if not rate:
+        return False
+    draw = Random(f"{seed}:{request}")
+    return draw.random() < rate and stage == 0
+
+
 class Disaggregation:
     """Give each instance its connector and workers with :meth:`connect`, then let it :meth:`start`. ``proxy`` is who
-    takes requests in from then on."""
+    takes requests in from then on. ``seed`` draws which reads fail."""
 
     proxy: TakesIn
 
@@ -46,6 +56,7 @@ class Disaggregation:
         network: Network,
         agenda: Agenda,
         on_transfer: Callable[[Transfer], None],
+        seed: int = 0,
     ) -> None:
         transfer = cluster.kv_transfer
         self._transfer = transfer
@@ -65,6 +76,7 @@ class Disaggregation:
             paths,
             notify_ns=transfer.notify_ns,
             handshake_ns=transfer.handshake_ns,
+            fails=partial(_fails, transfer.read_failure_rate, seed),
             on_transfer=on_transfer,
         )
         self._pushes = PushWorld(
@@ -86,6 +98,7 @@ class Disaggregation:
         connector = PullConnector(
             PullOptions(
                 "kv_producer" if spec.pd_type == "prefill" else "kv_consumer",
+                recomputes_failures=self._transfer.recomputes_failures,
                 lease_s=self._transfer.lease_s,
                 looks_at_end=self._transfer.looks_at_end,
             )

@@ -15,13 +15,10 @@ from penstock.engine.local_pipeline import LocalPipeline
 from penstock.engine.replica import Accelerator, Naps, Replica
 from penstock.engine.stretch import DecodeStretches, can_stretch
 from penstock.engine.tiers import Tiers
-from penstock.kv_transfer.copy_workers import CopyWorkers
-from penstock.kv_transfer.offloading import OffloadingConnector
 from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.network.links import Link, Network
 from penstock.recording.records import TurnSink
 from penstock.recording.turn_log import TurnLog
-from penstock.scheduler.guarded_kv_cache import GuardedKVCache
 from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.protocol import EngineScheduler
@@ -45,8 +42,9 @@ def make_replica(
     workers: StepWorkers | None = None,
     tiers: Tiers | None = None,
 ) -> Replica:
-    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given. ``tiers`` are
-    those of the run, where several instances may share one.
+    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given. A connector
+    without ``workers`` takes the place of the instance's tier, one with them stands beside it. ``tiers`` are those of
+    the run, where several instances may share one.
 
     Raises:
         UserError: its policy or its tier cannot be made.
@@ -57,23 +55,13 @@ def make_replica(
     kv = None
     hold_back = None
 
-    def expect(at_ns: int) -> None:
-        replica.expect(at_ns)
+    def expect(at_ns: int, by: int = -1) -> None:
+        replica.expect(at_ns, by)
 
-    if spec.tier is not None and connector is None and scheduler is None:
-        tiers = tiers or Tiers(network)
-        tier, pool, keys = tiers.of(built, spec.tier)
-        kv = GuardedKVCache(
-            built.deployment.memory.num_gpu_blocks,
-            spec.scheduler.block_size,
-            prefix_caching=spec.scheduler.enable_prefix_caching,
-            notes_all_fills=not tier.offload_prompt_only,
-            keys=keys,
-        )
-        connector = offloading = OffloadingConnector(tier, kv, spec.pp_size, tier=pool)
-        store = tiers.store_of(built, spec.tier)
-        workers = copies = CopyWorkers(offloading, expect, store=store)
-        hold_back = copies.hold_back
+    replaces_tier = scheduler is not None or (connector is not None and workers is None)
+    if spec.tier is not None and not replaces_tier:
+        parts = (tiers or Tiers(network)).parts(built, spec.tier, expect, connector, workers)
+        kv, connector, workers, hold_back = parts.kv, parts.connector, parts.workers, parts.hold_back
     if scheduler is None:
         scheduler = vllm = make_scheduler(
             spec.scheduler,

@@ -7,12 +7,14 @@ from penstock.engine.lockstep_replica import lockstep_notes
 from penstock.engine.replica import Replica
 from penstock.kv_transfer.copy_workers import CopyWorkers
 from penstock.kv_transfer.pull_workers import PullWorkers
+from penstock.kv_transfer.stacked import find_workers
 from penstock.recording.records import InstanceTotals, TierTotals
 
 
 def instance_totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
     """The counters of an instance so far."""
-    scheduler, log, workers = replica.scheduler, replica.log, replica.workers
+    scheduler, log = replica.scheduler, replica.log
+    copies, reads = find_workers(replica.workers, CopyWorkers), find_workers(replica.workers, PullWorkers)
     return InstanceTotals(
         iterations=log.iterations,
         empty_schedules=log.empty_schedules,
@@ -23,9 +25,9 @@ def instance_totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
         cohort_turns=scheduler.cohort_turns,
         exact_turns=scheduler.exact_turns,
         busy_ns=log.busy_ns(),
-        tier=_tier_totals(workers) if isinstance(workers, CopyWorkers) else None,
-        late_reads=workers.late_reads if isinstance(workers, PullWorkers) else 0,
-        expired_leases=len(workers.lease_ends) if isinstance(workers, PullWorkers) else 0,
+        tier=None if copies is None else _tier_totals(copies),
+        late_reads=0 if reads is None else reads.late_reads,
+        expired_leases=0 if reads is None else len(reads.lease_ends),
         end_ns=replica.now_ns,
         notes=built.cost.stage.notes()
         if built.group_cost is None
