@@ -106,9 +106,4 @@ inline PyObject* spread(PyObject*, PyObject* arguments) {
   });
 }
 
-inline PyMethodDef FUNCTIONS[] = {
-    {"spread", spread, METH_VARARGS, nullptr},
-    {nullptr, nullptr, 0, nullptr},
-};
-
 }  // namespace penstock
