@@ -23,6 +23,7 @@ int add_types(PyObject* module) {
 
 PyMethodDef FUNCTIONS[] = {
     {"spread", penstock::spread, METH_VARARGS, nullptr},
+    {"measure", penstock::measure, METH_VARARGS, nullptr},
     {"serve_fleet", penstock::serve_fleet, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
