@@ -20,6 +20,7 @@ from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.lockstep_build import LockstepGroups
 from penstock.engine.models import cluster_router, model_mistake, model_problems
 from penstock.engine.native import reason_against
+from penstock.engine.native_fleet import NativeFleet, can_all_run
 from penstock.engine.native_replica import NativeReplica
 from penstock.engine.native_run import serve_at_once
 from penstock.engine.observer import Observer, StepObservers, view_of_request
@@ -27,7 +28,7 @@ from penstock.engine.outcomes import Outcomes
 from penstock.engine.progress import Progress, ProgressSink, no_collection
 from penstock.engine.replica import Replica
 from penstock.engine.replica_build import make_replica
-from penstock.engine.router import make_router
+from penstock.engine.router import foreseen, make_router
 from penstock.engine.tiers import Tiers
 from penstock.engine.totals import instance_totals
 from penstock.engine.users import Users
@@ -112,6 +113,7 @@ class Simulation:
         router = cluster_router(cluster, partial(make_router, self.options.router, self.options.seed))
         self.serving: list[Instance] = list(self.instances)
         self._is_plain = connector_for is None and scheduler_for is None
+        self._fleet: NativeFleet | None = None
         scaling = cluster.autoscaling
         self._scaler = None if scaling is None else Autoscaler(scaling, self.instances)
         self._dispatch = Dispatch(self._built, self.serving, self._groups, self._agenda, router, self._scaler)
@@ -229,7 +231,8 @@ class Simulation:
         self.instances[instance].catch_up(self.now_ns)
         one.flush()
         next_ns = NEVER_NS if one.next_ns is None else one.next_ns
-        return min(one.open_since_ns, next_ns, self._arrivals.next_ns())
+        arrival_ns = self._arrivals.next_ns() if self._fleet is None else self._fleet.next_arrival_ns
+        return min(one.open_since_ns, next_ns, arrival_ns)
 
     def forget(self) -> None:
         """Drop the record of what has ended, so that a run without an end stays small: a later :meth:`record` holds
@@ -308,9 +311,13 @@ class Simulation:
                 self._agenda.replace(self.instances[place], one)
                 self.serving[place] = one
         self._listen()
-        only = self.serving[0]
-        if len(self.serving) == 1 and isinstance(only, NativeReplica) and not self._reacts:
-            self._serve_all(only)
+        natives = [one for one in self.serving if isinstance(one, NativeReplica)]
+        if self._reacts or len(natives) != len(self.serving):
+            return
+        if len(natives) == 1:
+            self._serve_all(natives[0])
+        else:
+            self._serve_fleet(engine, natives)
 
     def _serve_all(self, one: NativeReplica) -> None:
         """One instance serves a workload of which nothing depends on what becomes of it."""
@@ -320,6 +327,27 @@ class Simulation:
         self._first_arrival_ns = workload.first_arrival_ns
         self.now_ns = serve_at_once(workload, one, self._outcomes, self._way_in_ns[0])
         self._dispatch.rewake(one)
+
+    def _serve_fleet(self, engine: Any, instances: list[NativeReplica]) -> None:
+        """The same by several, where the router is one that the core has and no request is refused."""
+        if not len(self.workload) or not can_all_run(self.workload, instances):
+            return
+        choices = foreseen(self._dispatch.router, len(self.workload), len(instances))
+        if choices is None:
+            return
+        workload = self._arrivals.take_all()
+        self._first_arrival_ns = workload.first_arrival_ns
+        self._fleet = NativeFleet(
+            engine,
+            instances,
+            self._outcomes,
+            self._way_in_ns,
+            keep_token_times=self.options.keep_token_times,
+        )
+        self.now_ns = self._fleet.serve(workload, choices)
+        self._fleet = None
+        for one in instances:
+            self._dispatch.rewake(one)
 
     def _ended_natively(self, one: NativeReplica, rows: bytes, times: bytes, aborted: bytes) -> None:
         """Requests have left an instance that the core serves; see :data:`EndedRows`."""
