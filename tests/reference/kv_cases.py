@@ -15,6 +15,8 @@ from penstock.validate.disaggregated_setup import DisaggregatedSetup, InstanceSe
 from penstock.validate.offloading import OffloadingSetup
 from penstock.workload.request import Request
 
+from .cases import random_policy
+
 KV_BYTES = 131_072
 
 
@@ -125,6 +127,7 @@ def _engine(
         v2_model_runner=asynchronous and pp_size > 1,
         engine_idle_sleep_ns=rng.choice([0, 1_000_000]),
         scheduling_policy=rng.choice(["fcfs", "fcfs", "priority"]),
+        policy=random_policy(rng) if rng.random() < 0.4 else "vllm",
     )
     longest = max(-(-(each.input_tokens + each.output_tokens) // block_size) for each in requests)
     usable = max(round(longest * rng.choice([1.2, 2.0, 4.0, 12.0])), 2)
