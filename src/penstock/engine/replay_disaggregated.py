@@ -140,7 +140,9 @@ class _Replay:
             handshake_ns,
             lambda request, stage: not failing.isdisjoint({(request, None), (request, stage)}),
             self._note_transfer,
+            self._note_heartbeat,
         )
+        self.heartbeats: list[list[tuple[int, int, frozenset[int]]]] = [[] for _ in instances]
         self.recorders: list[Recorder] = []
         self.connectors = {place: PullConnector(each.pull) for place, each in enumerate(instances)}
         self.replicas = [self._replica(place, each) for place, each in enumerate(instances)]
@@ -248,6 +250,9 @@ class _Replay:
             }
         )
 
+    def _note_heartbeat(self, at_ns: int, place: int, source: int, requests: frozenset[int]) -> None:
+        self.heartbeats[place].append((at_ns, source, requests))
+
     def _close(self) -> DisaggregatedReplay:
         result = self.result
         for place, name in enumerate(self.names):
@@ -259,7 +264,8 @@ class _Replay:
             instance.end_ns = replica.now_ns
             workers = self.world.instances[place]
             result.heartbeats += [
-                (at_ns, name, self.names[source], indices) for at_ns, source, indices in workers.heartbeats
+                (at_ns, name, self.names[source], tuple(sorted(indices)))
+                for at_ns, source, indices in self.heartbeats[place]
             ]
             result.lease_expired += [
                 (at_ns, name, stage, index) for at_ns, stage, index in workers.lease_ends
