@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pytest
+
 from kv_clusters import cluster, instance
 from penstock.engine.simulation import Simulation
 from penstock.kv_transfer.pull_workers import PullWorkers
@@ -69,16 +71,24 @@ def test_the_blocks_of_a_prompt_that_nobody_comes_for_are_given_up_and_read_late
     assert len(record.requests) == 2
 
 
-def test_who_waits_for_a_place_renews_the_lease() -> None:
+def test_who_waits_for_a_place_renews_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     # The first answer holds the only place for longer than a lease.
     both = load((0, 100, 2000), (0.5, 300, 5))
-    simulation, record = run(both, decode={"max_num_seqs": 1}, kv_lease_duration=6)
+    heard: list[tuple[int, int]] = []
+    hear = PullWorkers.hear
+
+    def listen(workers: PullWorkers, at_ns: int, sender: int, requests: frozenset[int]) -> None:
+        heard.extend((at_ns, request) for request in requests)
+        hear(workers, at_ns, sender, requests)
+
+    monkeypatch.setattr(PullWorkers, "hear", listen)
+    _, record = run(both, decode={"max_num_seqs": 1}, kv_lease_duration=6)
     rows = record.requests.values()
     first = int(rows[rows[:, 0] == 0][0, REQUEST_COLUMNS.index("finish_ns")])
     assert first > 7 * NS_PER_S
     assert min(one.post_ns for one in record.transfers if one.request == 1) > first
     assert [(total.expired_leases, total.late_reads) for total in record.totals] == [(0, 0), (0, 0)]
-    times = [at_ns for at_ns, _, requests in workers(simulation, 1).heartbeats if 1 in requests]
+    times = [at_ns for at_ns, request in heard if request == 1]
     assert len(times) > first / NS_PER_S - 1
     # Once in a sixth of the lease, at the first step after that.
     gaps = [after - before for before, after in itertools.pairwise(times)]

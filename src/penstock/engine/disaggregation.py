@@ -66,6 +66,8 @@ class Disaggregation:
         self._moved: dict[Instance, None] = {}
         self._built = built
         self._instances: Sequence[Replica] = ()
+        # The first of those of one role that are alike, as far as it matters what requests they can run.
+        self._limits: list[tuple[Replica, str | None]] = []
         self._sides: dict[str, Side] = {}
         self._pulls: dict[int, PullConnector] = {}
         paths = ClusterPaths(cluster, built, network)
@@ -126,6 +128,20 @@ class Disaggregation:
         where = "kv_transfer.decode_router" if named else "--router"
         decode_router = make_router(named or options.router, options.seed, where)
         self._moved = moved
+        unlike: dict[object, tuple[Replica, str | None]] = {}
+        for one in instances:
+            role = self._built[one.index].spec.pd_type
+            limits = one.options
+            key = (
+                role,
+                limits.max_model_len,
+                limits.block_size,
+                limits.enable_chunked_prefill,
+                limits.max_num_batched_tokens,
+                one.usable_blocks,
+            )
+            unlike.setdefault(key, (one, role))
+        self._limits = list(unlike.values())
         prefill = self._side("prefill", router, "--router")
         decode = self._side("decode", decode_router, where)
         self._sides = {"prefill": prefill, "decode": decode}
@@ -200,10 +216,10 @@ class Disaggregation:
 
     def reason_to_reject(self, request: Request) -> tuple[int, str] | None:
         """The first instance that could never run the request's part, and why: any may be asked to."""
-        for replica in self._instances:
-            role = self._built[replica.index].spec.pd_type
-            part = replace(request, output_tokens=1) if role == "prefill" else request
-            reason = reason_to_reject(part, replica.options, replica.scheduler.status().usable_blocks)
+        prompt = replace(request, output_tokens=1)
+        for replica, role in self._limits:
+            part = prompt if role == "prefill" else request
+            reason = reason_to_reject(part, replica.options, replica.usable_blocks)
             if reason is not None:
                 return replica.index, f"{role} instance {replica.index}: {reason}"
         return None
