@@ -8,20 +8,15 @@ from penstock.cost.step_cost import StepShape
 from penstock.engine.build import BuiltInstance
 from penstock.engine.decode_runs import AsyncDecodeRuns, DecodeRuns
 from penstock.engine.executor import StageExecutor
-from penstock.engine.idle_turns import IdleTurns
 from penstock.engine.kernel import Agenda
-from penstock.engine.linked_pipeline import LinkedPipeline
 from penstock.engine.local_pipeline import LocalPipeline
 from penstock.engine.replica import Accelerator, Naps, Replica
 from penstock.engine.stretch import DecodeStretches, can_stretch
 from penstock.engine.tiers import Tiers
-from penstock.kv_transfer.copy_workers import CopyWorkers
-from penstock.kv_transfer.offloading import OffloadingConnector
 from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.network.links import Link, Network
 from penstock.recording.records import TurnSink
 from penstock.recording.turn_log import TurnLog
-from penstock.scheduler.guarded_kv_cache import GuardedKVCache
 from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.protocol import EngineScheduler
@@ -61,6 +56,10 @@ def make_replica(
         replica.expect(at_ns)
 
     if spec.tier is not None and connector is None and scheduler is None:
+        from penstock.kv_transfer.copy_workers import CopyWorkers
+        from penstock.kv_transfer.offloading import OffloadingConnector
+        from penstock.scheduler.guarded_kv_cache import GuardedKVCache
+
         tiers = tiers or Tiers(network)
         tier, pool, keys = tiers.of(built, spec.tier)
         kv = GuardedKVCache(
@@ -89,6 +88,8 @@ def make_replica(
     executor: StageExecutor
     back_ns = spec.overhead.ipc_from_last_stage_ns
     if any(hop.shared_link for hop in cost.hops):
+        from penstock.engine.linked_pipeline import LinkedPipeline
+
         links = [
             network.shared_link(hop.shared_link) if hop.shared_link else Link(f"{spec.index}, hop {stage}")
             for stage, hop in enumerate(cost.hops)
@@ -104,6 +105,8 @@ def make_replica(
     if workers is not None:
         executor.when_started(workers.started)
         if vllm is not None and spec.scheduler.engine_idle_sleep_ns and not options.exact_only:
+            from penstock.engine.idle_turns import IdleTurns
+
             naps = IdleTurns(vllm, workers, executor, spec.scheduler, spec.overhead)
     if hold_back is not None:
         executor.ask_before_start(hold_back)

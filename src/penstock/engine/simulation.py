@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from penstock.engine.admission import reason_to_reject
 from penstock.engine.arrivals import Arrivals
 from penstock.engine.autoscaler import Autoscaler
 from penstock.engine.build import BuiltInstance, build_instances
-from penstock.engine.disaggregation import Disaggregation
 from penstock.engine.dispatch import Dispatch
 from penstock.engine.instance import Instance
 from penstock.engine.kernel import Agenda, Phase
@@ -46,6 +45,9 @@ from penstock.spec.options import RunOptions
 from penstock.units import NEVER_NS
 from penstock.workload.request import Request
 from penstock.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from penstock.engine.disaggregation import Disaggregation
 
 _FINISH = REQUEST_COLUMNS.index("finish_ns")
 
@@ -98,6 +100,8 @@ class Simulation:
         self._groups = LockstepGroups(self._agenda, self._built)
         self._disaggregation: Disaggregation | None = None
         if any(one.spec.pd_type is not None for one in self._built):
+            from penstock.engine.disaggregation import Disaggregation
+
             self._disaggregation = Disaggregation(
                 cluster, self._built, self._network, self._agenda, self._outcomes.moved
             )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from penstock.engine.build import BuiltInstance
 from penstock.errors import Problem, UserError
-from penstock.kv_transfer.copy_workers import StoreLink
-from penstock.kv_transfer.cpu_tier import CPUTier
 from penstock.network.links import Network
 from penstock.scheduler.kv_cache import BlockKeys
 from penstock.spec.cluster import TierSpec
-from penstock.spec.kv_tier import TierOptions
 from penstock.units import GIB
+
+if TYPE_CHECKING:
+    from penstock.kv_transfer.copy_workers import StoreLink
+    from penstock.kv_transfer.cpu_tier import CPUTier
+    from penstock.spec.kv_tier import TierOptions
 
 
 class Tiers:
@@ -26,6 +30,8 @@ class Tiers:
         Raises:
             UserError: it does not hold a single chunk, or those who share it have chunks of different size.
         """
+        from penstock.kv_transfer.cpu_tier import CPUTier
+
         options, chunk_bytes = tier_options(built, tier)
         if tier.shared == "instance":
             return options, CPUTier(options), BlockKeys()
@@ -45,6 +51,8 @@ class Tiers:
         """The way from an instance to where its tier lies; None where that is its node's memory."""
         if tier.store_bytes_per_s is None:
             return None
+        from penstock.kv_transfer.copy_workers import StoreLink
+
         spec = built.spec
         place = {"instance": f" of instance {spec.index}", "node": f" of node {spec.node}", "cluster": ""}
         return StoreLink(
@@ -72,6 +80,8 @@ def tier_options(built: BuiltInstance, tier: TierSpec) -> tuple[TierOptions, int
     if not chunks:
         message = f"{tier.size_bytes / GIB:.3g} GiB hold no chunk of {chunk_bytes / GIB:.3g} GiB"
         raise UserError([Problem(f"{spec.where}.kv_offloading", message)])
+    from penstock.spec.kv_tier import TierOptions
+
     options = TierOptions(
         cpu_chunks=chunks,
         kv_bytes_per_token=per_npu // spec.scheduler.block_size,
