@@ -234,6 +234,7 @@ struct EndedRows {
       replica.let_go_of(state);
     }
     replica.ended.clear();
+    replica.rest();
   }
 };
 
@@ -318,12 +319,22 @@ inline PyObject* stage_free_ns(PyObject* self, PyObject*) {
 
 // token_gaps(): pairs (gap_ns, how many).
 inline PyObject* token_gaps(PyObject* self, PyObject*) {
-  const std::vector<int64_t>& gaps = replica_of(self).scheduler->token_gaps;
-  return to_bytes(gaps.data(), gaps.size());
+  return guarded([&]() -> PyObject* {
+    const auto& gaps = replica_of(self).scheduler->token_gaps;
+    size_t count = 0;
+    gaps.each_piece([&](const Gap*, size_t used) { count += used; });
+    Ref pairs(PyByteArray_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(count * sizeof(Gap))));
+    char* to = PyByteArray_AsString(pairs.get());
+    gaps.each_piece([&](const Gap* from, size_t used) {
+      if (used) std::memcpy(to, from, used * sizeof(Gap));
+      to += used * sizeof(Gap);
+    });
+    return pairs.release();
+  });
 }
 
 inline PyObject* forget_gaps(PyObject* self, PyObject*) {
-  std::vector<int64_t>().swap(replica_of(self).scheduler->token_gaps);
+  replica_of(self).scheduler->token_gaps.clear();
   Py_RETURN_NONE;
 }
 

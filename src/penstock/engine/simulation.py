@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from penstock.engine.admission import reason_to_reject
 from penstock.engine.arrivals import Arrivals
 from penstock.engine.autoscaler import Autoscaler
 from penstock.engine.build import BuiltInstance, build_instances
-from penstock.engine.disaggregation import Disaggregation
 from penstock.engine.dispatch import Dispatch
 from penstock.engine.instance import Instance
 from penstock.engine.kernel import Agenda, Phase
@@ -43,9 +42,12 @@ from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.options import RunOptions
-from penstock.units import NEVER_NS
+from penstock.units import NEVER_NS, Int64Array
 from penstock.workload.request import Request
 from penstock.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from penstock.engine.disaggregation import Disaggregation
 
 _FINISH = REQUEST_COLUMNS.index("finish_ns")
 
@@ -98,6 +100,8 @@ class Simulation:
         self._groups = LockstepGroups(self._agenda, self._built)
         self._disaggregation: Disaggregation | None = None
         if any(one.spec.pd_type is not None for one in self._built):
+            from penstock.engine.disaggregation import Disaggregation
+
             self._disaggregation = Disaggregation(
                 cluster, self._built, self._network, self._agenda, self._outcomes.moved, self.options.seed
             )
@@ -460,7 +464,7 @@ class Simulation:
         """All that has happened so far beside the turns, which are handed on to the sinks."""
         for one in self.serving:
             one.flush()
-        pairs = np.concatenate([one.token_gaps() for one in self.serving])
+        pairs = _joined([one.token_gaps for one in self.serving])
         outcomes = self._outcomes
         end_ns = max(outcomes.end_ns, *(one.last_stage_ns for one in self.serving))
         return RunRecord(
@@ -484,6 +488,20 @@ class Simulation:
         if self._progress is not None:
             done = len(self._outcomes.log) + len(self._outcomes.rejections)
             self._progress(Progress(simulated_ns, done, len(self.workload)))
+
+
+def _joined(parts: Sequence[Callable[[], Int64Array]]) -> Int64Array:
+    """The rows of all parts, each let go before the next is made: a copy of one at a time."""
+    found = np.zeros((0, 2), dtype=np.int64)
+    for part in parts:
+        rows = part()
+        if not len(found):
+            found = np.array(rows)
+            continue
+        start = len(found)
+        found.resize((start + len(rows), 2), refcheck=False)
+        found[start:] = rows
+    return found
 
 
 def _way_in_ns(built: BuiltInstance) -> int:
