@@ -205,6 +205,10 @@ class OffloadingConnector:
         self._deferred, self._defers = self._defers, False
         for job in self._loads:
             job.scheduled_ns = now
+        if self.kv.has_guards:
+            for state, _, _ in step.chunks:
+                if not self._offered[state.request.index].has_blocks:
+                    self.kv.come_up(state)
         flush = self._disturbed()
         for victim in step.preempted:
             flush |= self._offered[victim.request.index].jobs
