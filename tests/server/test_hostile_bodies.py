@@ -41,7 +41,9 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (path / "tok").mkdir()
     (path / "tok" / "tokenizer.json").write_text(TOKENIZER)
     (path / "tok" / "chat_template.jinja").write_text(TEMPLATE)
-    with serving(path, cluster_config(max_model_len=300), "--tokenizer", str(path / "tok"), "--time-scale", "50") as served:
+    with serving(
+        path, cluster_config(max_model_len=300), "--tokenizer", str(path / "tok"), "--time-scale", "50"
+    ) as served:
         yield served
 
 

@@ -163,7 +163,7 @@ def test_a_fault_of_the_simulator_leaves_nobody_waiting() -> None:
         mailbox = Mailbox()
         live.submit([wanted(100, 10)], mailbox)
 
-        def broken(tokens: object) -> None:
+        def broken(_: object) -> None:
             raise OverflowError("too big")
 
         live.tokens_taken = broken  # type: ignore[method-assign]
