@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from penstock.engine.build import BuiltInstance
-from penstock.engine.data_parallel import DataParallelDeployment
+from penstock.engine.executor import HoldBack
 from penstock.engine.kernel import Agenda
-from penstock.engine.lockstep import LockstepGroup
-from penstock.engine.lockstep_replica import LockstepReplica
-from penstock.engine.lockstep_runs import LockstepRuns
 from penstock.engine.replica import Replica
+from penstock.engine.tiers import Tiers
 from penstock.errors import Problem, UserError
 from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.recording.records import TurnSink
@@ -22,6 +21,11 @@ from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.vllm import VllmScheduler
 from penstock.spec.options import RunOptions
+
+if TYPE_CHECKING:
+    from penstock.engine.data_parallel import DataParallelDeployment
+    from penstock.engine.lockstep import LockstepGroup
+    from penstock.engine.lockstep_replica import LockstepReplica
 
 
 class LockstepGroups:
@@ -36,6 +40,9 @@ class LockstepGroups:
             spec, name = one.spec, one.spec.dp_group
             if one.group_cost is None or name is None:
                 continue
+            from penstock.engine.data_parallel import DataParallelDeployment
+            from penstock.engine.lockstep import LockstepGroup
+
             if name not in self._groups:
                 group = LockstepGroup(
                     one.group_cost,
@@ -76,20 +83,32 @@ class LockstepGroups:
         connector: KVConnector | None = None,
         scheduler: EngineScheduler | None = None,
         workers: StepWorkers | None = None,
+        tiers: Tiers | None = None,
     ) -> LockstepReplica:
         """One rank of its group, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given; they must be
-        made in order.
+        made in order. ``tiers``: see :func:`~penstock.engine.replica_build.make_replica`.
 
         Raises:
             UserError: its policy cannot be made, or a scheduler of another kind cannot do what the group asks.
         """
         spec = built.spec
+        kv = None
+        hold_back: HoldBack | None = None
+
+        def expect(at_ns: int, by: int = -1) -> None:
+            replica.expect(at_ns, by)
+
+        replaces_tier = scheduler is not None or (connector is not None and workers is None)
+        if tiers is not None and spec.tier is not None and not replaces_tier:
+            parts = tiers.parts(built, spec.tier, expect, connector, workers)
+            kv, connector, workers, hold_back = parts.kv, parts.connector, parts.workers, parts.hold_back
         if scheduler is None:
             scheduler = make_scheduler(
                 spec.scheduler,
                 spec.pp_size,
                 built.deployment.memory.num_gpu_blocks,
                 connector=connector,
+                kv=kv,
                 keep_token_times=options.keep_token_times,
                 exact_only=options.exact_only,
             )
@@ -98,6 +117,8 @@ class LockstepGroups:
             raise UserError([Problem(f"{spec.where}.prefill_schedule_interval", message)])
         assert spec.dp_group is not None
         group, deployment = self._groups[spec.dp_group]
+        from penstock.engine.lockstep_replica import LockstepReplica
+
         replica = LockstepReplica(
             spec.index,
             spec.dp_rank,
@@ -113,6 +134,8 @@ class LockstepGroups:
             on_end=on_end,
             workers=workers,
         )
+        if hold_back is not None:
+            replica.pipeline.ask_before_start(hold_back)
         deployment.complete([*deployment.ranks, replica])
         if len(deployment.ranks) == group.size and self.take_all(self._instances):
             self._let_run(group, deployment.ranks)
@@ -120,6 +143,8 @@ class LockstepGroups:
 
     def _let_run(self, group: LockstepGroup, ranks: Sequence[LockstepReplica]) -> None:
         """Let the ranks take runs of decodes together where that is known how."""
+        from penstock.engine.lockstep_runs import LockstepRuns
+
         plain = [
             (replica, replica.scheduler)
             for replica in ranks

@@ -8,20 +8,15 @@ from penstock.cost.step_cost import StepShape
 from penstock.engine.build import BuiltInstance
 from penstock.engine.decode_runs import AsyncDecodeRuns, DecodeRuns
 from penstock.engine.executor import StageExecutor
-from penstock.engine.idle_turns import IdleTurns
 from penstock.engine.kernel import Agenda
-from penstock.engine.linked_pipeline import LinkedPipeline
 from penstock.engine.local_pipeline import LocalPipeline
 from penstock.engine.replica import Accelerator, Naps, Replica
 from penstock.engine.stretch import DecodeStretches, can_stretch
 from penstock.engine.tiers import Tiers
-from penstock.kv_transfer.copy_workers import CopyWorkers
-from penstock.kv_transfer.offloading import OffloadingConnector
 from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.network.links import Link, Network
 from penstock.recording.records import TurnSink
 from penstock.recording.turn_log import TurnLog
-from penstock.scheduler.guarded_kv_cache import GuardedKVCache
 from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.protocol import EngineScheduler
@@ -45,8 +40,9 @@ def make_replica(
     workers: StepWorkers | None = None,
     tiers: Tiers | None = None,
 ) -> Replica:
-    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given. ``tiers`` are
-    those of the run, where several instances may share one.
+    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given. A connector
+    without ``workers`` takes the place of the instance's tier, one with them stands beside it. ``tiers`` are those of
+    the run, where several instances may share one.
 
     Raises:
         UserError: its policy or its tier cannot be made.
@@ -57,23 +53,13 @@ def make_replica(
     kv = None
     hold_back = None
 
-    def expect(at_ns: int) -> None:
-        replica.expect(at_ns)
+    def expect(at_ns: int, by: int = -1) -> None:
+        replica.expect(at_ns, by)
 
-    if spec.tier is not None and connector is None and scheduler is None:
-        tiers = tiers or Tiers(network)
-        tier, pool, keys = tiers.of(built, spec.tier)
-        kv = GuardedKVCache(
-            built.deployment.memory.num_gpu_blocks,
-            spec.scheduler.block_size,
-            prefix_caching=spec.scheduler.enable_prefix_caching,
-            notes_all_fills=not tier.offload_prompt_only,
-            keys=keys,
-        )
-        connector = offloading = OffloadingConnector(tier, kv, spec.pp_size, tier=pool)
-        store = tiers.store_of(built, spec.tier)
-        workers = copies = CopyWorkers(offloading, expect, store=store)
-        hold_back = copies.hold_back
+    replaces_tier = scheduler is not None or (connector is not None and workers is None)
+    if spec.tier is not None and not replaces_tier:
+        parts = (tiers or Tiers(network)).parts(built, spec.tier, expect, connector, workers)
+        kv, connector, workers, hold_back = parts.kv, parts.connector, parts.workers, parts.hold_back
     if scheduler is None:
         scheduler = vllm = make_scheduler(
             spec.scheduler,
@@ -89,6 +75,8 @@ def make_replica(
     executor: StageExecutor
     back_ns = spec.overhead.ipc_from_last_stage_ns
     if any(hop.shared_link for hop in cost.hops):
+        from penstock.engine.linked_pipeline import LinkedPipeline
+
         links = [
             network.shared_link(hop.shared_link) if hop.shared_link else Link(f"{spec.index}, hop {stage}")
             for stage, hop in enumerate(cost.hops)
@@ -104,6 +92,8 @@ def make_replica(
     if workers is not None:
         executor.when_started(workers.started)
         if vllm is not None and spec.scheduler.engine_idle_sleep_ns and not options.exact_only:
+            from penstock.engine.idle_turns import IdleTurns
+
             naps = IdleTurns(vllm, workers, executor, spec.scheduler, spec.overhead)
     if hold_back is not None:
         executor.ask_before_start(hold_back)
