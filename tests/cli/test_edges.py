@@ -12,7 +12,8 @@ import pytest
 from fuzz.benchmarks import MEASURED
 from fuzz.clusters import CLUSTER, MODEL
 from fuzz.hostile import commands
-from fuzz.profiles import ATTENTION, BUNDLE_META, DENSE, HEADS, VIDUR
+from fuzz.kind import write
+from fuzz.profiles import ATTENTION, BUNDLE_META, DENSE, HEADS, VIDUR, real_turns
 from fuzz.recordings import APART, CONFIG, GROUP, META, RECORDING, REQUESTS, TIER
 from fuzz.workloads import AZURE, FLAT
 from penstock.cli.main import main
@@ -277,6 +278,19 @@ def test_tables_of_results_that_are_none(capsys: pytest.CaptureFixture[str]) -> 
     capsys.readouterr()
     Path("A/requests.parquet").write_bytes(b"PAR1PAR1")
     refused("compare A A", "A/requests.parquet: cannot be read as Parquet", capsys)
+
+
+@pytest.mark.parametrize(("file", "name"), [("turns", "rank"), ("workers", "stage")])
+@pytest.mark.parametrize("value", [10**30, -1, 1.5, None])
+def test_ranks_and_stages_without_number(
+    file: str, name: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(real_turns(), Path())
+    path = Path(f"t/{file}.jsonl.gz")
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    rows[0][name] = value
+    path.write_bytes(gzip.compress(lines(rows).encode()))
+    refused("validate schedule t", f"{path}: {name}: must be an integer from 0 to 1023", capsys)
 
 
 def test_one_mistake_in_a_file_of_many_readers_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

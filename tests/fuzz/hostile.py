@@ -256,7 +256,7 @@ def of_options() -> Iterator[Case]:
                     option = max(parameter.opts, key=len)
                     changed = [*line, f"{option}={value}"] if option[:2] == "--" else [*line, option, value]
                 if changed:
-                    own = replace(kind, line=shlex.join(changed))
+                    own = replace(kind, line=shlex.join([*changed, value]))
                     yield (
                         f"{kind.name} {parameter.name}={value[:40]!r}",
                         own,
