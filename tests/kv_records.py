@@ -55,6 +55,7 @@ def random_cluster(seed: int) -> dict[str, Any]:
     """Prefill and decode apart, or whole instances with a tier."""
     draw = Random(seed)
     kind = draw.choice(["pull", "pull", "push", "push", "tier"])
+    has_tiers = kind == "tier" or draw.random() < 0.3
     asynchronous = draw.random() < 0.2
 
     def one(**more: Any) -> dict[str, Any]:
@@ -74,17 +75,19 @@ def random_cluster(seed: int) -> dict[str, Any]:
             fields["scheduling_policy"] = "priority"
         return instance(**fields, **more)
 
+    tier: dict[str, Any] = {
+        "cpu_gb": draw.choice([0.05, 0.2, 4]),
+        "offload_prompt_only": draw.random() < 0.5,
+        "eviction_policy": draw.choice(["lru", "arc"]),
+        "blocks_per_chunk": draw.choice([1, 1, 4]),
+        "store_threshold": draw.choice([0, 0, 2]),
+        "load": draw.choice(["async", "async", "sync"]),
+        "shared": draw.choice(["instance", "instance", "node"]),
+    }
+    tiers = {"kv_offloading": tier} if has_tiers else {}
     link = {"link_bw": draw.choice([2, 16, 400]), "link_latency": draw.choice([0, 20_000, 3_000_000])}
     if kind == "tier":
-        tier: dict[str, Any] = {
-            "cpu_gb": draw.choice([0.05, 0.2, 4]),
-            "offload_prompt_only": draw.random() < 0.5,
-            "eviction_policy": draw.choice(["lru", "arc"]),
-            "blocks_per_chunk": draw.choice([1, 1, 4]),
-            "store_threshold": draw.choice([0, 0, 2]),
-            "load": draw.choice(["async", "async", "sync"]),
-        }
-        return cluster(*[one(kv_offloading=tier) for _ in range(draw.choice([1, 2]))], **link)
+        return cluster(*[one(**tiers) for _ in range(draw.choice([1, 2]))], **link)
     transfer: dict[str, Any] = {"kind": kind, "notify_ns": draw.choice([0, 0, 5_000, 2_000_000])}
     if kind == "pull":
         transfer |= {
@@ -96,8 +99,8 @@ def random_cluster(seed: int) -> dict[str, Any]:
     if draw.random() < 0.2:
         transfer["max_local_prefill_length"] = draw.choice([0, 300])
     return cluster(
-        *[one(pd_type="prefill") for _ in range(draw.choice([1, 1, 2, 3]))],
-        *[one(pd_type="decode") for _ in range(draw.choice([1, 2, 2, 3]))],
+        *[one(pd_type="prefill", **tiers) for _ in range(draw.choice([1, 1, 2, 3]))],
+        *[one(pd_type="decode", **tiers) for _ in range(draw.choice([1, 2, 2, 3]))],
         kv_transfer=transfer,
         **link,
     )

@@ -11,6 +11,7 @@ import pytest
 
 from fuzz.benchmarks import MEASURED
 from fuzz.clusters import CLUSTER, MODEL
+from fuzz.hostile import commands
 from fuzz.profiles import ATTENTION, BUNDLE_META, DENSE, HEADS, VIDUR
 from fuzz.recordings import APART, CONFIG, GROUP, META, RECORDING, REQUESTS, TIER
 from fuzz.workloads import AZURE, FLAT
@@ -77,6 +78,14 @@ GENERATE = "workload generate -n 5 --preset sharegpt -o o.jsonl"
         (
             "run --cluster-config c.json --dataset w.jsonl --router builtins:int",
             "cannot make builtins:int",
+        ),
+        (
+            "capacity c.json --dataset w.jsonl --slo ttft_p99<9s --think-time=/",
+            "--think-time: must be a number",
+        ),
+        (
+            "capacity c.json --dataset w.jsonl --slo ttft_p99<9s --think-time nan",
+            "--think-time: must be a finite",
         ),
     ],
 )
@@ -268,6 +277,26 @@ def test_tables_of_results_that_are_none(capsys: pytest.CaptureFixture[str]) -> 
     capsys.readouterr()
     Path("A/requests.parquet").write_bytes(b"PAR1PAR1")
     refused("compare A A", "A/requests.parquet: cannot be read as Parquet", capsys)
+
+
+def test_one_mistake_in_a_file_of_many_readers_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("m.json").write_text("{")
+    config = instance(model_name="m.json", pp_layer_partition=None)
+    config["nodes"][0]["instances"] *= 3
+    config["nodes"][0]["num_instances"] = 3
+    Path("c.json").write_text(json.dumps(config))
+    assert call("run --cluster-config c.json --dataset w.jsonl") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert sum("broken JSON" in line for line in said) == 1, said
+    assert len(said) == len(set(said))
+
+
+def test_completion_is_offered_by_all_commands_or_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    everywhere = "--install-completion" in capsys.readouterr().out
+    for words, _ in commands():
+        assert call([*words, "--help"]) == 0
+        assert ("--install-completion" in capsys.readouterr().out) is everywhere, words
 
 
 def test_text_from_files_ends_no_element_of_a_page() -> None:

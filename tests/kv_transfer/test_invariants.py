@@ -91,6 +91,7 @@ PROMPTS = st.lists(
     st.sampled_from(["pull", "push"]),
     st.sampled_from([None, 0, 300]),
     st.lists(st.tuples(st.integers(0, 300_000_000), st.integers(0, 9)), max_size=3),
+    st.sampled_from([None, None, {}, {"shared": "node"}, {"load": "sync", "cpu_gb": 0.1}]),
 )
 def test_whatever_happens_to_a_cluster_its_blocks_are_free_and_its_bytes_are_counted(
     prefill: dict[str, Any],
@@ -99,6 +100,7 @@ def test_whatever_happens_to_a_cluster_its_blocks_are_free_and_its_bytes_are_cou
     kind: str,
     longest_local: int | None,
     aborts: list[tuple[int, int]],
+    tier: dict[str, Any] | None,
 ) -> None:
     columns = Columns()
     for at_ns, tokens, answer, family in sorted(prompts):
@@ -109,7 +111,9 @@ def test_whatever_happens_to_a_cluster_its_blocks_are_free_and_its_bytes_are_cou
     if longest_local is not None:
         transfer["max_local_prefill_length"] = longest_local
     config = cluster(
-        instance(pd_type="prefill", **prefill), instance(pd_type="decode", **decode), kv_transfer=transfer
+        instance(pd_type="prefill", kv_offloading=tier, **prefill),
+        instance(pd_type="decode", kv_offloading=tier, **decode),
+        kv_transfer=transfer,
     )
     simulation = Simulation(load_cluster(config), Workload(columns, "random"))
     for at_ns, index in sorted(aborts):

@@ -69,6 +69,26 @@ def test_what_one_instance_has_stored_another_finds(load: str) -> None:
     assert [one.stores for one in tiers(shared)] == [2, 0]
 
 
+@pytest.mark.parametrize("load", ["async", "sync"])
+def test_what_another_instance_will_store_later_is_not_there_yet(load: str) -> None:
+    # Both get the same prompt at the same time. Where one computes and stores it, the other waits for that.
+    options = {"shared": "node", "load": load}
+    _, record = run(*[instance(**SMALL, kv_offloading=options)] * 2, load=prompts([0, 0], gap_ns=1))
+    assert [one.stores for one in tiers(record)] == [1, 0]
+    computed, waited = ttfts_ns(record)
+    assert waited > computed
+
+
+@pytest.mark.parametrize("sleep_ns", [0, 1_000_000])
+def test_who_waits_for_a_slow_store_of_another_is_not_given_up(sleep_ns: int) -> None:
+    options = {"shared": "node", "d2h_gb_per_s": 0.05}
+    one = instance(**SMALL, kv_offloading=options, engine_idle_sleep_ns=sleep_ns)
+    _, record = run(one, one, load=prompts([0, 0], gap_ns=1))
+    assert [one.stores for one in tiers(record)] == [1, 0]
+    assert min(ttfts_ns(record)) < 100_000_000
+    assert max(ttfts_ns(record)) > 1_000_000_000
+
+
 def test_instances_of_two_nodes_share_a_store() -> None:
     store = {"shared": "cluster", "store": "network", "store_gb": 64, "store_gb_per_s": 10}
     config = cluster(instance(**SMALL, kv_offloading=store))

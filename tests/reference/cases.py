@@ -152,7 +152,7 @@ def _lengths(rng: random.Random) -> Lengths:
     ]
 
 
-def _policy(rng: random.Random) -> str:
+def random_policy(rng: random.Random) -> str:
     if rng.random() < 0.6:
         return "vllm"
     return rng.choice(
@@ -173,7 +173,7 @@ def _policy(rng: random.Random) -> str:
 
 def _options(rng: random.Random, pp_size: int, longest_prompt: int, longest: int) -> SchedulerOptions:
     asynchronous = rng.random() < 0.3
-    policy = _policy(rng)
+    policy = random_policy(rng)
     # With its prompts whole, a request longer than such a policy's chunk could never run.
     chunked = rng.random() < 0.85 or policy.startswith(("gllm", "sglang-dynamic"))
     budget = rng.choice([4, 16, 24, 64, 256, MAX_BATCHED_TOKENS])

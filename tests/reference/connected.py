@@ -191,7 +191,7 @@ class ConnectedScheduler(ReferenceScheduler):
         skipped_holding: list[RequestState] = []
         while budget > 0 and len(self.running) < self.options.max_num_seqs:
             queue = self.holding or self.waiting
-            if not queue:
+            if not queue or (self.allowance is not None and self.allowance.admissions <= 0):
                 break
             state = queue[0]
             new = self._consider(state, queue, budget, threshold, result)
@@ -238,9 +238,10 @@ class ConnectedScheduler(ReferenceScheduler):
             new = state.num_tokens - start
             if 0 < threshold < new:
                 new = threshold
-            if not self.options.enable_chunked_prefill and new > budget:
+            room = self._permitted(state, budget, start)
+            if room == 0 or (new > room and not self.options.enable_chunked_prefill):
                 return None
-            new = min(new, budget)
+            new = min(new, room)
         kept_free = self._blocks_still_needed() if load else 0
         if not self._fits(state, hits, start + new, kept_free):
             return None
@@ -261,7 +262,9 @@ class ConnectedScheduler(ReferenceScheduler):
         state.status = "running"
         if start + new < state.num_tokens:
             self.prefilling.add(state)
-        result.chunks.append(self._chunk(state, new))
+        self._enter(result, self._chunk(state, new))
+        if self.allowance is not None:
+            self.allowance.admissions -= 1
         return new
 
     def _promote(self, state: RequestState) -> None:

@@ -12,9 +12,11 @@ from penstock.validate.disaggregated_setup import DisaggregatedSetup, InstanceSe
 from penstock.workload.request import Request
 
 from .connected import ConnectedScheduler
+from .offloading import CopyEngine, OffloadingConnector, OffloadWorker
 from .pull import PullConnector, PullWorker, World
 from .replica import DELIVERY, Agenda, Replica
 from .scheduler import RequestState
+from .stacked import StackedConnector, StackedReplica, StackedWorker
 
 
 @dataclass(slots=True)
@@ -26,6 +28,7 @@ class InstanceTrace:
     kv_events: list[dict[str, Any]]
     free_blocks_end: int
     end_ns: int
+    jobs: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class Disaggregation:
         self.world = World(setup.transfer, self)
         self.replicas: dict[str, Replica] = {}
         self.connectors: dict[str, PullConnector] = {}
+        self.tiers: dict[str, OffloadingConnector] = {}
         for place, instance in enumerate(setup.instances):
             self._build(place, instance)
         self.prefill_turn = cycle([each.name for each in setup.instances if each.prefills])
@@ -62,11 +66,17 @@ class Disaggregation:
         connector = PullConnector(
             role=instance.kv_role, lease_s=instance.lease_s, clock=lambda: self.agenda.now
         )
+        options = instance.options
+        tier = None
+        if instance.tier is not None:
+            tier = self.tiers[name] = OffloadingConnector(
+                instance.tier, options.block_size, pp_size, gpu_caching=options.enable_prefix_caching
+            )
         scheduler = ConnectedScheduler(
-            instance.options,
+            options,
             instance.num_gpu_blocks,
             pp_size,
-            connector,
+            connector if tier is None else StackedConnector(connector, tier),
             lambda kind, index, **more: replica.note(kind, index, **more),
             recomputes_failures=instance.recomputes_failures,
         )
@@ -74,15 +84,21 @@ class Disaggregation:
             PullWorker(name, stage, pp_size, instance.options.block_size, instance.lease_s, self.world)
             for stage in range(pp_size)
         ]
-        replica = Replica(
-            place,
-            name,
-            scheduler,
-            instance.cost,
-            workers,
-            self.agenda,
-            looks_at_end=instance.looks_at_end,
-        )
+        ends = instance.looks_at_end
+        if tier is None or instance.tier is None:
+            replica = Replica(place, name, scheduler, instance.cost, workers, self.agenda, looks_at_end=ends)
+        else:
+            copies = [
+                OffloadWorker(stage, CopyEngine(instance.tier, options.block_size, pp_size))
+                for stage in range(pp_size)
+            ]
+            both = [StackedWorker(read, copy) for read, copy in zip(workers, copies, strict=True)]
+            replica = StackedReplica(
+                place, name, scheduler, instance.cost, both, self.agenda, looks_at_end=ends
+            )
+            replica.stack(instance.cost, copies)
+            scheduler.hashes_blocks = True
+            tier.scheduler, tier.replica = scheduler, replica
         if instance.prefills:
             replica.on_finish = lambda state: self._answered(name, state)
         self.world.workers[name] = workers
@@ -114,6 +130,7 @@ class Disaggregation:
                 replica.kv_events,
                 len(replica.scheduler.kv.free),
                 replica.now,
+                [job.row() for job in self.tiers[name].all_jobs] if name in self.tiers else [],
             )
             for name, replica in self.replicas.items()
         }

@@ -15,6 +15,8 @@ from penstock.validate.disaggregated_setup import DisaggregatedSetup, InstanceSe
 from penstock.validate.offloading import OffloadingSetup
 from penstock.workload.request import Request
 
+from .cases import random_policy
+
 KV_BYTES = 131_072
 
 
@@ -58,30 +60,38 @@ def random_disaggregation(rng: random.Random) -> DisaggregatedSetup:
     )
 
 
+def random_stack(rng: random.Random) -> DisaggregatedSetup:
+    """As :func:`random_disaggregation`, with a tier below some of the instances."""
+    setup = random_disaggregation(rng)
+    return replace(
+        setup,
+        instances=tuple(
+            replace(each, tier=_tier(rng)) if rng.random() < 0.8 else each for each in setup.instances
+        ),
+    )
+
+
 def random_offloading(rng: random.Random) -> OffloadingSetup:
     """An instance whose GPU pool is small, and a tier that may be smaller."""
     block_size = rng.choice([4, 16, 32])
     requests = _requests(rng, ids=rng.random() < 0.85)
     options, num_gpu_blocks, cost = _engine(rng, block_size, requests)
-    per_chunk = rng.choice([1, 1, 2, 4])
-    return OffloadingSetup(
-        options,
-        num_gpu_blocks,
-        cost,
-        TierOptions(
-            cpu_chunks=rng.choice([6, 20, 60, 500]),
-            blocks_per_chunk=per_chunk,
-            eviction_policy=rng.choice(["lru", "arc"]),
-            offload_prompt_only=rng.random() < 0.5,
-            store_threshold=rng.choice([0, 0, 0, 2]),
-            kv_bytes_per_token=KV_BYTES,
-            d2h_latency_ns=rng.choice([5_003, 900_001]),
-            d2h_bytes_per_s=rng.choice([50_000_000, 300_000_000, 20_000_000_000]),
-            h2d_latency_ns=rng.choice([5_003, 900_001]),
-            h2d_bytes_per_s=rng.choice([50_000_000, 300_000_000, 25_000_000_000]),
-        ),
-        requests,
-        looks_at_end=rng.random() < 0.3,
+    tier = _tier(rng)
+    return OffloadingSetup(options, num_gpu_blocks, cost, tier, requests, looks_at_end=rng.random() < 0.3)
+
+
+def _tier(rng: random.Random) -> TierOptions:
+    return TierOptions(
+        cpu_chunks=rng.choice([6, 20, 60, 500]),
+        blocks_per_chunk=rng.choice([1, 1, 2, 4]),
+        eviction_policy=rng.choice(["lru", "arc"]),
+        offload_prompt_only=rng.random() < 0.5,
+        store_threshold=rng.choice([0, 0, 0, 2]),
+        kv_bytes_per_token=KV_BYTES,
+        d2h_latency_ns=rng.choice([5_003, 900_001]),
+        d2h_bytes_per_s=rng.choice([50_000_000, 300_000_000, 20_000_000_000]),
+        h2d_latency_ns=rng.choice([5_003, 900_001]),
+        h2d_bytes_per_s=rng.choice([50_000_000, 300_000_000, 25_000_000_000]),
     )
 
 
@@ -125,6 +135,7 @@ def _engine(
         v2_model_runner=asynchronous and pp_size > 1,
         engine_idle_sleep_ns=rng.choice([0, 1_000_000]),
         scheduling_policy=rng.choice(["fcfs", "fcfs", "priority"]),
+        policy=random_policy(rng) if rng.random() < 0.4 else "vllm",
     )
     longest = max(-(-(each.input_tokens + each.output_tokens) // block_size) for each in requests)
     usable = max(round(longest * rng.choice([1.2, 2.0, 4.0, 12.0])), 2)

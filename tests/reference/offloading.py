@@ -147,7 +147,7 @@ class OffloadingConnector:
             return
         index = state.request.index
         offered = self.requests[index]
-        self._handed_out.update(block.number for block in blocks)
+        self.hand_out(blocks)
         end = self._local[index] + loaded
         first_chunk, end_chunk = local_blocks // self.options.blocks_per_chunk, -(-end // self.chunk_tokens)
         keys = self._keys(state)[first_chunk:end_chunk]
@@ -164,6 +164,10 @@ class OffloadingConnector:
         self._loads.append(job)
         if self.gpu_caching:
             self.being_loaded.update(keys)
+
+    def hand_out(self, blocks: Sequence[Block]) -> None:
+        """Blocks are about to be filled: what is still copied from them is to be out before."""
+        self._handed_out.update(block.number for block in blocks)
 
     def _job(
         self,

@@ -36,8 +36,20 @@ def test_roles_and_what_they_share_are_read():
         (cluster(PREFILL, {**DECODE, "model_name": "meta-llama/Llama-3.1-70B"}), "KV fits no other model"),
         (cluster(PREFILL, {**DECODE, "block_size": 32}), "block_size"),
         (cluster(PREFILL, {**DECODE, "kv_cache_dtype": "fp8"}), "another type"),
-        (cluster(PREFILL, {**DECODE, "kv_offloading": {}}), "not simulated together with pd_type"),
+        (
+            cluster(
+                {**PREFILL, "kv_offloading": {"shared": "node"}},
+                {**DECODE, "kv_offloading": {"shared": "node", "eviction_policy": "arc"}},
+            ),
+            "kv_offloading: differs from that of instance 0, with which it shares a tier of KV",
+        ),
         (cluster(PREFILL, DECODE, kv_transfer={"kind": "push", "proxy_ns": 1}), "needs kind 'pull'"),
+        (
+            cluster(PREFILL, DECODE, kv_transfer={"kind": "push", "read_failure_rate": 0.1}),
+            "needs kind 'pull'",
+        ),
+        (cluster(PREFILL, DECODE, kv_transfer={"kv_load_failure_policy": "fail"}), "needs read_failure_rate"),
+        (cluster(PREFILL, DECODE, kv_transfer={"read_failure_rate": 1.5}), "read_failure_rate: must be"),
         (cluster(PREFILL, DECODE, kv_transfer={"num_reserved_decode_tokens": 1}), "needs kind 'push'"),
         (cluster(PREFILL, DECODE, kv_transfer={"policy": "conditional"}), "needs max_local_prefill_length"),
         (cluster(PREFILL, DECODE, kv_transfer={"max_prefill_queue_size": 1}), "needs policy 'conditional'"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from random import Random
 
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.build import BuiltInstance
@@ -33,9 +35,17 @@ _PLACE = 1 << 16
 """Among the actors of a phase: behind those of all data-parallel groups."""
 
 
+def _fails(rate: float, seed: int, request: int, stage: int) -> bool:
+    """Whether the read of a request fails: on one stage, if at all, drawn for each request on its own."""
+    if not rate:
+        return False
+    draw = Random(f"{seed}:{request}")
+    return draw.random() < rate and stage == 0
+
+
 class Disaggregation:
     """Give each instance its connector and workers with :meth:`connect`, then let it :meth:`start`. ``proxy`` is who
-    takes requests in from then on."""
+    takes requests in from then on. ``seed`` draws which reads fail."""
 
     proxy: TakesIn
 
@@ -46,6 +56,7 @@ class Disaggregation:
         network: Network,
         agenda: Agenda,
         on_transfer: Callable[[Transfer], None],
+        seed: int = 0,
     ) -> None:
         transfer = cluster.kv_transfer
         self._transfer = transfer
@@ -55,6 +66,8 @@ class Disaggregation:
         self._moved: dict[Instance, None] = {}
         self._built = built
         self._instances: Sequence[Replica] = ()
+        # The first of those of one role that are alike, as far as it matters what requests they can run.
+        self._limits: list[tuple[Replica, str | None]] = []
         self._sides: dict[str, Side] = {}
         self._pulls: dict[int, PullConnector] = {}
         paths = ClusterPaths(cluster, built, network)
@@ -65,6 +78,7 @@ class Disaggregation:
             paths,
             notify_ns=transfer.notify_ns,
             handshake_ns=transfer.handshake_ns,
+            fails=partial(_fails, transfer.read_failure_rate, seed),
             on_transfer=on_transfer,
         )
         self._pushes = PushWorld(
@@ -86,6 +100,7 @@ class Disaggregation:
         connector = PullConnector(
             PullOptions(
                 "kv_producer" if spec.pd_type == "prefill" else "kv_consumer",
+                recomputes_failures=self._transfer.recomputes_failures,
                 lease_s=self._transfer.lease_s,
                 looks_at_end=self._transfer.looks_at_end,
             )
@@ -113,6 +128,20 @@ class Disaggregation:
         where = "kv_transfer.decode_router" if named else "--router"
         decode_router = make_router(named or options.router, options.seed, where)
         self._moved = moved
+        unlike: dict[object, tuple[Replica, str | None]] = {}
+        for one in instances:
+            role = self._built[one.index].spec.pd_type
+            limits = one.options
+            key = (
+                role,
+                limits.max_model_len,
+                limits.block_size,
+                limits.enable_chunked_prefill,
+                limits.max_num_batched_tokens,
+                one.usable_blocks,
+            )
+            unlike.setdefault(key, (one, role))
+        self._limits = list(unlike.values())
         prefill = self._side("prefill", router, "--router")
         decode = self._side("decode", decode_router, where)
         self._sides = {"prefill": prefill, "decode": decode}
@@ -187,10 +216,10 @@ class Disaggregation:
 
     def reason_to_reject(self, request: Request) -> tuple[int, str] | None:
         """The first instance that could never run the request's part, and why: any may be asked to."""
-        for replica in self._instances:
-            role = self._built[replica.index].spec.pd_type
-            part = replace(request, output_tokens=1) if role == "prefill" else request
-            reason = reason_to_reject(part, replica.options, replica.scheduler.status().usable_blocks)
+        prompt = replace(request, output_tokens=1)
+        for replica, role in self._limits:
+            part = prompt if role == "prefill" else request
+            reason = reason_to_reject(part, replica.options, replica.usable_blocks)
             if reason is not None:
                 return replica.index, f"{role} instance {replica.index}: {reason}"
         return None

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from penstock.cost.group_cost import GroupCost
 from penstock.cost.step_cost import HopCost
-from penstock.engine.executor import Arrived
+from penstock.engine.executor import Arrived, HoldBack
 from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.scheduler.step import UNKNOWN_NS, Step
 
@@ -144,6 +144,7 @@ class LockstepGroup:
         padded = self.cost.padded_tokens(steps)
         pipelines = self.pipelines
         last = self.pp_size - 1
+        known_ns = max(forward.entry_ns)
         arrive = [
             pipeline.ready_ns(step, entry)
             for pipeline, step, entry in zip(pipelines, steps, forward.entry_ns, strict=True)
@@ -158,6 +159,11 @@ class LockstepGroup:
                 if ready > start:
                     start, latest = ready, rank
             self.waited_for_ns[latest] += self.size * start - ready_sum
+            for pipeline, step, at in zip(pipelines, steps, arrive, strict=True):
+                if pipeline.hold_back is not None and step is not None:
+                    # A worker acts when it comes to its step, but not before all ranks have sent off theirs.
+                    ready = max(pipeline.stage_free_ns[stage], at, known_ns)
+                    start = max(start, pipeline.hold_back(step, stage, ready))
             end = start + compute[stage]
             spans.append((start, end))
             place = 3 * stage
@@ -212,6 +218,7 @@ class RankPipeline:
         self._group = group
         self._link_free_ns = [0] * (pp_size - 1)
         self._arrived: Arrived = _nobody
+        self.hold_back: HoldBack | None = None
         self._workers: StepWorkers | None = None
         self._open: deque[tuple[int, Step, int]] = deque()
         self._latest_done_ns = 0
@@ -251,6 +258,10 @@ class RankPipeline:
         """Tell ``workers`` of the rank's steps as their turns come, empty ones too; dummy batches do not concern
         them."""
         self._workers = workers
+
+    def ask_before_start(self, hold_back: HoldBack) -> None:
+        """Whom to ask before each of the rank's own steps on each stage. All ranks wait for the answer."""
+        self.hold_back = hold_back
 
     def when_arrived(self, arrived: Arrived) -> None:
         """See :class:`~penstock.engine.executor.Executor`."""

@@ -14,14 +14,22 @@ from penstock.engine.kernel import Agenda, Phase
 from penstock.engine.local_pipeline import LocalPipeline
 from penstock.engine.proxy import Proxy
 from penstock.engine.replay import Recorder
+from penstock.engine.replay_offloading import StallRecorder, job_row
 from penstock.engine.replica import Replica
+from penstock.kv_transfer.copy_workers import CopyWorkers
+from penstock.kv_transfer.offloading import OffloadingConnector
 from penstock.kv_transfer.pull import PullConnector, PullOptions
 from penstock.kv_transfer.pull_workers import PullWorkers, PullWorld, ReadPaths
+from penstock.kv_transfer.stacked import StackedWorkers, stack_connectors
+from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.network.links import Network
 from penstock.recording.records import Transfer
 from penstock.recording.turn_log import TurnLog
+from penstock.scheduler.guarded_kv_cache import GuardedKVCache
+from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.request_state import Outcome, RequestState
+from penstock.spec.kv_tier import TierOptions
 from penstock.spec.options import SchedulerOptions
 from penstock.units import NEVER_NS
 from penstock.workload.request import Request
@@ -37,6 +45,7 @@ class ReplayInstance:
     num_gpu_blocks: int
     cost: PipelineCost
     pull: PullOptions
+    tier: TierOptions | None = None
 
 
 @dataclass(slots=True)
@@ -44,6 +53,7 @@ class InstanceReplay:
     """What one instance did."""
 
     recorder: Recorder
+    offloading: OffloadingConnector | None = None
     kv_events: list[dict[str, Any]] = field(default_factory=list)
     free_blocks_end: int = 0
     end_ns: int = 0
@@ -58,6 +68,11 @@ class InstanceReplay:
         """Those that the engine took in, likewise."""
         rows = self.recorder.requests.rows
         return {index: row for index, row in rows.items() if row["added_ns"] is not None}
+
+    @property
+    def jobs(self) -> list[dict[str, Any]]:
+        """Copies to and from its tier, likewise."""
+        return [] if self.offloading is None else [job_row(job) for job in self.offloading.all_jobs]
 
 
 @dataclass(slots=True)
@@ -140,7 +155,9 @@ class _Replay:
             handshake_ns,
             lambda request, stage: not failing.isdisjoint({(request, None), (request, stage)}),
             self._note_transfer,
+            self._note_heartbeat,
         )
+        self.heartbeats: list[list[tuple[int, int, frozenset[int]]]] = [[] for _ in instances]
         self.recorders: list[Recorder] = []
         self.connectors = {place: PullConnector(each.pull) for place, each in enumerate(instances)}
         self.replicas = [self._replica(place, each) for place, each in enumerate(instances)]
@@ -161,17 +178,40 @@ class _Replay:
 
     def _replica(self, place: int, instance: ReplayInstance) -> Replica:
         pp_size = len(instance.cost.hops) + 1
-        connector = self.connectors[place]
+        pull = self.connectors[place]
+        options, tier = instance.options, instance.tier
+        connector: KVConnector = pull
+        kv = offloading = None
+        if tier is not None:
+            kv = GuardedKVCache(
+                instance.num_gpu_blocks,
+                options.block_size,
+                prefix_caching=options.enable_prefix_caching,
+                notes_all_fills=not tier.offload_prompt_only,
+            )
+            offloading = OffloadingConnector(tier, kv, pp_size, keep_jobs=True)
+            connector = stack_connectors([pull, offloading])
         scheduler = make_scheduler(
-            instance.options,
+            options,
             pp_size,
             instance.num_gpu_blocks,
             connector=connector,
+            kv=kv,
             exact_only=self.exact_only,
         )
         pipeline = LocalPipeline(instance.cost, pp_size)
         recorder = Recorder(times_empty_steps=True)
-        workers = PullWorkers(place, pp_size, connector, self.world, lambda at_ns: replica.expect(at_ns))
+
+        def concern(at_ns: int) -> None:
+            replica.expect(at_ns)
+
+        workers: StepWorkers = PullWorkers(place, pp_size, pull, self.world, concern)
+        if offloading is not None:
+            copies = CopyWorkers(offloading, concern, looks_at_end=instance.pull.looks_at_end)
+            workers = StackedWorkers([workers, copies])
+            pipeline.ask_before_start(copies.hold_back)
+            recorder = StallRecorder(times_empty_steps=True)
+            recorder.workers = copies
         pipeline.when_started(workers.started)
         replica = Replica(
             place,
@@ -188,7 +228,7 @@ class _Replay:
         recorder.steps.free_before = scheduler.kv.free
         self.recorders.append(recorder)
         self.agenda.add(replica, Phase.ENGINE, place)
-        self.result.instances[instance.name] = InstanceReplay(recorder)
+        self.result.instances[instance.name] = InstanceReplay(recorder, offloading)
         return replica
 
     def run(
@@ -248,6 +288,9 @@ class _Replay:
             }
         )
 
+    def _note_heartbeat(self, at_ns: int, place: int, source: int, requests: frozenset[int]) -> None:
+        self.heartbeats[place].append((at_ns, source, requests))
+
     def _close(self) -> DisaggregatedReplay:
         result = self.result
         for place, name in enumerate(self.names):
@@ -257,13 +300,12 @@ class _Replay:
             instance.kv_events = [event for state in states for event in _events(state)]
             instance.free_blocks_end = replica.scheduler.status().free_blocks
             instance.end_ns = replica.now_ns
-            workers = self.world.instances[place]
+            reads = self.world.instances[place]
             result.heartbeats += [
-                (at_ns, name, self.names[source], indices) for at_ns, source, indices in workers.heartbeats
+                (at_ns, name, self.names[source], tuple(sorted(indices)))
+                for at_ns, source, indices in self.heartbeats[place]
             ]
-            result.lease_expired += [
-                (at_ns, name, stage, index) for at_ns, stage, index in workers.lease_ends
-            ]
+            result.lease_expired += [(at_ns, name, stage, index) for at_ns, stage, index in reads.lease_ends]
         for index, row in result.requests.items():
             for side, places in (("prefill", self.proxy.prefilled_at), ("decode", self.proxy.decoded_at)):
                 row[side] = self.names[places[index]] if index in places else None

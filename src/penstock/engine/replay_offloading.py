@@ -35,7 +35,7 @@ class OffloadingReplay:
     kv_events: list[dict[str, Any]] = field(default_factory=list)
 
 
-class _Recorder(Recorder):
+class StallRecorder(Recorder):
     """Also how long copies held a step back."""
 
     workers: CopyWorkers
@@ -59,7 +59,7 @@ def replay_offloading(
     exact_only: bool = False,
 ) -> OffloadingReplay:
     """Serve ``requests`` on one instance with a CPU tier and write everything down."""
-    recorder = _Recorder(times_empty_steps=True)
+    recorder = StallRecorder(times_empty_steps=True)
     pp_size = len(cost.hops) + 1
     kv = GuardedKVCache(
         num_gpu_blocks,
@@ -94,13 +94,14 @@ def replay_offloading(
     return OffloadingReplay(
         recorder.steps.iterations,
         recorder.requests.rows,
-        [_row(job) for job in connector.all_jobs],
+        [job_row(job) for job in connector.all_jobs],
         kv.free,
         replica.now_ns,
     )
 
 
-def _row(job: CopyJob) -> dict[str, Any]:
+def job_row(job: CopyJob) -> dict[str, Any]:
+    """A copy in the schema of the recordings."""
     return {
         "kind": "store" if job.is_store else "load",
         "req_id": job.request,

@@ -443,7 +443,8 @@ class Replica:
             self._pass_empty(step, now)
             times = [now] * (3 * executor.pp_size)
             waits = status.running or status.waiting
-            if waits and not (self.scheduler.status().transferring or self._has_tokens_in_flight()):
+            is_due = status.deferred or self.scheduler.status().transferring
+            if waits and not (is_due or self._has_tokens_in_flight()):
                 self._fruitless_turns += 1
             if status.stuck is not None and self.gives_up:
                 self._fruitless_turns = self.watchdog_turns + 1

@@ -40,8 +40,9 @@ def make_replica(
     workers: StepWorkers | None = None,
     tiers: Tiers | None = None,
 ) -> Replica:
-    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given. ``tiers`` are
-    those of the run, where several instances may share one.
+    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given. A connector
+    without ``workers`` takes the place of the instance's tier, one with them stands beside it. ``tiers`` are those of
+    the run, where several instances may share one.
 
     Raises:
         UserError: its policy or its tier cannot be made.
@@ -52,27 +53,13 @@ def make_replica(
     kv = None
     hold_back = None
 
-    def expect(at_ns: int) -> None:
-        replica.expect(at_ns)
+    def expect(at_ns: int, by: int = -1) -> None:
+        replica.expect(at_ns, by)
 
-    if spec.tier is not None and connector is None and scheduler is None:
-        from penstock.kv_transfer.copy_workers import CopyWorkers
-        from penstock.kv_transfer.offloading import OffloadingConnector
-        from penstock.scheduler.guarded_kv_cache import GuardedKVCache
-
-        tiers = tiers or Tiers(network)
-        tier, pool, keys = tiers.of(built, spec.tier)
-        kv = GuardedKVCache(
-            built.deployment.memory.num_gpu_blocks,
-            spec.scheduler.block_size,
-            prefix_caching=spec.scheduler.enable_prefix_caching,
-            notes_all_fills=not tier.offload_prompt_only,
-            keys=keys,
-        )
-        connector = offloading = OffloadingConnector(tier, kv, spec.pp_size, tier=pool)
-        store = tiers.store_of(built, spec.tier)
-        workers = copies = CopyWorkers(offloading, expect, store=store)
-        hold_back = copies.hold_back
+    replaces_tier = scheduler is not None or (connector is not None and workers is None)
+    if spec.tier is not None and not replaces_tier:
+        parts = (tiers or Tiers(network)).parts(built, spec.tier, expect, connector, workers)
+        kv, connector, workers, hold_back = parts.kv, parts.connector, parts.workers, parts.hold_back
     if scheduler is None:
         scheduler = vllm = make_scheduler(
             spec.scheduler,

@@ -103,7 +103,7 @@ class Simulation:
             from penstock.engine.disaggregation import Disaggregation
 
             self._disaggregation = Disaggregation(
-                cluster, self._built, self._network, self._agenda, self._outcomes.moved
+                cluster, self._built, self._network, self._agenda, self._outcomes.moved, self.options.seed
             )
         self._sinks = (*sinks, ProgressSink(self._report)) if progress else tuple(sinks)
         self.instances = [
@@ -162,6 +162,7 @@ class Simulation:
                 connector=connector,
                 scheduler=scheduler,
                 workers=workers,
+                tiers=self._tiers,
             )
         else:
             replica = make_replica(
@@ -255,11 +256,14 @@ class Simulation:
         where they concern each other."""
         self._reacts = reacts = self._arrivals.are_released or bool(self._observers)
         self._is_coupled = len(self.instances) > 1 and reacts
-        self._is_coupled |= bool(self._network.links or self._groups) or self._disaggregation is not None
+        shares = bool(self._network.links or self._groups or self._tiers.are_shared)
+        self._is_coupled |= shares or self._disaggregation is not None
         for one in self.serving:
             one.stops_on_end = reacts
         self._lookahead = None
-        if self._disaggregation is not None and not (reacts or self._groups or self.options.exact_only):
+        if self._disaggregation is not None and not (
+            reacts or self._groups or self._tiers.are_shared or self.options.exact_only
+        ):
             self._lookahead = self._disaggregation.lookahead(self._network)
         for replica in self.instances:
             replica.agenda = self._agenda if self._is_coupled or self._observers else None

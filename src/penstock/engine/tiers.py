@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from penstock.engine.build import BuiltInstance
+from penstock.engine.executor import HoldBack
 from penstock.errors import Problem, UserError
 from penstock.network.links import Network
 from penstock.scheduler.kv_cache import BlockKeys
+from penstock.scheduler.kv_connector import KVConnector
 from penstock.spec.cluster import TierSpec
 from penstock.units import GIB
 
 if TYPE_CHECKING:
     from penstock.kv_transfer.copy_workers import StoreLink
     from penstock.kv_transfer.cpu_tier import CPUTier
+    from penstock.kv_transfer.step_workers import StepWorkers
+    from penstock.scheduler.guarded_kv_cache import GuardedKVCache
     from penstock.spec.kv_tier import TierOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TieredParts:
+    """What a replica with a tier is made of: its pool, its connector, which has another's beside the tier's where there
+    is another, the workers, and whom to ask before a step starts."""
+
+    kv: GuardedKVCache
+    connector: KVConnector
+    workers: StepWorkers
+    hold_back: HoldBack
 
 
 class Tiers:
@@ -23,6 +40,51 @@ class Tiers:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._shared: dict[tuple[str, int], tuple[CPUTier, BlockKeys, int]] = {}
+        self._has_stores = False
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether instances share any, or the way to one, so that what one does may concern others."""
+        return bool(self._shared) or self._has_stores
+
+    def parts(
+        self,
+        built: BuiltInstance,
+        tier: TierSpec,
+        concerns: Callable[..., None],
+        connector: KVConnector | None = None,
+        workers: StepWorkers | None = None,
+    ) -> TieredParts:
+        """What an instance needs for its tier, beside a ``connector`` and ``workers`` that bring KV from other
+        instances, which come first. ``concerns`` is told when something may concern the instance, and
+        what other instance does that at that very instant.
+
+        Raises:
+            UserError: the tier cannot be made.
+        """
+        from penstock.kv_transfer.copy_workers import CopyWorkers
+        from penstock.kv_transfer.offloading import OffloadingConnector
+        from penstock.kv_transfer.stacked import StackedWorkers, stack_connectors
+        from penstock.scheduler.guarded_kv_cache import GuardedKVCache
+
+        spec = built.spec
+        options, pool, keys = self.of(built, tier)
+        kv = GuardedKVCache(
+            built.deployment.memory.num_gpu_blocks,
+            spec.scheduler.block_size,
+            prefix_caching=spec.scheduler.enable_prefix_caching,
+            notes_all_fills=not options.offload_prompt_only,
+            keys=keys,
+        )
+        offloading = OffloadingConnector(options, kv, spec.pp_size, tier=pool, user=spec.index)
+        pool.users[spec.index] = concerns
+        copies = CopyWorkers(offloading, concerns, store=self.store_of(built, tier))
+        return TieredParts(
+            kv,
+            offloading if connector is None else stack_connectors([connector, offloading]),
+            copies if workers is None else StackedWorkers([workers, copies]),
+            copies.hold_back,
+        )
 
     def of(self, built: BuiltInstance, tier: TierSpec) -> tuple[TierOptions, CPUTier, BlockKeys]:
         """An instance's options, the tier itself, and the names of blocks in it.
@@ -53,6 +115,7 @@ class Tiers:
             return None
         from penstock.kv_transfer.copy_workers import StoreLink
 
+        self._has_stores = True
         spec = built.spec
         place = {"instance": f" of instance {spec.index}", "node": f" of node {spec.node}", "cluster": ""}
         return StoreLink(
@@ -72,6 +135,8 @@ def tier_options(built: BuiltInstance, tier: TierSpec) -> tuple[TierOptions, int
     Raises:
         UserError: it does not hold a single chunk.
     """
+    from penstock.spec.kv_tier import TierOptions
+
     spec = built.spec
     stages = built.deployment.memory.stages
     per_npu = sum(stage.kv_bytes_per_block for stage in stages)
@@ -80,8 +145,6 @@ def tier_options(built: BuiltInstance, tier: TierSpec) -> tuple[TierOptions, int
     if not chunks:
         message = f"{tier.size_bytes / GIB:.3g} GiB hold no chunk of {chunk_bytes / GIB:.3g} GiB"
         raise UserError([Problem(f"{spec.where}.kv_offloading", message)])
-    from penstock.spec.kv_tier import TierOptions
-
     options = TierOptions(
         cpu_chunks=chunks,
         kv_bytes_per_token=per_npu // spec.scheduler.block_size,

@@ -49,10 +49,11 @@ def _of_workers(replica: Replica) -> tuple[TierTotals | None, int, int]:
         return None, 0, 0
     from penstock.kv_transfer.copy_workers import CopyWorkers
     from penstock.kv_transfer.pull_workers import PullWorkers
+    from penstock.kv_transfer.stacked import find_workers
 
-    if isinstance(workers, PullWorkers):
-        return None, workers.late_reads, len(workers.lease_ends)
-    return _tier_totals(workers) if isinstance(workers, CopyWorkers) else None, 0, 0
+    copies, reads = find_workers(workers, CopyWorkers), find_workers(workers, PullWorkers)
+    tier = None if copies is None else _tier_totals(copies)
+    return (tier, 0, 0) if reads is None else (tier, reads.late_reads, len(reads.lease_ends))
 
 
 def _tier_totals(workers: CopyWorkers) -> TierTotals:

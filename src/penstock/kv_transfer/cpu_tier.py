@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -42,12 +42,14 @@ class Stored:
 
 
 class CPUTier:
-    """Chunks by key; a key stands for a chunk's content and all before it."""
+    """Chunks by key; a key stands for a chunk's content and all before it. ``users``, by number,
+    are told when others' chunks can be found, and whose: they may be waiting for that."""
 
     def __init__(self, options: TierOptions) -> None:
         self.capacity = options.cpu_chunks
         self.policy: EvictionPolicy = POLICIES[options.eviction_policy](options.cpu_chunks)
         self._threshold = options.store_threshold
+        self.users: dict[int, Callable[[int, int], None]] = {}
         self._used_once = 0
         self._freed: list[int] = []
         self._offers: OrderedDict[int, int] = OrderedDict()
@@ -141,6 +143,12 @@ class CPUTier:
         for key in keys:
             self.policy.chunks[key].readers = 0
             self.policy.idle(key)
+
+    def changed(self, by: int, now: int) -> None:
+        """Chunks of the user ``by`` can be found from now on."""
+        for user, concerns in self.users.items():
+            if user != by:
+                concerns(now, by)
 
     def finished(self, request: int) -> None:
         """A request has ended: what it used counts as used now."""

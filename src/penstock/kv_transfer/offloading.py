@@ -63,9 +63,9 @@ class _Offered:
 
 class OffloadingConnector:
     """A :class:`~penstock.scheduler.kv_connector.KVConnector` of a scheduler whose pool is ``kv``. ``tier`` is its own
-    unless given: others may share it, whose pools then name blocks alike. ``latest`` are
-    steps with something to tell the workers, by number, that those have not taken; ``all_jobs`` all copies so far
-    where ``keep_jobs``."""
+    unless given: others may share it, whose pools then name blocks alike; ``user`` is its number among them.
+    ``latest`` are steps with something to tell the workers, by number, that those have not taken; ``all_jobs`` all
+    copies so far where ``keep_jobs``."""
 
     writes_blocks = True
     must_deliver = False
@@ -77,6 +77,7 @@ class OffloadingConnector:
         pp_size: int,
         *,
         tier: CPUTier | None = None,
+        user: int = 0,
         keep_jobs: bool = False,
     ) -> None:
         self.options = options
@@ -89,6 +90,7 @@ class OffloadingConnector:
         self.looked_up_tokens = 0
         self.refused_stores = 0
         self.stores = self.loads = 0
+        self._user = user
         self._keep_jobs = keep_jobs
         self._per_chunk = options.blocks_per_chunk
         self._chunk_tokens = kv.block_size * options.blocks_per_chunk
@@ -102,6 +104,8 @@ class OffloadingConnector:
         self._done: list[CopyJob] = []
         self._local = 0
         self._now = 0
+        # Whether the latest schedule() asked for something that is not known yet.
+        self._defers = self._deferred = False
 
     def added(self, state: RequestState) -> None:
         """See :class:`~penstock.scheduler.kv_connector.KVConnector`."""
@@ -132,6 +136,7 @@ class OffloadingConnector:
             is_pending |= found is Found.PENDING
             hits.append(key)
         if is_pending:
+            self._defers = True
             return None
         gain = (first + len(hits)) * size - computed
         if gain < size:
@@ -197,8 +202,13 @@ class OffloadingConnector:
     def scheduled(self, step: Step, now: int) -> None:
         """Offer what the step fills, and find out which copies must be out before its forward."""
         self._now = now
+        self._deferred, self._defers = self._defers, False
         for job in self._loads:
             job.scheduled_ns = now
+        if self.kv.has_guards:
+            for state, _, _ in step.chunks:
+                if not self._offered[state.request.index].has_blocks:
+                    self.kv.come_up(state)
         flush = self._disturbed()
         for victim in step.preempted:
             flush |= self._offered[victim.request.index].jobs
@@ -352,6 +362,7 @@ class OffloadingConnector:
             offered.jobs.discard(job)
             if job.is_store:
                 self.tier.end_store(job.keys)
+                self.tier.changed(self._user, now)
                 self.kv.unguard(job.guard)
             else:
                 self.tier.end_load(job.keys)
@@ -371,10 +382,10 @@ class OffloadingConnector:
             del self._offered[index]
 
     def quiet_until_ns(self) -> int:
-        """While nothing is copied, is to be, or was refused room, decodes alone change nothing: outputs that are
-        stored are noted by their cohort."""
+        """While nothing is copied, is to be, is waited for, or was refused room, decodes alone change nothing: outputs
+        that are stored are noted by their cohort."""
         busy = self._pending or self._done or self._ended or self._refused or self._loads or self.latest
-        return 0 if busy or self.kv.disturbed else NEVER_NS
+        return 0 if busy or self._deferred or self.kv.disturbed else NEVER_NS
 
     def has_work(self) -> bool:
         """The engine goes on until all copies are reported."""

@@ -99,7 +99,7 @@ class PullConnector:
         return Match(rest, loads=True) if rest > 0 else NO_MATCH
 
     def allocated(self, state: RequestState, hit_blocks: int, external_tokens: int) -> None:
-        """Blocks beyond the hit are read."""
+        """Blocks beyond the hit are read; none, if the tokens are another connector's to fill or all were hit."""
         index = state.request.index
         if index in self._for_others:
             self._orders.admitted.append(index)
@@ -107,9 +107,11 @@ class PullConnector:
             return
         source = self._sources.pop(index, None)
         if source is not None:
-            self._orders.reads.append(Read(index, source, state.held_blocks - hit_blocks))
+            blocks = state.held_blocks - hit_blocks if external_tokens else 0
+            self._orders.reads.append(Read(index, source, blocks))
             self._has_orders = True
-            self.loading[index] = state
+            if blocks:
+                self.loading[index] = state
 
     def scheduled(self, step: Step, now: int) -> None:
         """See :class:`~penstock.scheduler.kv_connector.KVConnector`."""

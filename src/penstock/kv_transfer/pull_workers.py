@@ -43,7 +43,8 @@ class ReadPaths(Protocol):
 class PullWorld:
     """What all instances that take part share. ``notify_ns``: from a read's end until its source knows.
     ``handshake_ns``: before a stage's first read from an instance. ``fails`` says of a read by a stage that it does.
-    ``on_transfer`` is given every read once it is under way."""
+    ``on_transfer`` is given every read once it is under way, ``on_heartbeat`` when leases are renewed, by which
+    instance, at which, and for which requests."""
 
     network: Network
     paths: ReadPaths
@@ -51,6 +52,7 @@ class PullWorld:
     handshake_ns: int = 0
     fails: Callable[[int, int], bool] = lambda request, stage: False
     on_transfer: Callable[[Transfer], None] = lambda transfer: None
+    on_heartbeat: Callable[[int, int, int, frozenset[int]], None] | None = None
     instances: dict[int, PullWorkers] = field(default_factory=dict)
 
 
@@ -58,7 +60,7 @@ class PullWorld:
 class _Stage:
     """One worker. ``moments`` of the steps that have not come back, ``orders`` that it has not had its moment for,
     ``reads`` that wait for a handshake, ``ends`` of reads under way, ``inbox`` what others sent it, ``leases`` by
-    request and in order of their (earliest) ends."""
+    request and in order of their (earliest) ends, and up to when they were ``renewed`` since."""
 
     moments: deque[int] = field(default_factory=deque)
     orders: deque[tuple[int, Orders]] = field(default_factory=deque)
@@ -68,6 +70,7 @@ class _Stage:
     inbox: list[Message] = field(default_factory=list)
     to_send: set[int] = field(default_factory=set)
     leases: dict[int, int] = field(default_factory=dict)
+    renewed: dict[int, int] = field(default_factory=dict)
     lease_ends: list[tuple[int, int]] = field(default_factory=list)
     notified: dict[int, int] = field(default_factory=dict)
 
@@ -99,7 +102,6 @@ class PullWorkers:
         self.world = world
         self.late_reads = 0
         self.lease_ends: list[tuple[int, int, int]] = []
-        self.heartbeats: list[tuple[int, int, tuple[int, ...]]] = []
         self._concerns = concerns
         self._stages = [_Stage() for _ in range(pp_size)]
         self._looks_at_end = connector.options.looks_at_end
@@ -180,7 +182,8 @@ class PullWorkers:
             self._lease(worker, index, now + end_ns - orders.scheduled_ns)
         for source, indices in orders.renewed.items():
             if self._shakes_hands(worker, now, source):
-                self.heartbeats.append((now, source, tuple(sorted(indices))))
+                if self.world.on_heartbeat is not None:
+                    self.world.on_heartbeat(now, self.place, source, indices)
                 self.world.instances[source].hear(now, self.place, indices)
 
     def _shakes_hands(self, worker: _Stage, now: int, source: int) -> bool:
@@ -288,8 +291,8 @@ class PullWorkers:
             if isinstance(content, _HasRead):
                 self._note_read(worker, content, sent)
             elif isinstance(content, frozenset):
-                for index in worker.leases.keys() & content:
-                    worker.leases[index] = max(worker.leases[index], moment + self._extension_ns)
+                renewed = worker.leases.keys() & content
+                worker.renewed.update(dict.fromkeys(renewed, moment + self._extension_ns))
 
     def _note_read(self, worker: _Stage, content: _HasRead, sent: list[int]) -> None:
         request = content.request
@@ -314,6 +317,7 @@ class PullWorkers:
         end_ns = worker.leases.get(request)
         if end_ns is None:
             return
+        end_ns = max(end_ns, worker.renewed.get(request, 0))
         if end_ns > moment:
             heapq.heappush(worker.lease_ends, (end_ns, request))
             self._concerns(end_ns)
@@ -326,6 +330,7 @@ class PullWorkers:
     def _give_up(worker: _Stage, request: int) -> None:
         worker.to_send.discard(request)
         worker.leases.pop(request, None)
+        worker.renewed.pop(request, None)
         worker.notified.pop(request, None)
 
     def _count(self, counts: dict[int, int], request: int, done: list[int]) -> None:

@@ -94,7 +94,7 @@ class InstanceSummary:
 class KvMoves:
     """KV that moved between instances: reads, their bytes, and the time from asking to having it, mean and largest;
     ``waited_ns`` of that was for links, over all reads. ``late_reads`` were of blocks given up before,
-    ``expired_leases`` are what gave them up."""
+    ``expired_leases`` are what gave them up; ``failed_reads`` did not arrive."""
 
     reads: int
     size_bytes: int
@@ -103,6 +103,7 @@ class KvMoves:
     waited_ns: int
     late_reads: int
     expired_leases: int
+    failed_reads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +201,7 @@ def _kv_moves(record: RunRecord) -> KvMoves | None:
         waited_ns=sum(one.start_ns - one.post_ns for one in transfers),
         late_reads=sum(total.late_reads for total in record.totals),
         expired_leases=sum(total.expired_leases for total in record.totals),
+        failed_reads=sum(not one.is_ok for one in transfers),
     )
 
 
@@ -349,6 +351,8 @@ def _kv_lines(summary: RunSummary) -> list[list[str]]:
         )
         if moves.expired_leases:
             text += f"; {moves.expired_leases:,} leases ran out, {moves.late_reads:,} reads came too late"
+        if moves.failed_reads:
+            text += f"; {moves.failed_reads:,} reads failed"
         lines.append(["KV moved", text])
     for instance, tier in enumerate(summary.tiers):
         if tier is not None:

@@ -14,13 +14,15 @@ from penstock.scheduler.request_state import RequestState
 
 class Guard:
     """Stands for blocks whose content is still to be copied. ``is_disturbed`` once one of them was handed out, to be
-    written or to be shared. ``owner`` is whatever the guard's maker wants to find again."""
+    written or to be shared. ``owner`` is whatever the guard's maker wants to find again; ``blocks`` are those that can
+    be hit."""
 
-    __slots__ = ("is_disturbed", "owner")
+    __slots__ = ("blocks", "is_disturbed", "owner")
 
     def __init__(self, owner: object = None) -> None:
         self.owner = owner
         self.is_disturbed = False
+        self.blocks: list[CachedBlock] = []
 
 
 class _GuardedRun(OwnBlocks):
@@ -50,7 +52,8 @@ class GuardedKVCache(KVCache):
         self.disturbed: list[Guard] = []
         self._notes_all_fills = notes_all_fills
         self._guards_of: dict[RequestState, Mapping[int, Guard]] = {}
-        self._guard_of: dict[CachedBlock, Guard] = {}
+        # Requests with a common prefix may copy from one block.
+        self._watching: dict[CachedBlock, list[Guard]] = {}
         # Without prefix caching: the free blocks on top of the pile, [how many, their guard], as far down as a guard.
         self._pile: list[tuple[int, Guard | None]] = []
 
@@ -66,17 +69,33 @@ class GuardedKVCache(KVCache):
         for position, guard in guards.items():
             if position < len(state.hashed_blocks):
                 block = state.hashed_blocks[position]
-                present = self._guard_of.get(block)
-                if present is None or present.is_disturbed:
-                    self._guard_of[block] = guard
+                self._watching.setdefault(block, []).append(guard)
+                guard.blocks.append(block)
 
     def unguard(self, guard: Guard) -> None:
         """The copy is done, or will not be made."""
         guard.is_disturbed = True  # nobody needs to hear of it any more
-        for block in [block for block, other in self._guard_of.items() if other is guard]:
-            del self._guard_of[block]
+        for block in guard.blocks:
+            watching = self._watching.get(block)
+            if watching is not None and guard in watching:
+                watching.remove(guard)
+                if not watching:
+                    del self._watching[block]
+        guard.blocks.clear()
         if self._pile and all(other is None or other.is_disturbed for _, other in self._pile):
             self._pile.clear()
+
+    @property
+    def has_guards(self) -> bool:
+        """Whether blocks are watched by themselves, not as part of a run of free ones."""
+        return bool(self._watching)
+
+    def come_up(self, state: RequestState) -> None:
+        """A request is run with blocks that were given to it in part earlier, while somebody else ran with them: those
+        are handed out now."""
+        for block in state.hashed_blocks:
+            for guard in self._watching.get(block, ()):
+                self._disturb(guard)
 
     def _disturb(self, guard: Guard) -> None:
         if not guard.is_disturbed:
@@ -131,15 +150,13 @@ class GuardedKVCache(KVCache):
 
     def _forget(self, block: CachedBlock) -> None:
         super()._forget(block)
-        guard = self._guard_of.pop(block, None)
-        if guard is not None:
+        for guard in self._watching.pop(block, ()):
             self._disturb(guard)
 
     def use(self, state: RequestState, found: list[CachedBlock] | OwnBlocks) -> None:
         """See :class:`~penstock.scheduler.kv_cache.KVCache`."""
         super().use(state, found)
-        if self._guard_of and not isinstance(found, OwnBlocks):
+        if self._watching and not isinstance(found, OwnBlocks):
             for block in found:
-                guard = self._guard_of.get(block)
-                if guard is not None:
+                for guard in self._watching.get(block, ()):
                     self._disturb(guard)

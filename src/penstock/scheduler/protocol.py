@@ -14,11 +14,12 @@ from penstock.scheduler.step import Step
 class SchedulerStatus:
     """How a scheduler stands. ``cause``, the number of a Cause, says why its latest schedule() could take no more;
     requests ``running`` and ``waiting``, ``loading`` of those waiting for KV from elsewhere; ``transferring``: some KV
-    is on its way, in or out; KV blocks ``free_blocks`` of ``usable_blocks``. ``stuck`` is a request that can never run
-    on, whatever the others do."""
+    is on its way, in or out; ``deferred``: it is not known yet what of a waiting request's KV can be had; KV blocks
+    ``free_blocks`` of ``usable_blocks``. ``stuck`` is a request that can never run on, whatever the others do."""
 
     __slots__ = (
         "cause",
+        "deferred",
         "free_blocks",
         "loading",
         "running",
@@ -34,6 +35,7 @@ class SchedulerStatus:
         self.waiting = 0
         self.loading = 0
         self.transferring = False
+        self.deferred = False
         self.free_blocks = usable_blocks
         self.usable_blocks = usable_blocks
         self.stuck: RequestState | None = None

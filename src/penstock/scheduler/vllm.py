@@ -211,7 +211,7 @@ class VllmScheduler:
             and not self._prefill_capacity_bound
             and len(self.running) > len(self.partials)
         )
-        self._is_blocked = False
+        self._is_blocked = self._status.deferred = False
         budget = self._schedule_running(step, budget, threshold)
         if step.preempted:
             self.out_of_capacity = True
@@ -577,6 +577,7 @@ class VllmScheduler:
         if self.connector is not None:
             match = self.connector.matched_tokens(state, computed)
             if match is None:
+                self._status.deferred = True
                 return _SKIP
             if match is UNTIL_CALLED:
                 return _PARK

@@ -9,6 +9,7 @@ from penstock.engine.observer import Observer, RequestView, StepView, TokensView
 from penstock.engine.replica import Replica
 from penstock.engine.simulation import Simulation
 from penstock.kv_transfer.copy_workers import CopyWorkers
+from penstock.kv_transfer.stacked import find_workers
 from penstock.server.histogram import Histogram
 from penstock.server.live import ArrivalListener, Wanted
 from penstock.server.metric_names import COUNTS, TIMES, TOKEN_COUNTS, token_buckets
@@ -61,8 +62,8 @@ class InstanceStats:
         """A counter of :data:`~penstock.server.metric_names.COUNTERS`."""
         if name == "num_preemptions":
             return self.replica.scheduler.preemptions
-        workers = self.replica.workers
-        if isinstance(workers, CopyWorkers):
+        workers = find_workers(self.replica.workers, CopyWorkers)
+        if workers is not None:
             connector = workers.connector
             if name == "external_prefix_cache_queries":
                 return connector.looked_up_tokens

@@ -119,10 +119,11 @@ class KvTransferSpec:
     :class:`~penstock.kv_transfer.push.PushReceiver`. ``proxy_ns`` passes from a computed prompt to its request at a
     decode instance, ``notify_ns`` from the end of a read until the prefill side knows, or takes any message of the
     other kind, ``handshake_ns`` passes before a stage's first read from an instance. ``lease_s``: how long a prompt's
-    blocks are kept for its reader. ``looks_at_end``: workers look for finished reads after a step's forward.
-    ``decode_router`` picks decode instances; None: as prefill. ``policy`` decides which prompts go to prefill
-    instances: always | conditional | ``module:Class``, the second by the two members after it
-    (:class:`~penstock.engine.disaggregation_policy.Conditional`).
+    blocks are kept for its reader. ``looks_at_end``: workers look for finished reads after a step's forward. A read
+    of ``read_failure_rate`` of all requests fails; ``recomputes_failures``:
+    :class:`~penstock.kv_transfer.pull.PullOptions`. ``decode_router`` picks decode instances; None: as prefill.
+    ``policy`` decides which prompts go to prefill instances: always | conditional | ``module:Class``, the second by
+    the two members after it (:class:`~penstock.engine.disaggregation_policy.Conditional`).
     """
 
     kind: str = "pull"
@@ -132,6 +133,8 @@ class KvTransferSpec:
     handshake_ns: int = 0
     lease_s: int = 30
     looks_at_end: bool = False
+    read_failure_rate: float = 0.0
+    recomputes_failures: bool = False
     decode_router: str | None = None
     policy: str = "always"
     max_local_prefill_length: int = 0

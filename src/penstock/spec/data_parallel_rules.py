@@ -71,15 +71,15 @@ def data_parallel_problems(instances: Sequence[InstanceSpec], *, shared_links: b
             )
         if instance.blocking_sends:
             problems.append(Problem(f"{where}.blocking_sends", "is not simulated for ranks in lock-step"))
-        if instance.pd_type is not None and not instance.scheduler.engine_idle_sleep_ns:
+        moves_kv = "pd_type" if instance.pd_type is not None else "kv_offloading"
+        looks_by_turns = instance.pd_type is not None or instance.tier is not None
+        if looks_by_turns and not instance.scheduler.engine_idle_sleep_ns:
             problems.append(
                 Problem(
                     f"{where}.engine_idle_sleep_ns",
-                    "must be above 0 for ranks in lock-step with pd_type: they look for KV by turns",
+                    f"must be above 0 for ranks in lock-step with {moves_kv}: they look for KV by turns",
                 )
             )
-        if instance.tier is not None:
-            problems.append(Problem(where, "a tier in host memory is not simulated for ranks in lock-step"))
         if instance.placement is not None or instance.pim is not None:
             outside = "placement and attention offloading are not simulated for ranks in lock-step"
             problems.append(Problem(where, outside))

@@ -9,7 +9,14 @@ from penstock.files.place import Place
 from penstock.spec.cluster import InstanceSpec, KvTransferSpec
 from penstock.spec.raw import RawKvTransfer
 
-_ONLY_PULL = ("proxy_ns", "handshake_ns", "kv_lease_duration", "worker_poll")
+_ONLY_PULL = (
+    "proxy_ns",
+    "handshake_ns",
+    "kv_lease_duration",
+    "worker_poll",
+    "read_failure_rate",
+    "kv_load_failure_policy",
+)
 _ONLY_PUSH = ("num_reserved_decode_tokens",)
 
 
@@ -27,6 +34,8 @@ def kv_transfer_spec(raw: RawKvTransfer | None) -> KvTransferSpec:
         handshake_ns=raw.handshake_ns or 0,
         lease_s=raw.kv_lease_duration or KvTransferSpec().lease_s,
         looks_at_end=raw.worker_poll == "end",
+        read_failure_rate=raw.read_failure_rate or 0.0,
+        recomputes_failures=raw.kv_load_failure_policy == "recompute",
         decode_router=raw.decode_router,
         policy=raw.policy or ("always" if raw.max_local_prefill_length is None else "conditional"),
         max_local_prefill_length=raw.max_local_prefill_length or 0,
@@ -79,6 +88,9 @@ def _check_policy(transfer: RawKvTransfer | None, place: Place) -> list[Problem]
     ]
     if strangers:
         return strangers
+    if transfer.kv_load_failure_policy is not None and not transfer.read_failure_rate:
+        message = "needs read_failure_rate above 0: no read fails without it"
+        return [Problem(str(place.key("kv_load_failure_policy")), message)]
     if transfer.policy == "conditional" and transfer.max_local_prefill_length is None:
         message = "needs max_local_prefill_length: up to so many tokens a decode instance computes itself"
         return [Problem(str(place.key("policy")), message)]
@@ -116,13 +128,6 @@ def _check_likeness(instances: Sequence[InstanceSpec]) -> list[Problem]:
                 Problem(
                     f"{spec.where}.kv_cache_dtype",
                     f"instance {first.index} keeps its KV in another type: blocks are read as they are",
-                )
-            )
-        if spec.tier is not None:
-            problems.append(
-                Problem(
-                    f"{spec.where}.kv_offloading",
-                    "is not simulated together with pd_type: leave one of them out",
                 )
             )
     return problems

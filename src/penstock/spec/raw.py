@@ -107,6 +107,8 @@ class RawKvTransfer(Raw):
     handshake_ns: Nanoseconds | None = None
     kv_lease_duration: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     worker_poll: Literal["start", "end"] | None = None
+    read_failure_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    kv_load_failure_policy: Literal["fail", "recompute"] | None = None
     num_reserved_decode_tokens: Counter | None = None
     decode_router: Name | None = None
     policy: Name | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.cost.step_cost import PipelineCost
+from penstock.spec.kv_tier import TierOptions
 from penstock.spec.options import SchedulerOptions
 from penstock.validate.recordings import Recording
 from penstock.workload.request import Request
@@ -36,7 +37,8 @@ class TransferOptions:
 class InstanceSetup:
     """One instance. ``kv_role``: kv_producer | kv_consumer | kv_both. ``recomputes_failures``: vLLM's
     ``kv_load_failure_policy`` is ``recompute``, not ``fail``. ``lease_s`` is ``kv_lease_duration``.
-    ``looks_at_end``: workers look for finished transfers after the forward of a step, not as it starts."""
+    ``looks_at_end``: workers look for finished transfers after the forward of a step, not as it starts. ``tier``: a
+    CPU tier below its GPUs; no recording has one."""
 
     name: str
     prefills: bool
@@ -47,6 +49,7 @@ class InstanceSetup:
     recomputes_failures: bool = False
     lease_s: int = 30
     looks_at_end: bool = False
+    tier: TierOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

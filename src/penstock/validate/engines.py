@@ -50,6 +50,7 @@ def penstock_disaggregated(setup: DisaggregatedSetup, *, exact_only: bool = Fals
             each.num_gpu_blocks,
             each.cost,
             PullOptions(each.kv_role, each.recomputes_failures, each.lease_s, each.looks_at_end),
+            each.tier,
         )
         for each in setup.instances
     ]
