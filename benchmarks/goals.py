@@ -50,21 +50,21 @@ class Goal:
 GOALS = (
     Goal(
         name="pp 4, 128 running, synchronous",
-        requests=10_000,
+        requests=3_000,
         mode="synchronous",
         compiled=1.5e6,
         plain=200_000,
     ),
     Goal(
         name="pp 4, 128 running, async scheduling",
-        requests=10_000,
+        requests=3_000,
         mode="async scheduling",
         compiled=1e6,
         plain=100_000,
     ),
-    Goal(name="pp 4, 128 running, decode-cap", requests=10_000, mode="decode-cap", compiled=500_000),
-    Goal(name="pp 4, 128 running, sglang", requests=10_000, mode="sglang", compiled=500_000),
-    Goal(name="pp 4, 128 running, gllm", requests=10_000, mode="gllm", compiled=500_000),
+    Goal(name="pp 4, 128 running, decode-cap", requests=3_000, mode="decode-cap", compiled=500_000),
+    Goal(name="pp 4, 128 running, sglang", requests=3_000, mode="sglang", compiled=500_000),
+    Goal(name="pp 4, 128 running, gllm", requests=3_000, mode="gllm", compiled=500_000),
     Goal(
         name="prefix caching with ids, 16 shared prefixes",
         requests=3_000,
@@ -108,9 +108,9 @@ def goals(*, quick: bool, only: Sequence[str] = (), ways: Sequence[str] = WAYS) 
 
 def _measured(goal: Goal, folder: Path, ways: Sequence[str]) -> Iterator[Row]:
     command = _command(goal, folder)
-    repeats = 1 if goal.is_long else 3
+    repeats = 1 if goal.is_long else 2 if goal.is_rate else 4  # a worker warms up by itself
     rows: dict[str, Row] = {}
-    for _ in range(repeats + (not goal.is_long)):  # the first warms up
+    for _ in range(repeats):
         for way in ways:
             source = folder if way == "before" else REPOSITORY
             settings = [

@@ -492,6 +492,8 @@ class Simulation:
 
 def _joined(parts: Sequence[Callable[[], Int64Array]]) -> Int64Array:
     """The rows of all parts, each let go before the next is made: a copy of one at a time."""
+    if len(parts) == 1:
+        return parts[0]()
     found = np.zeros((0, 2), dtype=np.int64)
     for part in parts:
         rows = part()
