@@ -293,6 +293,13 @@ def test_ranks_and_stages_without_number(
     refused("validate schedule t", f"{path}: {name}: must be an integer from 0 to 1023", capsys)
 
 
+def test_an_output_that_is_a_link_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("loop").symlink_to("loop")
+    refused(
+        "run --cluster-config c.json --dataset w.jsonl --output loop", "Too many levels of symbolic", capsys
+    )
+
+
 def test_one_mistake_in_a_file_of_many_readers_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     Path("m.json").write_text("{")
     config = instance(model_name="m.json", pp_layer_partition=None)
