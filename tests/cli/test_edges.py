@@ -115,6 +115,8 @@ def instance(**members: Any) -> dict[str, Any]:
         ({"policy": "builtins:int"}, "builtins:int has no method limits"),
         ({"policy": "vllm(1)"}, "'1' is not an argument"),
         ({"block_size": 10**400}, "block_size: must be"),
+        ({"stage_hardware": 10**20}, "stage_hardware: must be a list"),
+        ({"stage_hardware": True}, "stage_hardware: must be a list"),
         (
             {"max_num_batched_tokens": 4},
             "max_num_batched_tokens: 4 is below max_num_seqs 8: vLLM does not start",
