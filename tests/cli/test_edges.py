@@ -115,6 +115,8 @@ def instance(**members: Any) -> dict[str, Any]:
         ({"policy": "builtins:int"}, "builtins:int has no method limits"),
         ({"policy": "vllm(1)"}, "'1' is not an argument"),
         ({"block_size": 10**400}, "block_size: must be"),
+        ({"stage_hardware": 10**20}, "stage_hardware: must be a list"),
+        ({"stage_hardware": True}, "stage_hardware: must be a list"),
         (
             {"max_num_batched_tokens": 4},
             "max_num_batched_tokens: 4 is below max_num_seqs 8: vLLM does not start",
@@ -291,6 +293,13 @@ def test_ranks_and_stages_without_number(
     rows[0][name] = value
     path.write_bytes(gzip.compress(lines(rows).encode()))
     refused("validate schedule t", f"{path}: {name}: must be an integer from 0 to 1023", capsys)
+
+
+def test_an_output_that_is_a_link_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("loop").symlink_to("loop")
+    refused(
+        "run --cluster-config c.json --dataset w.jsonl --output loop", "Too many levels of symbolic", capsys
+    )
 
 
 def test_one_mistake_in_a_file_of_many_readers_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ whoever next writes in that directory removes them.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -113,6 +114,8 @@ def atomic_write_bytes(path: str | Path) -> Generator[BinaryIO]:
             raise UserError([_is_input(path, read_as)])
         if target.is_dir():
             raise IsADirectoryError(21, "Is a directory")
+        if target.is_symlink():  # resolved, and still one: it leads to itself
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         made = _make_directories(target.parent)
         try:
             _sweep(target.parent)
@@ -172,6 +175,8 @@ def _obstacle(path: str | Path | os.PathLike[str]) -> str | None:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         return "is a directory"
+    if target.is_symlink():
+        return os.strerror(errno.ELOOP)
     if target.exists() and not os.access(target, os.W_OK):
         return "no permission to write"
     parent = target.parent

@@ -6,7 +6,7 @@ The shapes are in ``raw.py``; here are the rules between members, and which of f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -200,7 +200,7 @@ class _ClusterReader:
             label
             for entry in raw.instances or []
             if isinstance(entry, Mapping)
-            for label in (entry.get("stage_hardware") or [entry.get("hardware")])
+            for label in _labels(entry)
             if isinstance(label, str)
         ]
         self._pim = pim
@@ -341,3 +341,9 @@ class _ClusterReader:
 
     def _blame(self, place: Place, message: str) -> None:
         self._problems.append(Problem(str(place), message))
+
+
+def _labels(entry: Mapping[str, Any]) -> Sequence[Any]:
+    """The hardware of an instance that has not been checked."""
+    of_stages: Any = entry.get("stage_hardware")
+    return of_stages if isinstance(of_stages, list) and of_stages else [entry.get("hardware")]

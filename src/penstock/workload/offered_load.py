@@ -21,6 +21,10 @@ _KEPT_REQUESTS = 50_000
 """Of workloads that were drawn, so that deployments under one load share them; the one used last goes last."""
 
 
+LAST_ARRIVAL_S = 1_000_000_000
+"""Thirty years of arrivals."""
+
+
 @dataclass(frozen=True, slots=True)
 class Arrivals:
     """How requests come. ``scaled`` keeps the workload's own rhythm; the others are drawn at the rate.
@@ -94,7 +98,14 @@ class OfferedLoad:
         rows = _first_rows(base)
         times = np.zeros(wanted)
         if math.isfinite(rate_per_s):
-            times = self._unit_times(seed, wanted) / rate_per_s
+            times = self._unit_times(seed, wanted)
+            last_s = float(times.max(initial=0.0))
+            if last_s > rate_per_s * LAST_ARRIVAL_S:
+                message = (
+                    f"{wanted:,} requests at {rate_per_s:g} a second take more than {LAST_ARRIVAL_S:,} s"
+                )
+                raise UserError([Problem("rate", message)])
+            times = times / rate_per_s
         return _arriving(base, rows, np.rint(times * NS_PER_S).astype(np.int64))
 
     def as_given(self) -> Workload:
