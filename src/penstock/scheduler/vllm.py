@@ -947,6 +947,8 @@ class VllmScheduler:
                 self.loaded.remove(state)
                 if self._unpromoted.pop(state, None) is not None:
                     self._loads_lack -= self.kv.blocks_for(state.num_tokens) - state.held_blocks
+                # The token that is to be computed again may be alone in its block.
+                computed = max(computed, (state.held_blocks - 1) * self.kv.block_size + 1)
         else:
             queued = len(self.waiting)
             self._leave_waiting(state)
