@@ -52,6 +52,7 @@ fmt: $(INSTALLED_DEV)
 fuzz: $(INSTALLED_DEV)
 	PYTHONPATH=tests $(BIN)/python -m reference.fuzz 2000
 	PYTHONPATH=tests $(BIN)/python -m fuzz.mutations 20000
+	PYTHONPATH=tests $(BIN)/python -m fuzz.hostile
 	SIGNAL_INSTANTS=50 $(BIN)/pytest tests/cli/test_signals.py
 	$(BIN)/pytest -n auto -m "not browser" --hypothesis-profile=fuzz
 

@@ -14,6 +14,9 @@ from typing import Any
 
 from benchmarks.inputs import REPOSITORY
 
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Modules are compiled once, as an installation has them."""
+
 
 class FailedCaseError(Exception):
     """A child ended with an error: its command and the end of what it printed."""
@@ -38,7 +41,7 @@ def run_child(command: Sequence[str]) -> tuple[Usage, str]:
     """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
-        child = subprocess.Popen(command, stdout=output, stderr=errors, cwd=REPOSITORY)
+        child = subprocess.Popen(command, stdout=output, stderr=errors, cwd=REPOSITORY, env=_ENVIRONMENT)
         _, status, usage = os.wait4(child.pid, 0)
         wall_s = time.perf_counter() - started
         child.returncode = os.waitstatus_to_exitcode(status)

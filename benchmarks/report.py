@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.goals import BEFORE, GOALS
 from benchmarks.targets import ratio, targets
 
 Row = Mapping[str, Any]
@@ -27,6 +28,7 @@ def render(report: Mapping[str, Any]) -> str:
     )
     parts = [measured_on]
     sections = (
+        ("goals", f"What is asked, beside {BEFORE}", goals_table(groups.get("goals", ()))),
         ("targets", "Targets", _targets(report)),
         ("saturated", "Iterations per CPU second, all requests arriving at once, pp 4", _rates(groups)),
         ("modes", "By the way of scheduling, pp 4, 128 running", _modes(groups)),
@@ -94,6 +96,42 @@ def _targets(report: Mapping[str, Any]) -> list[str]:
         )
         rows.append((target.name, f"{sign} {target.limit:,g} {target.unit}", f"{value} {target.unit}", met))
     return _table(("target", "limit", "measured", "met"), rows)
+
+
+def goals_table(rows: Sequence[Row]) -> list[str]:
+    """Iterations per CPU second or CPU seconds of each case in each way, with what is asked of it."""
+    found = {(row["name"], row["way"]): row for row in rows}
+    lines: list[tuple[str, ...]] = []
+    for goal in GOALS:
+        before, plain, compiled = (found.get((goal.name, way)) for way in ("before", "plain", "compiled"))
+        if before is None and plain is None and compiled is None:
+            continue
+        asked = _value(goal.compiled) + ("" if goal.peak_mb is None else f", {goal.peak_mb:,.0f} MB")
+        reached = "-" if compiled is None else _value(compiled["value"])
+        if compiled is not None and goal.peak_mb is not None:
+            reached += f", {compiled['peak_mb']:,.0f} MB"
+        times = "-"
+        if before is not None and compiled is not None:
+            times = f"{before['min_cpu_s'] / compiled['min_cpu_s']:.1f}"
+        lines.append(
+            (
+                goal.name,
+                asked,
+                reached,
+                "-" if goal.plain is None else _value(goal.plain),
+                "-" if plain is None else _value(plain["value"]),
+                "-" if before is None else _value(before["value"]),
+                times,
+            )
+        )
+    loads = sorted(row["load"] for row in rows) or [0.0]
+    head = ("it/s or CPU s", "asked", "compiled", "asked", "plain", BEFORE, "times")
+    said = f"Iterations per CPU second, or CPU seconds of a process; at a load of {loads[0]:.0f} to {loads[-1]:.0f}."
+    return [*_table(head, lines), "", said]
+
+
+def _value(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f} s"
 
 
 def _rates(groups: Mapping[str, Sequence[Row]]) -> list[str]:

@@ -80,35 +80,62 @@ inline PyType_Slot SPLITTER_SLOTS[] = {
 inline PyType_Spec SPLITTER_SPEC = {"penstock._core.Splitter", sizeof(SplitterObject), 0, Py_TPFLAGS_DEFAULT,
                                     SPLITTER_SLOTS};
 
-// spread(sums, begin_ns, end_ns, per_ns, origin_ns, interval_ns): add `per_ns` for every ns of the spans to the sums of
-// the intervals in which it lies, span by span.
+// Count the ns of a span [begin, end) in the intervals in which they lie; both from the first one's beginning.
+inline void count_span(int64_t* ns, int64_t begin, int64_t end, int64_t interval_ns) {
+  for (int64_t interval = begin / interval_ns; begin < end; ++interval) {
+    const int64_t edge = std::min(end, (interval + 1) * interval_ns);
+    ns[interval] += edge - begin;
+    begin = edge;
+  }
+}
+
+// spread(ns, begin_ns, end_ns, origin_ns, interval_ns): count the ns of the spans in the intervals.
 inline PyObject* spread(PyObject*, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
-    PyObject *sums, *begins, *ends;
-    double per_ns;
+    PyObject *counts, *begins, *ends;
     long long origin, interval_ns;
-    if (!PyArg_ParseTuple(arguments, "OOOdLL", &sums, &begins, &ends, &per_ns, &origin, &interval_ns)) {
-      return nullptr;
-    }
-    const View<double> to(sums);
-    const View<int64_t> from(begins), until(ends);
-    double* amounts = const_cast<double*>(to.data());
+    if (!PyArg_ParseTuple(arguments, "OOOLL", &counts, &begins, &ends, &origin, &interval_ns)) return nullptr;
+    const View<int64_t> to(counts), from(begins), until(ends);
+    int64_t* ns = const_cast<int64_t*>(to.data());
     for (size_t span = 0; span < from.size(); ++span) {
-      const int64_t end = until.data()[span] - origin;
-      int64_t begin = from.data()[span] - origin;
-      for (int64_t interval = begin / interval_ns; begin < end; ++interval) {
-        const int64_t edge = std::min<int64_t>(end, (interval + 1) * interval_ns);
-        amounts[interval] += static_cast<double>(edge - begin) * per_ns;
-        begin = edge;
-      }
+      count_span(ns, from.data()[span] - origin, until.data()[span] - origin, interval_ns);
     }
     Py_RETURN_NONE;
   });
 }
 
-inline PyMethodDef FUNCTIONS[] = {
-    {"spread", spread, METH_VARARGS, nullptr},
-    {nullptr, nullptr, 0, nullptr},
-};
+// measure(rows, pp_size, stage, ended_ns, standby_ns, active, standby, origin_ns, interval_ns): a stage's steps in the
+// turns `rows`, and up to `standby_ns` after each, counted in the intervals; `ended_ns` is when the one before them ended,
+// -1 if there was none. Returns ns of both, and when the last one ended.
+inline PyObject* measure(PyObject*, PyObject* arguments) {
+  return guarded([&]() -> PyObject* {
+    PyObject *rows, *actives, *standbys;
+    long long pp_size, stage, ended_ns, standby_ns, origin, interval_ns;
+    if (!PyArg_ParseTuple(arguments, "OLLLLOOLL", &rows, &pp_size, &stage, &ended_ns, &standby_ns, &actives, &standbys,
+                          &origin, &interval_ns)) {
+      return nullptr;
+    }
+    const View<int64_t> cells(rows), active_view(actives), standby_view(standbys);
+    int64_t* active = const_cast<int64_t*>(active_view.data());
+    int64_t* standby = const_cast<int64_t*>(standby_view.data());
+    const size_t width = static_cast<size_t>(TURN_COLUMNS + 3 * pp_size);
+    const int64_t* end_of_rows = cells.data() + cells.size();
+    int64_t active_ns = 0, waited_ns = 0, ended = ended_ns;
+    for (const int64_t* row = cells.data(); row < end_of_rows; row += width) {
+      const int64_t* first = row + TURN_COLUMNS;
+      if (first[2] <= first[1]) continue;
+      const int64_t begin = first[3 * stage + 1], end = first[3 * stage + 2];
+      if (ended >= 0 && begin > ended) {
+        const int64_t after = ended + std::min<int64_t>(begin - ended, standby_ns);
+        waited_ns += after - ended;
+        count_span(standby, ended - origin, after - origin, interval_ns);
+      }
+      active_ns += end - begin;
+      count_span(active, begin - origin, end - origin, interval_ns);
+      ended = end;
+    }
+    return to_tuple({active_ns, waited_ns, ended});
+  });
+}
 
 }  // namespace penstock

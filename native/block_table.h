@@ -35,6 +35,9 @@ class BlockTable {
     return slot.first;
   }
 
+  // Somebody looks there soon.
+  void expect(const Key& key) const { prefetch(&slots_[static_cast<size_t>(key.low) & (slots_.size() - 1)]); }
+
   void add(CachedBlock* block) {
     if (2 * (count_ + 1) > slots_.size()) grow();
     Slot& slot = slots_[place_of(block->key)];

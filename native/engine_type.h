@@ -1,6 +1,8 @@
 // `penstock._core.Engine`: one instance, driven by penstock/engine/native_replica.py.
 #pragma once
 
+#include <functional>
+
 #include "costs_type.h"
 #include "python.h"
 #include "replica.h"
@@ -11,6 +13,7 @@ namespace penstock {
 class PythonHost final : public Host {
  public:
   PyObject* host = nullptr;
+  std::function<void()> before_flush;  // of a fleet: others have ended requests before
 
   void stage_ns(const Load& load, int64_t* times) override {
     const Ref answer(PyObject_CallMethod(
@@ -23,7 +26,10 @@ class PythonHost final : public Host {
     each_item(answer.get(), [&](PyObject* time) { times[stage++] = to_int(time); });
   }
 
-  void turns_done() override { const Ref answer(PyObject_CallMethod(host, "flush", nullptr)); }
+  void turns_done() override {
+    if (before_flush) before_flush();
+    const Ref answer(PyObject_CallMethod(host, "flush", nullptr));
+  }
 };
 
 struct EngineObject {
@@ -199,13 +205,13 @@ void add_row(std::vector<int64_t>& rows, const int64_t (&values)[columns]) {
   rows.insert(rows.end(), values, values + columns);
 }
 
-// take_ended(): the requests that left since the last call, in rows; None if there are none.
-inline PyObject* take_ended(PyObject* self, PyObject*) {
-  return guarded([&]() -> PyObject* {
-    Replica& replica = replica_of(self);
-    if (replica.ended.empty()) Py_RETURN_NONE;
-    std::vector<int64_t> rows, segments, aborted;
-    rows.reserve(replica.ended.size() * ENDED_COLUMNS);
+// Requests that have left, as Python gets them.
+struct EndedRows {
+  std::vector<int64_t> rows, segments, aborted;
+
+  bool empty() const { return rows.empty() && aborted.empty(); }
+
+  void take(Replica& replica) {
     for (const Ended& one : replica.ended) {
       Request* state = one.state;
       const int64_t generated = state->num_tokens - state->input_tokens;
@@ -228,8 +234,20 @@ inline PyObject* take_ended(PyObject* self, PyObject*) {
       replica.let_go_of(state);
     }
     replica.ended.clear();
-    return Py_BuildValue("NNN", to_bytes(rows.data(), rows.size()), to_bytes(segments.data(), segments.size()),
-                         to_bytes(aborted.data(), aborted.size()));
+    replica.rest();
+  }
+};
+
+// take_ended(): the requests that left since the last call, in rows; None if there are none.
+inline PyObject* take_ended(PyObject* self, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    Replica& replica = replica_of(self);
+    if (replica.ended.empty()) Py_RETURN_NONE;
+    EndedRows found;
+    found.take(replica);
+    return Py_BuildValue("NNN", to_bytes(found.rows.data(), found.rows.size()),
+                         to_bytes(found.segments.data(), found.segments.size()),
+                         to_bytes(found.aborted.data(), found.aborted.size()));
   });
 }
 
@@ -301,12 +319,22 @@ inline PyObject* stage_free_ns(PyObject* self, PyObject*) {
 
 // token_gaps(): pairs (gap_ns, how many).
 inline PyObject* token_gaps(PyObject* self, PyObject*) {
-  const std::vector<int64_t>& gaps = replica_of(self).scheduler->token_gaps;
-  return to_bytes(gaps.data(), gaps.size());
+  return guarded([&]() -> PyObject* {
+    const auto& gaps = replica_of(self).scheduler->token_gaps;
+    size_t count = 0;
+    gaps.each_piece([&](const Gap*, size_t used) { count += used; });
+    Ref pairs(PyByteArray_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(count * sizeof(Gap))));
+    char* to = PyByteArray_AsString(pairs.get());
+    gaps.each_piece([&](const Gap* from, size_t used) {
+      if (used) std::memcpy(to, from, used * sizeof(Gap));
+      to += used * sizeof(Gap);
+    });
+    return pairs.release();
+  });
 }
 
 inline PyObject* forget_gaps(PyObject* self, PyObject*) {
-  std::vector<int64_t>().swap(replica_of(self).scheduler->token_gaps);
+  replica_of(self).scheduler->token_gaps.clear();
   Py_RETURN_NONE;
 }
 

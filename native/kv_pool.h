@@ -147,6 +147,14 @@ class KvPool {
     delete own;
   }
 
+  // note() comes soon, of one more block.
+  void expect_note(const Request& state) const {
+    const size_t next = state.hashed_blocks.size();
+    if (next >= state.keys.size()) return;
+    by_key_.expect(state.keys[next]);
+    if (!spare_blocks_.empty()) prefetch(spare_blocks_.back());
+  }
+
   // The request's first `tokens` tokens are scheduled: its full blocks can be hit from now on.
   void note(Request& state, int64_t tokens) {
     if (!caches(state)) return;

@@ -5,6 +5,15 @@
 
 namespace penstock {
 
+// Memory that is about to be read, and that nobody has touched for long.
+inline void prefetch(const void* memory) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(memory);
+#else
+  (void)memory;
+#endif
+}
+
 template <class T>
 struct Link {
   T* prev = nullptr;

@@ -1,6 +1,7 @@
 // The engine of one instance in machine code: the same turns, to the byte, as the Python beside it takes.
 #include "accounting_types.h"
 #include "engine_type.h"
+#include "fleet_type.h"
 
 #ifndef PENSTOCK_SOURCES
 #define PENSTOCK_SOURCES ""
@@ -20,12 +21,19 @@ int add_types(PyObject* module) {
   return PyModule_AddStringConstant(module, "sources", PENSTOCK_SOURCES);
 }
 
+PyMethodDef FUNCTIONS[] = {
+    {"spread", penstock::spread, METH_VARARGS, nullptr},
+    {"measure", penstock::measure, METH_VARARGS, nullptr},
+    {"serve_fleet", penstock::serve_fleet, METH_VARARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
 PyModuleDef_Slot SLOTS[] = {
     {Py_mod_exec, reinterpret_cast<void*>(add_types)},
     {0, nullptr},
 };
 
-PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "penstock._core", nullptr, 0, penstock::FUNCTIONS, SLOTS, nullptr, nullptr,
+PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "penstock._core", nullptr, 0, FUNCTIONS, SLOTS, nullptr, nullptr,
                       nullptr};
 
 }  // namespace

@@ -135,12 +135,13 @@ class Replica {
     for (Request* state : inbox) {
       if (state->index == index) return state;
     }
-    for (const auto& state : requests_) {
-      if (state->index == index && !state->has_ended && (state->is_running || state->is_waiting)) {
-        return state.get();
+    Request* found = nullptr;
+    requests_.each_piece([&](Request* requests, size_t used) {
+      for (Request* state = requests; state < requests + used; ++state) {
+        if (state->index == index && !state->has_ended && (state->is_running || state->is_waiting)) found = state;
       }
-    }
-    return nullptr;
+    });
+    return found;
   }
 
   size_t queue_length() const { return queue_.size(); }
@@ -151,12 +152,8 @@ class Replica {
       spare_requests_.push_back(gone_.front().state);
       gone_.pop_front();
     }
-    Request* state;
-    if (spare_requests_.empty()) {
-      requests_.push_back(std::make_unique<Request>());
-      return requests_.back().get();
-    }
-    state = spare_requests_.back();
+    if (spare_requests_.empty()) return requests_.add();
+    Request* state = spare_requests_.back();
     spare_requests_.pop_back();
     *state = Request();
     return state;
@@ -164,6 +161,16 @@ class Replica {
 
   // What became of a request has been written down.
   void let_go_of(Request* state) { gone_.push_back(Gone{scheduler->scheduled, state}); }
+
+  // Where nobody is here any more, what requests took goes back.
+  void rest() {
+    if (requests_.pieces() < 4) return;
+    if (!scheduler->running.empty() || !scheduler->waiting.empty() || !inbox.empty() || !queue_.empty()) return;
+    if (blocked_on_ || !ended.empty() || !aborts_.empty()) return;
+    requests_.clear();
+    std::vector<Request*>().swap(spare_requests_);
+    std::deque<Gone>().swap(gone_);
+  }
 
  private:
   struct Gone {
@@ -178,7 +185,7 @@ class Replica {
   std::vector<Request*> aborts_, finished_;
   bool scheduled_nothing_ = false;
   int64_t fruitless_turns_ = 0;
-  std::vector<std::unique_ptr<Request>> requests_;
+  Slabs<Request, 512> requests_;
   std::vector<Request*> spare_requests_;
   std::deque<Gone> gone_;
 

@@ -99,6 +99,7 @@ inline void Scheduler::register_filling(Cohort* cohort) {
   line_.clear();
   for (Request* state = fills.first(); state; state = FillsList::after(state)) line_.push_back(state);
   sort_by_order(line_);
+  for (const Request* state : line_) kv.expect_note(*state);
   for (Request* state : line_) kv.note(*state, state->offset + cohort->turn);
 }
 

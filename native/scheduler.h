@@ -11,6 +11,7 @@
 #include "kv_pool.h"
 #include "policy.h"
 #include "request.h"
+#include "slabs.h"
 #include "step.h"
 #include "waiting.h"
 
@@ -18,6 +19,11 @@ namespace penstock {
 
 // Why nothing (more) was schedulable: penstock/recording/records.py.
 enum Cause : int64_t { IDLE = 0, DEPENDENCY = 1, MEMORY = 2, ENGINE = 3, SEQS = 4 };
+
+// A gap between two tokens, and of how many requests.
+struct Gap {
+  int64_t gap_ns, count;
+};
 
 struct SchedulerOptions {
   int64_t max_num_seqs, max_num_batched_tokens, max_model_len, block_size, threshold, max_in_flight;
@@ -33,7 +39,7 @@ class Scheduler {
   Policy policy;
   WaitingQueue waiting;
   RunningList running;
-  std::vector<int64_t> token_gaps;
+  Slabs<Gap, 1 << 13> token_gaps;
   int64_t preemptions = 0, cohort_turns = 0, exact_turns = 0;
   int64_t scheduled = 0, returned = 0;
   int64_t cause = IDLE;
@@ -147,8 +153,7 @@ class Scheduler {
     return true;
   }
   void log_gap(int64_t gap, int64_t count) {
-    token_gaps.push_back(gap);
-    token_gaps.push_back(count);
+    *token_gaps.add() = Gap{gap, count};
   }
   static void sort_by_order(std::vector<Request*>& states) {
     std::sort(states.begin(), states.end(), [](Request* a, Request* b) { return a->order < b->order; });

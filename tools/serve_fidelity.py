@@ -1,7 +1,9 @@
 """Compare what a client of `penstock serve` measured with what a run says for the recorded arrivals.
 
 python tools/serve_fidelity.py CLUSTER bench.json SESSION: `bench.json` is what `vllm bench serve --save-result
---save-detailed` wrote, SESSION what `penstock serve --record SESSION` did. Prints TTFT, TPOT and ITL at p50 and p99.
+--save-detailed` wrote, or GuideLLM with `--output kind=json`, SESSION what `penstock serve --record SESSION` did.
+Prints TTFT, TPOT and ITL at p50 and p99. GuideLLM keeps no single gaps; what it calls ITL is a request's mean gap, here
+TPOT.
 """
 
 from __future__ import annotations
@@ -9,10 +11,36 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import penstock
+
+
+def of_vllm(bench: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Milliseconds, each one's of TTFT and TPOT, and all gaps."""
+    ends = [first + sum(gaps) for first, gaps in zip(bench["ttfts"], bench["itls"], strict=True)]
+    return {
+        "TTFT": np.array(bench["ttfts"]) * 1e3,
+        "TPOT": np.array(
+            [
+                (end - first) * 1e3 / (tokens - 1)
+                for end, first, tokens in zip(ends, bench["ttfts"], bench["output_lens"], strict=True)
+                if tokens > 1
+            ]
+        ),
+        "ITL": np.concatenate([np.array(gaps) for gaps in bench["itls"]]) * 1e3,
+    }
+
+
+def of_guidellm(bench: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Milliseconds, each request's."""
+    requests = bench["benchmarks"][0]["requests"]["successful"]
+    return {
+        "TTFT": np.array([one["time_to_first_token_ms"] for one in requests]),
+        "TPOT": np.array([one["inter_token_latency_ms"] for one in requests]),
+    }
 
 
 def main() -> None:
@@ -31,18 +59,7 @@ def main() -> None:
         "TPOT": np.array([(one[-1] - one[0]) / (len(one) - 1) for one in times if len(one) > 1]),
         "ITL": np.concatenate([np.diff(one) for one in times]),
     }
-    ends = [first + sum(gaps) for first, gaps in zip(bench["ttfts"], bench["itls"], strict=True)]
-    measured = {
-        "TTFT": np.array(bench["ttfts"]) * 1e3,
-        "TPOT": np.array(
-            [
-                (end - first) * 1e3 / (tokens - 1)
-                for end, first, tokens in zip(ends, bench["ttfts"], bench["output_lens"], strict=True)
-                if tokens > 1
-            ]
-        ),
-        "ITL": np.concatenate([np.array(gaps) for gaps in bench["itls"]]) * 1e3,
-    }
+    measured = of_guidellm(bench) if "benchmarks" in bench else of_vllm(bench)
     print(f"{'ms':6}{'':5}{'client':>10}{'run':>10}{'apart':>10}{'2 ms + 1%':>11}")
     for name, values in measured.items():
         for q in (50, 99):

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from accounting.test_energy import POWER, config
 from both_ways import Turns, needs_core, serve
 from penstock.accounting.bubbles import BubbleLedger
 from penstock.accounting.interval_sums import IntervalSums
+from penstock.api import simulate
 from penstock.recording.records import REQUEST_COLUMNS, TurnChunk
+from penstock.rendering.result import SimulationResult
 from penstock.spec.options import RunOptions
+from penstock.workload.generate import Recipe, generate
+from penstock.workload.lengths import Lengths
 from reference.cases import seeded_cluster
 from reference.simulated import built_instance, example_cluster
 
@@ -95,3 +101,27 @@ def test_amounts_are_spread_alike(monkeypatch: pytest.MonkeyPatch, seed: int) ->
     python, machine = (one.table(at) for one in sums)
     assert machine.tobytes() == python.tobytes()
     assert machine.sum() > 0
+
+
+@pytest.mark.parametrize("power", [None, POWER])
+def test_power_is_measured_alike(monkeypatch: pytest.MonkeyPatch, power: dict[str, Any] | None) -> None:
+    cluster = config(instances=2, power=power, pp_size=2, num_npus=2)
+    workload = generate(
+        Recipe(
+            num_requests=60,
+            rate_per_s=3,
+            seed=4,
+            input_tokens=Lengths("fixed", {"tokens": 300}),
+            output_tokens=Lengths("fixed", {"tokens": 40}),
+        )
+    )
+    results: list[SimulationResult] = []
+    for pure in ("1", "0"):
+        monkeypatch.setenv("PENSTOCK_PURE", pure)
+        results.append(simulate(cluster, workload, record="requests"))
+    python, machine = (result.energy for result in results)
+    assert python is not None
+    assert machine is not None
+    for name in ("nodes", "instances", "watts"):
+        assert getattr(machine, name) == getattr(python, name)
+    assert max(python.watts["npu"]) > min(python.watts["npu"])

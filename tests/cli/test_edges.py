@@ -11,7 +11,9 @@ import pytest
 
 from fuzz.benchmarks import MEASURED
 from fuzz.clusters import CLUSTER, MODEL
-from fuzz.profiles import ATTENTION, BUNDLE_META, DENSE, HEADS, VIDUR
+from fuzz.hostile import commands
+from fuzz.kind import write
+from fuzz.profiles import ATTENTION, BUNDLE_META, DENSE, HEADS, VIDUR, real_turns
 from fuzz.recordings import APART, CONFIG, GROUP, META, RECORDING, REQUESTS, TIER
 from fuzz.workloads import AZURE, FLAT
 from penstock.cli.main import main
@@ -77,6 +79,14 @@ GENERATE = "workload generate -n 5 --preset sharegpt -o o.jsonl"
         (
             "run --cluster-config c.json --dataset w.jsonl --router builtins:int",
             "cannot make builtins:int",
+        ),
+        (
+            "capacity c.json --dataset w.jsonl --slo ttft_p99<9s --think-time=/",
+            "--think-time: must be a number",
+        ),
+        (
+            "capacity c.json --dataset w.jsonl --slo ttft_p99<9s --think-time nan",
+            "--think-time: must be a finite",
         ),
     ],
 )
@@ -268,6 +278,39 @@ def test_tables_of_results_that_are_none(capsys: pytest.CaptureFixture[str]) -> 
     capsys.readouterr()
     Path("A/requests.parquet").write_bytes(b"PAR1PAR1")
     refused("compare A A", "A/requests.parquet: cannot be read as Parquet", capsys)
+
+
+@pytest.mark.parametrize(("file", "name"), [("turns", "rank"), ("workers", "stage")])
+@pytest.mark.parametrize("value", [10**30, -1, 1.5, None])
+def test_ranks_and_stages_without_number(
+    file: str, name: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(real_turns(), Path())
+    path = Path(f"t/{file}.jsonl.gz")
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    rows[0][name] = value
+    path.write_bytes(gzip.compress(lines(rows).encode()))
+    refused("validate schedule t", f"{path}: {name}: must be an integer from 0 to 1023", capsys)
+
+
+def test_one_mistake_in_a_file_of_many_readers_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("m.json").write_text("{")
+    config = instance(model_name="m.json", pp_layer_partition=None)
+    config["nodes"][0]["instances"] *= 3
+    config["nodes"][0]["num_instances"] = 3
+    Path("c.json").write_text(json.dumps(config))
+    assert call("run --cluster-config c.json --dataset w.jsonl") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert sum("broken JSON" in line for line in said) == 1, said
+    assert len(said) == len(set(said))
+
+
+def test_completion_is_offered_by_all_commands_or_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    everywhere = "--install-completion" in capsys.readouterr().out
+    for words, _ in commands():
+        assert call([*words, "--help"]) == 0
+        assert ("--install-completion" in capsys.readouterr().out) is everywhere, words
 
 
 def test_text_from_files_ends_no_element_of_a_page() -> None:

@@ -42,6 +42,12 @@ LINES = {
     "mix": "workload mix --part w.jsonl:1 --part a.csv:2:1 -n 5 -o n/o.jsonl",
     "azure": "init n",
     "model": "demo --report n/o.html",
+    "simulated run": (
+        "llmservingsim bench validate --bench-dir m --sim-csv s.csv --sim-log s.log --output-subdir n"
+    ),
+    "conversations": (
+        "llmservingsim generators sharegpt --num-reqs 3 --sps 1 --output n/o.jsonl --source chats.json --model tok"
+    ),
 }
 """By the kind of input that each of them reads."""
 
@@ -102,7 +108,7 @@ def test_an_output_that_cannot_be_written_is_one_sentence_and_leaves_nothing(
         told = [line for line in err.splitlines() if line.startswith("error: ")]
         assert len(told) == 1
         assert told[0].endswith(f"cannot be written: {os.strerror(code)}")
-        assert told[0].startswith("error: n")
+        assert told[0].startswith(("error: n", "error: m/n/"))
         assert "Traceback" not in err
         after = state(place)
         journal = after.pop("n/r/results.jsonl", b"") if name == "study" else b""

@@ -30,7 +30,7 @@ def failure_of_cluster(monkeypatch: pytest.MonkeyPatch, seed: int) -> str | None
         return None
     spec = replace(example_cluster(), instances=tuple(each.spec for each in built))
     options = RunOptions(
-        router=("RR", "LOAD", "P2C")[seed % 3],
+        router=("RR", "LOAD", "P2C", "LOT", "RAND", "PREFIX")[seed // 3 % 6],
         exact_only=seed % 5 == 0,
         keep_token_times=seed % 2 == 0,
         max_concurrency=seed % 7 if seed % 4 == 0 else 0,

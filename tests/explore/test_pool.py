@@ -28,6 +28,18 @@ def test_every_job_has_its_outcome(make: Callable[[Any], Executor[int, int]], tm
 
 
 @pytest.mark.parametrize("make", [InProcess, lambda evaluate: LocalPool(evaluate, 2)])
+def test_outcomes_may_lead_to_further_jobs(make: Callable[[Any], Executor[int, int]], tmp_path: Path) -> None:
+    jobs = [0, 1]
+    found: dict[int, int | Lost] = {}
+    with make(Square(str(tmp_path))) as running:
+        for index, outcome in running.run(jobs):
+            found[jobs[index]] = outcome
+            if jobs[index] < 6:
+                jobs.append(jobs[index] + 2)
+    assert found == {n: n * n for n in range(8)}
+
+
+@pytest.mark.parametrize("make", [InProcess, lambda evaluate: LocalPool(evaluate, 2)])
 def test_a_job_that_raises_is_reported_and_the_others_go_on(
     make: Callable[[Any], Executor[int, int]], tmp_path: Path
 ) -> None:

@@ -48,13 +48,19 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     tests = str(Path(__file__).parents[1])
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": tests}},
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={"env_vars": {"PYTHONPATH": tests}},
+        )
+    except Exception as error:  # Ray gives its daemons 30 s, whatever else the machine does
+        ray.shutdown()
+        if "timed out during startup" not in str(error):
+            raise
+        pytest.skip("Ray did not start within its 30 s")
     yield
     ray.shutdown()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -27,10 +26,6 @@ class ByFormula(InProcess[SizeJob, PointResult]):
         super().__init__(self.answer)
         self.per_gpu, self.unsure = per_gpu, unsure
         self.asked: list[SizeJob] = []
-
-    def run(self, jobs: Sequence[SizeJob]) -> Iterator[tuple[int, PointResult]]:  # type: ignore[override]
-        """All at once."""
-        return ((index, self.answer(job)) for index, job in enumerate(jobs))
 
     def answer(self, job: SizeJob) -> PointResult:
         self.asked.append(job)
@@ -106,6 +101,15 @@ def test_what_is_not_sure_stays_with_the_next_larger_one_that_is() -> None:
     (line,) = [line for line in doubts(QUESTION, [answer]) if unsure[0].point.label in line]
     assert "? is not sure" in line
     assert f"on {unsure[0].safe.gpus if unsure[0].safe else 0} GPUs, holds for sure" in line
+
+
+def test_the_next_larger_one_is_larger_than_all_that_were_not_sure() -> None:
+    executor = ByFormula(0.8, unsure=0.3)
+    answer = answer_of(executor, 64)
+    asked = [job.point for job in executor.asked if job.kind == HOLD]
+    assert len(asked) == len(set(asked))
+    wider = [one for one in answer.trials if one.held and one.safe and one.safe.gpus > 1.3 * one.held.gpus]
+    assert wider
 
 
 def test_all_three_best_are_shown_where_there_are_gpus_for_them() -> None:

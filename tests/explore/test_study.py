@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from both_ways import needs_core
 from explore.studies import SMALL, write_study
 from penstock.explore.evaluate import Evaluator, PointJob
 from penstock.explore.objectives import OBJECTIVES, pareto_front, values_of
@@ -240,6 +241,56 @@ def test_a_given_rate_is_a_run_each_and_the_slo_decides(tmp_path: Path) -> None:
     assert all(outcome.results[index].status == "ok" for index in outcome.front)
     missing = next(result for result in outcome.results if result.status == "misses")
     assert "ttft_p90 is" in (missing.reason or "") or "queue grows" in (missing.reason or "")
+
+
+BUYER: dict[str, Any] = {
+    "model": "meta-llama/Llama-3.1-70B",
+    "slo": "ttft_p99<2s,tpot_p99<60ms",
+    "search": {"early_stop": None},
+}
+
+
+@needs_core
+def test_a_short_workload_has_the_same_capacity_and_price_as_a_long_one(tmp_path: Path) -> None:
+    found: list[PointResult] = []
+    for count in (600, 6000):
+        path = write_study(
+            tmp_path,
+            **BUYER,
+            generate={"num_requests": count, "preset": "sharegpt"},
+            tolerance=0.1,
+            max_requests=6000,
+            space={"hardware": "H100", "gpus": 16, "tp": 4},
+            objectives=["cost_per_million_tokens", "goodput"],
+        )
+        found += run(path, tmp_path / str(count)).results
+    for one, other in (found, found[::-1]):
+        assert one.low_per_s is not None
+        assert one.low_per_s <= (other.rate_per_s or 0) <= (one.high_per_s or 0)
+        assert one.low_per_s <= (other.saturated_per_s or 0) <= (one.high_per_s or 0)
+        assert one.goodput_per_s == pytest.approx(other.goodput_per_s, rel=0.05)
+        assert one.usd_per_million_tokens == pytest.approx(other.usd_per_million_tokens, rel=0.05)
+
+
+@needs_core
+def test_what_misses_in_a_long_workload_does_not_win_in_a_short_one(tmp_path: Path) -> None:
+    for count in (600, 6000):
+        path = write_study(
+            tmp_path,
+            **BUYER,
+            generate={"num_requests": count, "preset": "sharegpt"},
+            rate=15,
+            max_requests=8000,
+            space=[{"hardware": "H100", "gpus": 16, "tp": tp, "pp": 4 // tp} for tp in (2, 4)],
+            objectives=["goodput", "ttft_p99"],
+        )
+        outcome = run(path, tmp_path / str(count))
+        assert {result.point.label: result.status for result in outcome.results} == {
+            "H100, 4 x TP2 PP2": "misses",
+            "H100, 4 x TP4": "ok",
+        }
+        assert outcome.winner is not None
+        assert outcome.winner.point.tp == 4
 
 
 def test_the_trace_as_it_is_needs_no_slo(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import gzip
 import os
 import signal
@@ -201,3 +202,19 @@ def test_a_cell_of_text_is_no_formula(tmp_path: Path) -> None:
     rows = (tmp_path / "t.csv").read_text().splitlines()
     assert rows[1:] == ["'=1+1,-1", "'+1,2", "'-1,3", "'@x,4", "plain,5", ",6"]
     assert plain_cell("=HYPERLINK()") == "'=HYPERLINK()"
+
+
+def test_an_end_that_a_library_writes_late_goes_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def full(_: object, data: bytes) -> int:
+        tried.append(len(data))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing, "write_to", full)
+    with pytest.raises(UserError, match="No space left"), atomic_write(tmp_path / "o.gz") as file:
+        file.write("text")
+    gc.collect()  # the GzipFile, whose header could not be written
+    assert len(tried) == 1

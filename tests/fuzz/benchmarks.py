@@ -85,6 +85,15 @@ MEASURED = [
     for n in range(4)
 ]
 
+SIMULATED_CSV = "request id,input,output,arrival,queuing_delay,TTFT,latency\n" + "".join(
+    f"{n},{20 + n},3,{n}000000000,1000,200000000,400000000\n" for n in range(4)
+)
+TIME_SERIES = "t,prompt_throughput,gen_throughput,running,waiting\n1.0,20.0,3.0,1,0\n2.0,21.0,3.0,1,0\n"
+SIMULATED_LOG = (
+    "[1.0s] Avg prompt throughput: 20.0 tokens/s, Avg generation throughput: 3.0 tokens/s\n"
+    "  Running Instance[0]: 1 reqs, Waiting: 0 reqs\n"
+)
+
 CALIBRATION = {
     "format": 1,
     "penstock": "",

@@ -9,14 +9,25 @@ from functools import cache
 from typing import Any
 
 from fuzz import clusters
-from fuzz.benchmarks import AIPERF, CALIBRATION, GUIDELLM, MEASURED, SERVING_CSV, server_log, vllm_bench
+from fuzz.benchmarks import (
+    AIPERF,
+    CALIBRATION,
+    GUIDELLM,
+    MEASURED,
+    SERVING_CSV,
+    SIMULATED_CSV,
+    SIMULATED_LOG,
+    TIME_SERIES,
+    server_log,
+    vllm_bench,
+)
 from fuzz.clusters import CLUSTER, MODEL
 from fuzz.kind import Kind, document, lines
 from fuzz.made import TOKENIZER, TOKENIZER_CONFIG, made
 from fuzz.profiles import BUNDLE, EXPERTS, OLD_ATTENTION, OLD_LAYERS, VIDUR, bundle, network, real_turns
 from fuzz.recordings import APART, GROUP, META, REAL_RUN, REAL_SUMMARY, RECORDING, TIER
 from fuzz.studies import CHAT_STUDY, STUDY
-from fuzz.workloads import AZURE, FLAT, MOONCAKE, SESSION
+from fuzz.workloads import AZURE, CONVERSATIONS, FLAT, MOONCAKE, SESSION
 
 RUN = "run --cluster-config c.json --dataset w.jsonl --log-interval 0 --output o.csv"
 
@@ -72,7 +83,7 @@ def kinds() -> tuple[Kind, ...]:
     add("real run", "validate pipeline real", real, sorted(real), differs=True)
     add("bundle", f"{run} --profile-root p", bundle(), sorted(bundle()))
     add("bundle to fit", f"profile fit {BUNDLE} -o o.json", bundle(), sorted(bundle()))
-    for further in (_clusters, _other_profiles, _made, _commands):
+    for further in (_clusters, _other_profiles, _made, _commands, _upstream):
         further(add)
     return tuple(found)
 
@@ -181,6 +192,22 @@ def _commands(add: Any) -> None:
     }
     served = "serve c.json --port 0 --tokenizer tok --record rec"
     add("served", served, tokenizer, ["c.json", *sorted(tokenizer)])
+
+
+def _upstream(add: Any) -> None:
+    """What LLMServingSim's bench and generators read."""
+    run = {
+        "m/meta.json": document(META),
+        "m/requests.jsonl": lines(MEASURED),
+        "m/timeseries.csv": TIME_SERIES.encode(),
+        "s.csv": SIMULATED_CSV.encode(),
+        "s.log": SIMULATED_LOG.encode(),
+    }
+    line = "llmservingsim bench validate --bench-dir m --sim-csv s.csv --sim-log s.log"
+    add("simulated run", line, run, sorted(run))
+    chats = {"chats.json": document(CONVERSATIONS), "tok/tokenizer.json": TOKENIZER.encode()}
+    line = "llmservingsim generators sharegpt --num-reqs 3 --sps 1 --output o.jsonl --source chats.json --model tok"
+    add("conversations", line, chats, ["chats.json"])
 
 
 OPTIONS = (

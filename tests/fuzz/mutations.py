@@ -27,7 +27,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -165,7 +165,20 @@ def case(seed: int) -> tuple[Kind, list[str], dict[str, bytes]]:
 def defect_of(seed: int, directory: Path) -> str | None:
     """Run a case in an empty directory; what is wrong with what came of it, or None."""
     kind, words, files = case(seed)
+    return defect_in(directory, kind, words, files)
+
+
+def defect_in(
+    directory: Path,
+    kind: Kind,
+    words: list[str],
+    files: dict[str, bytes],
+    prepare: Callable[[Path], None] | None = None,
+) -> str | None:
+    """Run a command line in an empty directory, once the files are there and ``prepare`` has changed them."""
     write(files, directory)
+    if prepare is not None:
+        prepare(directory)
     before = state(directory)
     out, err = io.StringIO(), io.StringIO()
     code: object = "none"

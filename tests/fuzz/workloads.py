@@ -18,3 +18,11 @@ MOONCAKE = {"timestamp": 1, "input_length": 600, "output_length": 2, "hash_ids":
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
     f"2023-11-16 18:17:0{n}.9799600,{100 + n},{5 + n}\n" for n in range(4)
 )
+
+CONVERSATIONS = [
+    {
+        "id": str(n),
+        "conversations": [{"from": "human", "value": "a the"}, {"from": "gpt", "value": "a a the"}],
+    }
+    for n in range(3)
+]

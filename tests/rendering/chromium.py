@@ -85,9 +85,10 @@ class Browser:
         return time.monotonic() - started
 
     def system_theme(self, theme: str) -> None:
-        """What the system says of colours: light | dark."""
+        """What the system says of colours: light | dark. The page hears of it with its next frame."""
         features = [{"name": "prefers-color-scheme", "value": theme}]
         self.call("Emulation.setEmulatedMedia", features=features)
+        self.evaluate("new Promise((done) => requestAnimationFrame(() => done(0)))")
 
     def resize(self, width: int, height: int) -> None:
         """The viewport, in CSS pixels."""

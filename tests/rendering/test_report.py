@@ -21,6 +21,8 @@ from penstock.rendering.report import write_report
 from penstock.rendering.report_data import page_data
 from penstock.rendering.result import SimulationResult
 from penstock.rendering.run_view import view_of, view_of_directory
+from penstock.workload.generate import Recipe, generate
+from penstock.workload.lengths import parse_lengths
 
 
 def unpack(text: str) -> list[int]:
@@ -135,6 +137,17 @@ def test_verdicts_name_the_cause_and_the_slow_stage() -> None:
     assert "Dependency limits it" in verdict([causes(busy=40, dependency=60)], waiting=3.0)[0]
     assert verdict([causes(idle=10)]) == ["It served nothing."]
     assert "no request at all" in verdict([causes(busy=40, memory=10, idle=50)])[-1]
+
+
+def test_the_report_of_a_deployment_that_keeps_up_says_so(repository: Path) -> None:
+    cluster = str(repository / "configs/cluster/single_node_pp4_instance.json")
+    prompts, answers = parse_lengths("fixed:60", ""), parse_lengths("fixed:40", "")
+    recipe = Recipe(num_requests=60, rate_per_s=2.0, input_tokens=prompts, output_tokens=answers)
+    view = view_of(simulate(cluster, generate(recipe)))
+    assert np.percentile(view.requests["ttft_ns"], 99) < 50e6
+    (instance,) = page_data(view)["instances"]
+    assert instance["verdict"][0].startswith("It keeps up with its load")
+    assert not any("limits it" in line or "may help" in line for line in instance["verdict"])
 
 
 # --- in a browser -------------------------------------------------------------------------------------------

@@ -154,3 +154,25 @@ def test_what_has_ended_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(simulation.record().requests.values()) <= 16
 
     asyncio.run(serve())
+
+
+def test_a_fault_of_the_simulator_leaves_nobody_waiting() -> None:
+    async def serve() -> None:
+        clock = Clock()
+        live = LiveCluster(Simulation(load_cluster(config())), clock)
+        mailbox = Mailbox()
+        live.submit([wanted(100, 10)], mailbox)
+
+        def broken(_: object) -> None:
+            raise OverflowError("too big")
+
+        live.tokens_taken = broken  # type: ignore[method-assign]
+        clock.time_ns = 10**9
+        with pytest.raises(OverflowError):
+            live.tick()
+        assert await mailbox.take() == []
+        assert mailbox.failure is not None
+        assert "too big" in mailbox.failure
+        assert live.num_open == 0
+
+    asyncio.run(serve())

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from served import cluster_config, serving, starting
 
 CODE = "from penstock.cli.main import main; main()"
 BODY = {"prompt": [1, 2, 3], "max_tokens": 3, "ignore_eos": True}
+
+
+def resident_bytes(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    (line,) = [line for line in lines if line.startswith("process_resident_memory_bytes ")]
+    return float(line.split()[1])
 
 
 def test_a_full_queue_answers_503_and_serves_the_rest(tmp_path: Path) -> None:
@@ -65,6 +72,39 @@ def test_a_client_that_does_not_read_keeps_nobody_waiting(server: Any) -> None:
         sleeper.sendall(head.encode() + body)
         for _ in range(3):
             assert httpx.post(f"{server.url}/v1/completions", json=BODY, timeout=30).status_code == 200
+
+
+def test_a_client_that_reads_late_gets_all_of_it(tmp_path: Path) -> None:
+    tokens = 20_000
+    body = json.dumps({**BODY, "max_tokens": tokens, "stream": True}).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    with serving(tmp_path, cluster_config(), "--time-scale", "100") as server:
+        before = resident_bytes(server.url)
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.socket() as sleeper:
+            sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sleeper.connect((host, int(port)))
+            sleeper.sendall(head.encode() + body)
+            while httpx.get(f"{server.url}/load").json()[
+                "server_load"
+            ]:  # until the engine has made all tokens
+                assert httpx.post(f"{server.url}/v1/completions", json=BODY, timeout=30).status_code == 200
+                time.sleep(0.05)
+            assert resident_bytes(server.url) < before + 40e6
+            sleeper.settimeout(60)
+            parts: list[bytes] = []
+            while part := sleeper.recv(1 << 16):
+                parts.append(part)
+        text = b"".join(parts)
+        ids = "".join(
+            json.loads(line[6:])["choices"][0]["text"]
+            for line in text.split(b"\n")
+            if line.startswith(b"data: {")
+        )
+        assert text.rstrip().endswith(b"data: [DONE]\n\n\r\n0")
+        whole = httpx.post(f"{server.url}/v1/completions", json={**BODY, "max_tokens": tokens}, timeout=60)
+        assert ids == whole.json()["choices"][0]["text"]
 
 
 def test_a_broken_body_and_half_a_request_do_no_harm(server: Any) -> None:
@@ -154,20 +194,15 @@ def test_a_server_that_was_killed_starts_again_on_its_port(tmp_path: Path) -> No
 
 
 def test_a_body_of_100_mb_is_refused_and_not_kept(server: Any) -> None:
-    def resident_bytes() -> float:
-        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
-        (line,) = [line for line in lines if line.startswith("process_resident_memory_bytes ")]
-        return float(line.split()[1])
-
     def body() -> Iterator[bytes]:
         yield b'{"prompt": "'
         for _ in range(100):
             yield b"a " * 500_000
         yield b'"}'
 
-    before = resident_bytes()
+    before = resident_bytes(server.url)
     headers = {"content-type": "application/json"}
     answer = httpx.post(f"{server.url}/v1/completions", content=body(), headers=headers, timeout=60)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == 413
-    assert resident_bytes() < before + 90e6
+    assert resident_bytes(server.url) < before + 90e6

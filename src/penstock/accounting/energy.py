@@ -6,7 +6,7 @@ of its node runs a step. Everything else draws the same all the time; bytes move
 reads of KV move over them (:mod:`penstock.cost.traffic`), host memory by what is read from it or written to it.
 
 The window is [first arrival, last event] of the run. All sums are integrals of power over it: how turns are cut into
-chunks changes nothing but the last bits.
+chunks changes nothing, or the last bits where nodes have power of their own.
 
 LLMServingSim's ``PowerModel`` books energy when a step is built, of compute rows alone, and one rank's share of a
 ring's bytes.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from penstock.accounting.interval_sums import IntervalSums
 from penstock.cost.memory_cost import pim_layer
 from penstock.cost.placement import host_bytes_per_step
 from penstock.cost.traffic import link_bytes_per_token
+from penstock.machine_code import core
 from penstock.recording.records import RunRecord, TurnChunk
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
 from penstock.spec.power import NodePower, NpuPower, estimated_npu_power
@@ -110,6 +112,7 @@ class EnergyMeter:
         self._steps = [StepEnergies() if keep_steps else None for _ in cluster.instances]
         self._moved_j = [[0.0, 0.0] for _ in cluster.instances]
         self._followed: list[_Followed] = []
+        self._core = core()
         for spec in cluster.instances:
             self._stages.append([_stage(spec, stage, cluster) for stage in range(spec.pp_size)])
             home = self._home(spec)
@@ -137,6 +140,11 @@ class EnergyMeter:
         ran = chunk.stage(0, "end") > chunk.stage(0, "start")
         if not ran.any():
             return
+        if self._core is not None and self._has_stages_alone(chunk.instance):
+            last = len(ran) - 1 - int(ran[::-1].argmax())
+            for number, stage in enumerate(stages):
+                self._count(self._core, chunk, number, stage, int(chunk.stage(number, "end")[last]))
+            return
         step_j = np.zeros(int(ran.sum()))
         busy: list[tuple[Int64Array, Int64Array]] = []
         for number, stage in enumerate(stages):
@@ -158,6 +166,28 @@ class EnergyMeter:
         if kept is not None:
             share = chunk.column("prefill_tokens")[ran] / np.maximum(tokens, 1)
             kept.add(at_ns, step_j + link_j + memory_j, share)
+
+    def _has_stages_alone(self, instance: int) -> bool:
+        """Whether nothing is asked of an instance but the sums of its stages."""
+        is_followed = bool(self._followed) or self._steps[instance] is not None
+        return not is_followed and self._home(self._cluster.instances[instance]) is None
+
+    def _count(self, machine: Any, chunk: TurnChunk, number: int, stage: _Stage, end_ns: int) -> None:
+        """:meth:`_measure` in machine code, of a chunk whose last step ends at ``end_ns``."""
+        self._sums.reach(end_ns)
+        active_ns, standby_ns, stage.end_ns = machine.measure(
+            np.ascontiguousarray(chunk.values),
+            chunk.pp_size,
+            number,
+            -1 if stage.end_ns is None else stage.end_ns,
+            stage.power.standby_ns,
+            self._sums.counts(_NPU, stage.active_w / NS_PER_S),
+            self._sums.counts(_NPU, stage.standby_w / NS_PER_S),
+            self._sums.origin_ns,
+            self._sums.interval_ns,
+        )
+        stage.active_ns += active_ns
+        stage.standby_ns += standby_ns
 
     def _in_memory_j(self, chunk: TurnChunk, ran: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64] | float:
         """Attention computed in memory: its channels above rest, by the contexts of all requests in the step."""

@@ -26,6 +26,7 @@ from penstock.recording.records import REQUEST_COLUMNS, Int64Array, RunRecord
 from penstock.units import NS_PER_S
 
 _SUMMED_AT_ONCE = 1 << 20
+_RANGE_BITS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,22 +154,45 @@ def weighted_percentiles(
     ``weights`` are positive counts. The interpolation is that of numpy's ``_lerp``, which computes from the
     upper neighbour when the point lies in the upper half.
     """
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    last_place = weights[order]
-    del order  # as long as the run had turns
-    np.cumsum(last_place, out=last_place)
-    last_place -= 1  # in the expanded, sorted multiset
-    count = int(last_place[-1]) + 1
+    count = int(weights.sum())
+    places = [(count - 1) * (percent / 100) for percent in percents]
+    wanted = sorted({min(int(place) + up, count - 1) for place in places for up in (0, 1)})
+    at = dict(zip(wanted, _in_order(values, weights, wanted), strict=True))
     result: list[float] = []
-    for percent in percents:
-        place = (count - 1) * (percent / 100)
+    for place in places:
         below = int(place)
-        low = int(ordered[np.searchsorted(last_place, below)])
-        high = int(ordered[np.searchsorted(last_place, min(below + 1, count - 1))])
+        low, high = at[below], at[min(below + 1, count - 1)]
         part = place - below
         result.append(low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part))
     return tuple(result)
+
+
+def _in_order(values: Int64Array, weights: Int64Array, places: Sequence[int]) -> list[int]:
+    """What stands at the places of the sorted multiset. Values are counted by equal ranges first, and only those in the
+    ranges asked for are sorted: there are as many values as a run has turns."""
+    low = int(values.min())
+    shift = max(int(values.max()) - low, 1).bit_length() - _RANGE_BITS
+    shift = max(shift, 0)
+    in_range = np.zeros(1 << _RANGE_BITS, dtype=np.int64)
+    for first in range(0, len(values), _SUMMED_AT_ONCE):
+        part = slice(first, first + _SUMMED_AT_ONCE)
+        np.add.at(in_range, (values[part] - low) >> shift, weights[part])
+    until = np.cumsum(in_range)
+    ranges = np.searchsorted(until, places, side="right")
+    asked = np.zeros(len(in_range), dtype=np.bool_)
+    asked[ranges] = True
+    kept: list[tuple[Int64Array, Int64Array]] = []
+    for first in range(0, len(values), _SUMMED_AT_ONCE):
+        part = slice(first, first + _SUMMED_AT_ONCE)
+        inside = asked[(values[part] - low) >> shift]
+        kept.append((values[part][inside], weights[part][inside]))
+    some, of_each = (np.concatenate(columns) for columns in zip(*kept, strict=True))
+    order = np.argsort(some, kind="stable")
+    some, last = some[order], np.cumsum(of_each[order])
+    # What stands before a range that is asked for, and in no other such range.
+    before = until - np.cumsum(np.where(asked, in_range, 0))
+    found = np.searchsorted(last, np.asarray(places) - before[ranges], side="right")
+    return some[found].tolist()
 
 
 def exact_sum(values: npt.NDArray[np.int64], weights: npt.NDArray[np.int64] | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,30 +118,25 @@ def _text(table: AdviceTable) -> str:
 
 
 def _shown_row(group: list[Advice], base: Outcome) -> list[str]:
+    from penstock.explore.advise import shifts
+    from penstock.explore.tables import shift
+
     first = group[0].outcome
     assert first is not None
-    tokens = _shift(
-        base.generated_tokens_per_s, first.generated_tokens_per_s, 1, lambda value: f"{value:,.1f}"
-    )
-    ttft = _shift(base.ttft_p99_ns, first.ttft_p99_ns, -1, shown_ns)
-    tpot = "-"
+    tokens, ttft, tpot = shifts(base, first)
     if base.tpot_ns is not None and first.tpot_ns is not None:
-        tpot = _shift(base.tpot_ns.estimate, first.tpot_ns.estimate, -1, shown_ns)
         tpot += _doubt(base.tpot_ns, first.tpot_ns)
     ttft += _doubt(base.ttft_ns, first.ttft_ns)
     joules = "-"
     if base.joules_per_token is not None and first.joules_per_token is not None:
-        joules = _shift(base.joules_per_token, first.joules_per_token, -1, lambda value: f"{value:.3f}")
+        joules = shift(
+            base.joules_per_token,
+            first.joules_per_token,
+            more_is_better=False,
+            shown=lambda value: f"{value:.3f}",
+        )
     knobs = " or ".join(dict.fromkeys(row.knob for row in group))
     return [knobs, tokens, ttft, tpot, joules, "; or ".join(row.change for row in group)]
-
-
-def _shift(before: float, after: float, better: int, shown: Callable[[float], str]) -> str:
-    """``1.2 s → 300 ms better``"""
-    if abs(after - before) < 0.0005 * before:
-        return f"{shown(before)}, same"
-    word = "better" if (after > before) is (better > 0) else "worse"
-    return f"{shown(before)} → {shown(after)} {word}"
 
 
 def _doubt(before: Interval, after: Interval) -> str:

@@ -20,6 +20,8 @@ from penstock.explore.tables import text_table
 from penstock.files.use import FileUse
 from penstock.files.writing import all_or_nothing, atomic_write
 from penstock.rendering.statements import rests_on
+from penstock.spec.check import check_members
+from penstock.spec.option_table import RawRun
 from penstock.workload.offered_load import Arrivals, OfferedLoad, check_arrivals
 
 
@@ -104,8 +106,7 @@ def _prepare(question: CapacityQuestion, arrivals: Arrivals, files: FileUse) -> 
             for name, value in given.items()
             if value is not None
         ]
-        if not 0 <= think_s <= 1e9:
-            problems.append(Problem("--think-time", f"must be from 0 to 1e9 seconds, not {think_s:g}"))
+        check_members(RawRun, {"think_time": think_s}, lambda _: "--think-time", problems)
     slo = None
     try:
         slo = parse_slo(question.slo)

@@ -122,10 +122,14 @@ def orderly_end() -> Generator[None]:
 
 
 def end_now(number: int) -> NoReturn:
-    """End without unwinding: temporary files are removed, workers end with their pipe."""
-    from penstock.files.writing import remove_temporaries
+    """End without unwinding: temporary files are removed, workers end with their pipe.
 
-    remove_temporaries()
+    Nothing is imported here: the import that was interrupted may be of the very module that writes, which has then
+    written nothing.
+    """
+    remove = getattr(sys.modules.get("penstock.files.writing"), "remove_temporaries", None)
+    if remove is not None:
+        remove()
     _complain("interrupted")
     os._exit(EXIT_SIGNAL + number)
 

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "size": ("penstock.cli.size:app", "Say how many GPUs, cut how, serve a load within an SLO."),
     "export": ("penstock.cli.export:app", "Write a run for other simulators."),
     "explore": ("penstock.cli.explore:app", "Search deployments for the best ones."),
+    "llmservingsim": ("serving.tools:app", "LLMServingSim's bench, profiler and generators."),
 }
 """Name -> (module:typer app, one line of help). Where the module is not installed the command is not offered."""
 
@@ -40,6 +41,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
     "To choose a deployment": ("capacity", "size", "explore"),
     "To develop against a deployment": ("serve",),
     "To trust the numbers": ("validate", "calibrate", "profile"),
+    "To come from LLMServingSim": ("llmservingsim",),
 }
 """How the help arranges the commands; what stands in none comes last."""
 

@@ -26,7 +26,6 @@ from penstock.files.csv_text import rows_of, shown_row
 from penstock.files.document import understood
 from penstock.files.json_text import shown_text
 from penstock.files.reading import MAX_CONFIG_BYTES, read_text
-from penstock.files.yaml_text import parse_measured
 
 _ATTENTION_HEADER = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us"
 MAX_SIZE = 1e12
@@ -47,6 +46,13 @@ class BundleAddress:
     def tables(self) -> Path:
         """The directory of the CSV files."""
         return self.directory / f"tp{self.tp_size}"
+
+
+def files_of(address: BundleAddress) -> tuple[Path, ...]:
+    """What the tables are read from: the first three must be there."""
+    folder = address.tables
+    names = ("dense.csv", "per_sequence.csv", "attention.csv", "skew_fit.csv")
+    return (*(folder / name for name in names), address.directory / "meta.yaml")
 
 
 def tp_degrees(directory: Path) -> tuple[int, ...]:
@@ -289,6 +295,8 @@ def _skew_meta(path: Path) -> dict[str, dict[str, list[float]]] | None:
     start = text.find("\nskew_fit:")
     if start < 0:
         return None
+    from penstock.files.yaml_text import parse_measured
+
     loaded = parse_measured(text[start:], str(path))
     fit = loaded.get("skew_fit") if isinstance(loaded, dict) else None
     if not isinstance(fit, dict) or not fit.get("enabled", True) or "bucket_axes" not in fit:

@@ -11,7 +11,6 @@ import numpy as np
 
 from penstock.cost.building_blocks import GroupLink, group_link
 from penstock.cost.calibrated import calibrated_stage, calibration_basis
-from penstock.cost.experts.layer import expert_layer
 from penstock.cost.memory_cost import memory_basis, with_memory
 from penstock.cost.network import BlockLink, Int64Array, Link, MeasuredLink, inner_link, outer_link
 from penstock.cost.question import CostQuestion
@@ -136,6 +135,8 @@ def layer_tables(question: CostQuestion, instance: InstanceSpec, profile_root: P
     moe = question.kind.mlp
     if not isinstance(moe, MoeMlp):
         return tables
+    from penstock.cost.experts.layer import expert_layer
+
     layer = expert_layer(question, moe, shard_of(instance), instance.experts, profile_root)
     whole = Curve(layer.routed.sizes, layer.alone_us(layer.routed.sizes))
     return replace(tables, dense={**tables.dense, "moe": whole}, basis=(*tables.basis, *layer.basis))

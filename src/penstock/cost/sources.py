@@ -7,13 +7,12 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from penstock.cost.aiconfigurator.source import covered, measured_tables
 from penstock.cost.aiconfigurator.wheel import EXTRA, find_wheel
 from penstock.cost.architecture import Architecture
-from penstock.cost.bundle import BundleAddress, read_bundle, tp_degrees
+from penstock.cost.bundle import BundleAddress, tp_degrees
+from penstock.cost.bundle_cache import cached_bundle
 from penstock.cost.fitted import find_fit, fit_degrees, tables_from_fit
 from penstock.cost.question import CostQuestion
-from penstock.cost.roofline import roofline_tables
 from penstock.cost.tables import KernelTables
 from penstock.cost.tp_scaling import scale_to_tp
 from penstock.cost.whole_nanoseconds import in_whole_nanoseconds
@@ -49,6 +48,8 @@ def _best_tables(question: CostQuestion, profile_root: Path | None) -> KernelTab
     absent = _absent(question, profile_root)
     for tables in _packaged(question):
         return _of_kind(replace(tables, basis=(*tables.basis, *absent)), question)
+    from penstock.cost.aiconfigurator.source import covered, measured_tables
+
     found = covered(question)
     wheel = None if found is None else find_wheel()
     if found is not None and wheel is not None:
@@ -66,6 +67,8 @@ def _estimate(question: CostQuestion, profile_root: Path | None = None) -> Kerne
     Raises:
         UserError: the chip is not catalogued; says where a profile was looked for.
     """
+    from penstock.cost.roofline import roofline_tables
+
     hardware = find_hardware(question.hardware)
     if hardware is None:
         looked = f"{profile_root or '(no --profile-root)'}/{question.hardware}/{question.model.name}"
@@ -178,4 +181,4 @@ def _nearest_degree(degrees: tuple[int, ...], wanted: int) -> int:
 def _read(address: BundleAddress, hardware: str, model: str, stamp: int) -> KernelTables:
     """Cached by the time the bundle was written: an automatic partition asks several times."""
     del stamp
-    return read_bundle(address, hardware=hardware, model=model)
+    return cached_bundle(address, hardware=hardware, model=model)

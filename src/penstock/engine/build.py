@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penstock.cost.compile import compile_cost, shared_link
-from penstock.cost.compile_group import compile_group
-from penstock.cost.group_cost import GroupCost
 from penstock.cost.memory import plan_memory, with_prefetch
 from penstock.cost.step_cost import PipelineCost, StepShape
 from penstock.errors import Problem, UserError
@@ -17,6 +16,9 @@ from penstock.pipeline.partition import balance_layers, partition_layers
 from penstock.spec.cluster import ClusterSpec, InstanceSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.layers import LayerGroup, LayerKind, StageLayers
+
+if TYPE_CHECKING:
+    from penstock.cost.group_cost import GroupCost
 
 BALANCE_DECODES = 64
 BALANCE_CONTEXT = 1024
@@ -75,6 +77,8 @@ def _with_groups(
             result.append(one)
             continue
         if name not in costs:
+            from penstock.cost.compile_group import compile_group
+
             layers = one.spec.model.cut(one.deployment.layers)
             costs[name] = compile_group(members[name], cluster, layers, profile_root)
         cost, basis = costs[name]

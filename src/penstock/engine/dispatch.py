@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from penstock.engine.autoscaler import Autoscaler
 from penstock.engine.build import BuiltInstance
-from penstock.engine.data_parallel import DataParallelDeployment
 from penstock.engine.fleet import Fleet, watch
 from penstock.engine.instance import Instance
 from penstock.engine.kernel import Agenda, Phase
@@ -15,6 +15,9 @@ from penstock.engine.router import Router
 from penstock.errors import Problem, UserError
 from penstock.scheduler.request_state import RequestState
 from penstock.workload.request import Request
+
+if TYPE_CHECKING:
+    from penstock.engine.data_parallel import DataParallelDeployment
 
 
 class Dispatch:

@@ -70,7 +70,7 @@ class Instance(Protocol):
         ...
 
     def token_gaps(self) -> Int64Array:
-        """Pairs (gap_ns, how many), shape (pairs, 2): all inter-token latencies so far."""
+        """Pairs (gap_ns, how many), shape (pairs, 2), a copy: all inter-token latencies so far."""
         ...
 
     def forget_gaps(self) -> None:

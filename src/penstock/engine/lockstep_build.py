@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from penstock.engine.build import BuiltInstance
-from penstock.engine.data_parallel import DataParallelDeployment
 from penstock.engine.executor import HoldBack
 from penstock.engine.kernel import Agenda
-from penstock.engine.lockstep import LockstepGroup
-from penstock.engine.lockstep_replica import LockstepReplica
-from penstock.engine.lockstep_runs import LockstepRuns
 from penstock.engine.replica import Replica
 from penstock.engine.tiers import Tiers
 from penstock.errors import Problem, UserError
@@ -24,6 +21,11 @@ from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import RequestState
 from penstock.scheduler.vllm import VllmScheduler
 from penstock.spec.options import RunOptions
+
+if TYPE_CHECKING:
+    from penstock.engine.data_parallel import DataParallelDeployment
+    from penstock.engine.lockstep import LockstepGroup
+    from penstock.engine.lockstep_replica import LockstepReplica
 
 
 class LockstepGroups:
@@ -38,6 +40,9 @@ class LockstepGroups:
             spec, name = one.spec, one.spec.dp_group
             if one.group_cost is None or name is None:
                 continue
+            from penstock.engine.data_parallel import DataParallelDeployment
+            from penstock.engine.lockstep import LockstepGroup
+
             if name not in self._groups:
                 group = LockstepGroup(
                     one.group_cost,
@@ -112,6 +117,8 @@ class LockstepGroups:
             raise UserError([Problem(f"{spec.where}.prefill_schedule_interval", message)])
         assert spec.dp_group is not None
         group, deployment = self._groups[spec.dp_group]
+        from penstock.engine.lockstep_replica import LockstepReplica
+
         replica = LockstepReplica(
             spec.index,
             spec.dp_rank,
@@ -136,6 +143,8 @@ class LockstepGroups:
 
     def _let_run(self, group: LockstepGroup, ranks: Sequence[LockstepReplica]) -> None:
         """Let the ranks take runs of decodes together where that is known how."""
+        from penstock.engine.lockstep_runs import LockstepRuns
+
         plain = [
             (replica, replica.scheduler)
             for replica in ranks

@@ -150,7 +150,7 @@ class NativeReplica:
         self.next_ns = self.engine.next_ns()
         self._hand_over()
         if stopped == _WITHOUT_PROGRESS:
-            raise self._stuck()
+            raise self.stuck()
 
     def stage_ns(self, *load: int) -> Sequence[int] | None:
         """What the core asks for while it runs: see :meth:`NativeCosts.stage_ns`."""
@@ -159,6 +159,7 @@ class NativeReplica:
     def flush(self) -> None:
         """See :class:`~penstock.engine.instance.Instance`; the core asks for it while it runs, too."""
         taken = self.engine.take_turns()
+        self.next_ns = self.engine.next_ns()
         if taken is None:
             return
         self._hand_over()
@@ -173,7 +174,12 @@ class NativeReplica:
         if ended is not None:
             self._on_end(self, *ended)
 
-    def _stuck(self) -> NoProgressError:
+    def stand(self) -> None:
+        """Others have let the engine act: say when it acts next."""
+        self.next_ns = self.engine.next_ns()
+
+    def stuck(self) -> NoProgressError:
+        """That it has work which can never run."""
         _, now_ns, running, waiting, arriving, _, _ = self.engine.stands()
         index, tokens = self.engine.first_in_line()
         return NoProgressError(
@@ -195,8 +201,12 @@ class NativeReplica:
         """The token times of each of the ended requests ``rows``."""
         found: list[list[tuple[TokenTimes, int, int]]] = [[] for _ in range(len(rows) // _ROW_BYTES)]
         for row, column, start, stop in np.frombuffer(times, dtype=np.int64).reshape(-1, 4).tolist():
-            found[row].append((NativeTimes(self.engine, column), start, stop))
+            found[row].append((self.times(column), start, stop))
         return [tuple(slices) for slices in found]
+
+    def times(self, column: int) -> TokenTimes:
+        """A column of token times."""
+        return NativeTimes(self.engine, column)
 
     # --- the record -------------------------------------------------------------------------------------------
 

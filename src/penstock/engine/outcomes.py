@@ -17,6 +17,7 @@ from penstock.recording.records import (
     Transfer,
 )
 from penstock.scheduler.request_state import Outcome, RequestState
+from penstock.units import Int64Array
 from penstock.workload.request import Request
 
 _FINISH = REQUEST_COLUMNS.index("finish_ns")
@@ -71,21 +72,26 @@ class Outcomes:
             self.left(replica.index, state.request, at_ns, generated, failed=state.outcome is Outcome.FAILED)
 
     def finished_rows(
-        self, rows: bytes, segments: Sequence[tuple[tuple[TokenTimes, int, int], ...]], way_in_ns: int
+        self,
+        rows: bytes,
+        segments: Sequence[tuple[tuple[TokenTimes, int, int], ...]],
+        way_in_ns: int | Int64Array,
     ) -> None:
-        """Requests have finished: their rows of REQUEST_COLUMNS, int64, in the order of their ends. Each came to its
-        instance ``way_in_ns`` after its user had sent it."""
+        """Requests have finished: their rows of REQUEST_COLUMNS, int64, in the order of their instances' turns. Each
+        came to its instance ``way_in_ns`` after its user had sent it."""
         first = len(self.log)
         self.log.extend(rows, segments)
         values = np.frombuffer(rows, dtype=np.int64).reshape(-1, len(REQUEST_COLUMNS))
         if len(values):
-            self.end_ns = max(self.end_ns, int(values[-1, _FINISH]))
-        if not way_in_ns:
+            self.end_ns = max(self.end_ns, int(values[:, _FINISH].max()))
+        if not np.any(way_in_ns):
             return
-        for place, row in enumerate(values.tolist()):
-            request, instance, _, _, arrival, scheduled, token, finish, _, _ = row
-            leg = (request, 0, instance, int(Role.WHOLE), arrival + way_in_ns, scheduled, token, finish, 0)
-            self.log.add_legs(first + place, (leg,))
+        ways_in = np.broadcast_to(way_in_ns, len(values)).tolist()
+        for place, (row, way_ns) in enumerate(zip(values.tolist(), ways_in, strict=True)):
+            if way_ns:
+                request, instance, _, _, arrival, scheduled, token, finish, _, _ = row
+                leg = (request, 0, instance, int(Role.WHOLE), arrival + way_ns, scheduled, token, finish, 0)
+                self.log.add_legs(first + place, (leg,))
 
     def left(
         self, instance: int, request: Request, at_ns: int, generated_tokens: int, *, failed: bool = False

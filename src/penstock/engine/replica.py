@@ -194,8 +194,8 @@ class Replica:
         self.log.flush()
 
     def token_gaps(self) -> Int64Array:
-        """Pairs (gap_ns, how many), shape (pairs, 2): all inter-token latencies so far."""
-        return np.frombuffer(self.scheduler.token_gaps, dtype=np.int64).reshape(-1, 2)
+        """Pairs (gap_ns, how many), shape (pairs, 2), a copy: all inter-token latencies so far."""
+        return np.frombuffer(self.scheduler.token_gaps, dtype=np.int64).reshape(-1, 2).copy()
 
     def forget_gaps(self) -> None:
         """Drop them."""

@@ -8,9 +8,7 @@ from penstock.cost.step_cost import StepShape
 from penstock.engine.build import BuiltInstance
 from penstock.engine.decode_runs import AsyncDecodeRuns, DecodeRuns
 from penstock.engine.executor import StageExecutor
-from penstock.engine.idle_turns import IdleTurns
 from penstock.engine.kernel import Agenda
-from penstock.engine.linked_pipeline import LinkedPipeline
 from penstock.engine.local_pipeline import LocalPipeline
 from penstock.engine.replica import Accelerator, Naps, Replica
 from penstock.engine.stretch import DecodeStretches, can_stretch
@@ -77,6 +75,8 @@ def make_replica(
     executor: StageExecutor
     back_ns = spec.overhead.ipc_from_last_stage_ns
     if any(hop.shared_link for hop in cost.hops):
+        from penstock.engine.linked_pipeline import LinkedPipeline
+
         links = [
             network.shared_link(hop.shared_link) if hop.shared_link else Link(f"{spec.index}, hop {stage}")
             for stage, hop in enumerate(cost.hops)
@@ -92,6 +92,8 @@ def make_replica(
     if workers is not None:
         executor.when_started(workers.started)
         if vllm is not None and spec.scheduler.engine_idle_sleep_ns and not options.exact_only:
+            from penstock.engine.idle_turns import IdleTurns
+
             naps = IdleTurns(vllm, workers, executor, spec.scheduler, spec.overhead)
     if hold_back is not None:
         executor.ask_before_start(hold_back)

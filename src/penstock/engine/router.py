@@ -27,13 +27,15 @@ import random
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from penstock.engine.fleet import Fleet
 from penstock.errors import Problem, UserError, nearest
 from penstock.spec.choice import named
+from penstock.units import Int64Array
 from penstock.workload.request import Request
 
 ENTRY_POINT_GROUP = "penstock.routers"
@@ -45,6 +47,17 @@ class Router(Protocol):
     def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
         """The index of the instance to serve ``request``, and why."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a router will choose, said before the run: ``first`` of the instances for each request if ``by`` is
+    "given", the less loaded of ``first`` and ``second`` if "better of two", shape (requests,). By "load" and "least
+    tokens" it chooses as :class:`LoadRouter` and :class:`LeastTokensRouter` do."""
+
+    by: Literal["given", "load", "least tokens", "better of two"]
+    first: Int64Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    second: Int64Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 class LoadRouter:
@@ -60,6 +73,10 @@ class LoadRouter:
         self._last = lowest_from(scores, self._last + 1)
         return self._last, "lowest load"
 
+    def foresee(self, requests: int, instances: int) -> Foreseen:
+        """Of all requests of a run, none of which has come yet."""
+        return Foreseen("load")
+
 
 class RoundRobinRouter:
     """RR: each instance in turn."""
@@ -72,6 +89,10 @@ class RoundRobinRouter:
         self._last = (self._last + 1) % len(instances)
         return self._last, "next in turn"
 
+    def foresee(self, requests: int, instances: int) -> Foreseen:
+        """Of all requests of a run, none of which has come yet."""
+        return Foreseen("given", np.arange(requests, dtype=np.int64) % instances)
+
 
 class RandomRouter:
     """RAND: uniformly at random, seeded."""
@@ -82,6 +103,11 @@ class RandomRouter:
     def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
         """See :class:`Router`."""
         return self._random.randrange(len(instances)), "at random"
+
+    def foresee(self, requests: int, instances: int) -> Foreseen:
+        """Of all requests of a run, none of which has come yet."""
+        draw = self._random.randrange
+        return Foreseen("given", np.fromiter((draw(instances) for _ in range(requests)), np.int64, requests))
 
 
 class PowerOfTwoRouter:
@@ -95,11 +121,19 @@ class PowerOfTwoRouter:
 
     def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
         """See :class:`Router`."""
-        first = self._random.randrange(len(instances))
-        second = self._random.randrange(len(instances) - 1)
-        second += second >= first
+        first, second = self._draw(len(instances))
         better = second if _load(instances, second) < _load(instances, first) else first
         return better, f"less loaded of {first} and {second}"
+
+    def foresee(self, requests: int, instances: int) -> Foreseen:
+        """Of all requests of a run, none of which has come yet."""
+        drawn = np.array([self._draw(instances) for _ in range(requests)], dtype=np.int64).reshape(-1, 2)
+        return Foreseen("better of two", *(np.ascontiguousarray(column) for column in drawn.T))
+
+    def _draw(self, instances: int) -> tuple[int, int]:
+        first = self._random.randrange(instances)
+        second = self._random.randrange(instances - 1)
+        return first, second + (second >= first)
 
 
 class LeastTokensRouter:
@@ -115,6 +149,10 @@ class LeastTokensRouter:
         """See :class:`Router`."""
         self._last = lowest_from(instances.outstanding_tokens, self._last + 1)
         return self._last, "fewest outstanding tokens"
+
+    def foresee(self, requests: int, instances: int) -> Foreseen:
+        """Of all requests of a run, none of which has come yet."""
+        return Foreseen("least tokens")
 
 
 class PrefixRouter:
@@ -161,6 +199,16 @@ class PrefixRouter:
             above = hash((above, *ids[start : start + size]))
             hashes.append(above)
         return hashes
+
+
+def foreseen(router: Router, requests: int, instances: int) -> Foreseen | None:
+    """What ``router`` will choose for all requests of a run, to be asked instead of ``route``; None where it has to see
+    them come."""
+    if isinstance(
+        router, LoadRouter | RoundRobinRouter | RandomRouter | PowerOfTwoRouter | LeastTokensRouter
+    ):
+        return router.foresee(requests, instances)
+    return None
 
 
 def _load(instances: Fleet, index: int) -> float:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from penstock.engine.build import BuiltInstance
 from penstock.engine.executor import HoldBack
 from penstock.errors import Problem, UserError
-from penstock.kv_transfer.copy_workers import CopyWorkers, StoreLink
-from penstock.kv_transfer.cpu_tier import CPUTier
-from penstock.kv_transfer.offloading import OffloadingConnector
-from penstock.kv_transfer.stacked import StackedWorkers, stack_connectors
-from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.network.links import Network
-from penstock.scheduler.guarded_kv_cache import GuardedKVCache
 from penstock.scheduler.kv_cache import BlockKeys
 from penstock.scheduler.kv_connector import KVConnector
 from penstock.spec.cluster import TierSpec
-from penstock.spec.kv_tier import TierOptions
 from penstock.units import GIB
+
+if TYPE_CHECKING:
+    from penstock.kv_transfer.copy_workers import StoreLink
+    from penstock.kv_transfer.cpu_tier import CPUTier
+    from penstock.kv_transfer.step_workers import StepWorkers
+    from penstock.scheduler.guarded_kv_cache import GuardedKVCache
+    from penstock.spec.kv_tier import TierOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ class Tiers:
         Raises:
             UserError: the tier cannot be made.
         """
+        from penstock.kv_transfer.copy_workers import CopyWorkers
+        from penstock.kv_transfer.offloading import OffloadingConnector
+        from penstock.kv_transfer.stacked import StackedWorkers, stack_connectors
+        from penstock.scheduler.guarded_kv_cache import GuardedKVCache
+
         spec = built.spec
         options, pool, keys = self.of(built, tier)
         kv = GuardedKVCache(
@@ -86,6 +92,8 @@ class Tiers:
         Raises:
             UserError: it does not hold a single chunk, or those who share it have chunks of different size.
         """
+        from penstock.kv_transfer.cpu_tier import CPUTier
+
         options, chunk_bytes = tier_options(built, tier)
         if tier.shared == "instance":
             return options, CPUTier(options), BlockKeys()
@@ -105,6 +113,8 @@ class Tiers:
         """The way from an instance to where its tier lies; None where that is its node's memory."""
         if tier.store_bytes_per_s is None:
             return None
+        from penstock.kv_transfer.copy_workers import StoreLink
+
         self._has_stores = True
         spec = built.spec
         place = {"instance": f" of instance {spec.index}", "node": f" of node {spec.node}", "cluster": ""}
@@ -125,6 +135,8 @@ def tier_options(built: BuiltInstance, tier: TierSpec) -> tuple[TierOptions, int
     Raises:
         UserError: it does not hold a single chunk.
     """
+    from penstock.spec.kv_tier import TierOptions
+
     spec = built.spec
     stages = built.deployment.memory.stages
     per_npu = sum(stage.kv_bytes_per_block for stage in stages)

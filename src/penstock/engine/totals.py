@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from penstock.engine.build import BuiltInstance
-from penstock.engine.lockstep_replica import lockstep_notes
 from penstock.engine.replica import Replica
-from penstock.kv_transfer.copy_workers import CopyWorkers
-from penstock.kv_transfer.pull_workers import PullWorkers
-from penstock.kv_transfer.stacked import find_workers
 from penstock.recording.records import InstanceTotals, TierTotals
+
+if TYPE_CHECKING:
+    from penstock.kv_transfer.copy_workers import CopyWorkers
 
 
 def instance_totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
     """The counters of an instance so far."""
     scheduler, log = replica.scheduler, replica.log
-    copies, reads = find_workers(replica.workers, CopyWorkers), find_workers(replica.workers, PullWorkers)
+    tier, late_reads, expired_leases = _of_workers(replica)
     return InstanceTotals(
         iterations=log.iterations,
         empty_schedules=log.empty_schedules,
@@ -25,14 +26,34 @@ def instance_totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
         cohort_turns=scheduler.cohort_turns,
         exact_turns=scheduler.exact_turns,
         busy_ns=log.busy_ns(),
-        tier=None if copies is None else _tier_totals(copies),
-        late_reads=0 if reads is None else reads.late_reads,
-        expired_leases=0 if reads is None else len(reads.lease_ends),
+        tier=tier,
+        late_reads=late_reads,
+        expired_leases=expired_leases,
         end_ns=replica.now_ns,
-        notes=built.cost.stage.notes()
-        if built.group_cost is None
-        else (*built.group_cost.notes(), *lockstep_notes(replica)),
+        notes=_notes(replica, built),
     )
+
+
+def _notes(replica: Replica, built: BuiltInstance) -> tuple[str, ...]:
+    if built.group_cost is None:
+        return built.cost.stage.notes()
+    from penstock.engine.lockstep_replica import lockstep_notes
+
+    return (*built.group_cost.notes(), *lockstep_notes(replica))
+
+
+def _of_workers(replica: Replica) -> tuple[TierTotals | None, int, int]:
+    """The tier, late reads and leases that ran out, of those that move KV."""
+    workers = replica.workers
+    if workers is None:
+        return None, 0, 0
+    from penstock.kv_transfer.copy_workers import CopyWorkers
+    from penstock.kv_transfer.pull_workers import PullWorkers
+    from penstock.kv_transfer.stacked import find_workers
+
+    copies, reads = find_workers(workers, CopyWorkers), find_workers(workers, PullWorkers)
+    tier = None if copies is None else _tier_totals(copies)
+    return (tier, 0, 0) if reads is None else (tier, reads.late_reads, len(reads.lease_ends))
 
 
 def _tier_totals(workers: CopyWorkers) -> TierTotals:

@@ -17,6 +17,8 @@ from penstock.engine.simulation import Simulation
 from penstock.errors import NoProgressError, UserError
 from penstock.explore.candidate import Candidate
 from penstock.explore.changes import single_changes, with_partition
+from penstock.explore.slo import shown_ns
+from penstock.explore.tables import shift
 from penstock.spec.cluster import ClusterSpec
 from penstock.spec.deployment import Deployment
 from penstock.spec.options import RunOptions
@@ -322,3 +324,20 @@ def _gains(before: Outcome, after: Outcome) -> tuple[float | None, float | None,
 def _gain(before: float | None, after: float | None) -> float | None:
     """How many times faster, less one."""
     return before / after - 1 if before and after else None
+
+
+def shifts(before: Outcome, after: Outcome) -> tuple[str, str, str]:
+    """Tokens/s, p99 TTFT and p99 TPOT from old to new, said better or worse."""
+    tpot = "-"
+    if before.tpot_p99_ns is not None and after.tpot_p99_ns is not None:
+        tpot = shift(before.tpot_p99_ns, after.tpot_p99_ns, more_is_better=False, shown=shown_ns)
+    return (
+        shift(
+            before.generated_tokens_per_s,
+            after.generated_tokens_per_s,
+            more_is_better=True,
+            shown=lambda value: f"{value:,.1f}",
+        ),
+        shift(before.ttft_p99_ns, after.ttft_p99_ns, more_is_better=False, shown=shown_ns),
+        tpot,
+    )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock.explore.advise import Advice, AdviceTable
+from penstock.explore.advise import Advice, AdviceTable, Outcome, shifts
 from penstock.explore.slo import shown_ns
+from penstock.explore.tables import SAME
 from penstock.rendering import page
 from penstock.rendering.page import Cell, Chart, Table
 
 MEASURES = ("generated tokens/s", "TTFT p99", "TPOT p99")
 SHOWN = 12
 """Changes in the chart, the best first."""
-
-SAME = 0.0005
 
 
 def advice_page(table: AdviceTable, title: str) -> str:
@@ -27,7 +26,7 @@ def advice_page(table: AdviceTable, title: str) -> str:
     basis = list(dict.fromkeys(line for one in base.deployments for line in one.basis))
     failed = [row for row in table.rows if row.outcome is None]
     parts = [
-        page.verdict(_verdict(ran)),
+        page.verdict(_verdict(base, ran)),
         page.facts(
             [
                 ("requests/s as it is", f"{base.requests_per_s:,.3f}"),
@@ -38,7 +37,7 @@ def advice_page(table: AdviceTable, title: str) -> str:
         ),
         page.section("What each single change brings", page.picture(charts[0])),
         page.section("Where the stages' time goes now", page.picture(charts[1])),
-        page.section("All changes", page.card(page.table(_table(ran, table)))),
+        page.section("All changes", page.card(page.table(_table(table)))),
     ]
     if failed:
         lines = [f"{row.knob}: {row.change}: {row.failure}" for row in failed]
@@ -47,14 +46,16 @@ def advice_page(table: AdviceTable, title: str) -> str:
     return page.document(title, "".join(parts), charts=charts)
 
 
-def _verdict(ran: list[Advice]) -> list[str]:
+def _verdict(base: Outcome, ran: list[Advice]) -> list[str]:
     best = ran[0] if ran else None
     if best is None or best.score <= 0 or not any(gain and gain >= SAME for gain in best.gains):
         return ["No single change that was tried helps."]
+    assert best.outcome is not None
+    shown = shifts(base, best.outcome)
     told = [
-        f"{name} {'better' if gain > 0 else 'worse'} by {abs(gain):.1%}"
-        for name, gain in zip(MEASURES, best.gains, strict=True)
-        if gain is not None and abs(gain) >= SAME
+        f"{name} {text}"
+        for name, text, gain in zip(MEASURES, shown, best.gains, strict=True)
+        if not _same(gain)
     ]
     return [f"What helps most: {best.knob}, {best.change}.", f"{'; '.join(told)}, each as simulated."]
 
@@ -116,7 +117,7 @@ def _shares(table: AdviceTable) -> Chart:
     )
 
 
-def _table(ran: list[Advice], table: AdviceTable) -> Table:
+def _table(table: AdviceTable) -> Table:
     base = table.baseline
     rows: list[list[str | Cell]] = [
         [
@@ -127,20 +128,19 @@ def _table(ran: list[Advice], table: AdviceTable) -> Table:
             Cell(shown_ns(base.tpot_p99_ns), base.tpot_p99_ns),
         ]
     ]
-    for row in ran:
-        assert row.outcome is not None
-        tokens, ttft, tpot = row.outcome.figures
-        cells = [(f"{tokens:,.1f}", tokens), (shown_ns(ttft), ttft), (shown_ns(tpot), tpot)]
-        shown = [
-            Cell(f"{text}{_gain(gain)}", value) for (text, value), gain in zip(cells, row.gains, strict=True)
+    for group in table.alike():
+        first = group[0]
+        assert first.outcome is not None
+        cells = [
+            Cell(text, value)
+            for text, value in zip(shifts(base, first.outcome), first.outcome.figures, strict=True)
         ]
-        rows.append([row.knob, row.change, *shown])
+        knobs = " or ".join(dict.fromkeys(row.knob for row in group))
+        rows.append([knobs, "; or ".join(row.change for row in group), *cells])
     return Table(
         label="Changes", head=["knob", "change", *MEASURES], rows=rows, left=(0, 1), sorts=True, wraps=True
     )
 
 
-def _gain(gain: float | None) -> str:
-    if gain is None or abs(gain) < SAME:
-        return ""
-    return f" ({'better' if gain > 0 else 'worse'} by {abs(gain):.1%})"
+def _same(gain: float | None) -> bool:
+    return gain is None or abs(gain) < SAME

@@ -53,7 +53,8 @@ class Executor(Protocol[JobIn, ResultOut]):
         ...
 
     def run(self, jobs: Sequence[JobIn]) -> Iterator[tuple[int, ResultOut | Lost]]:
-        """(index of the job, its outcome), each as soon as it is known."""
+        """(index of the job, its outcome), each as soon as it is known. Who takes them may append to the jobs until the
+        last outcome is taken: what an outcome leads to need not wait for the others."""
         ...
 
 
@@ -94,12 +95,19 @@ class _Worker:
 
 
 @dataclass(slots=True)
-class _Round(Generic[JobT]):
-    """The jobs of one call of ``run``."""
+class Lineup(Generic[JobT]):
+    """The jobs of one call of ``run``: ``known`` of them were waiting or further at the last look."""
 
     jobs: Sequence[JobT]
-    waiting: deque[int]
+    waiting: deque[int] = field(default_factory=deque[int])
+    known: int = 0
     deaths: Counter[int] = field(default_factory=Counter[int])
+
+    def look(self) -> bool:
+        """Line up jobs that have come since; whether any waits."""
+        self.waiting.extend(range(self.known, len(self.jobs)))
+        self.known = len(self.jobs)
+        return bool(self.waiting)
 
 
 class LocalPool(Generic[JobT, ResultT]):
@@ -126,8 +134,8 @@ class LocalPool(Generic[JobT, ResultT]):
 
     def run(self, jobs: Sequence[JobT]) -> Iterator[tuple[int, ResultT | Lost]]:
         """See :class:`Executor`."""
-        todo = _Round(jobs, deque(range(len(jobs))))
-        while todo.waiting or any(worker.job is not None for worker in self._workers):
+        todo = Lineup(jobs)
+        while todo.look() or any(worker.job is not None for worker in self._workers):
             self._hand_out(todo)
             busy = [worker for worker in self._workers if worker.job is not None]
             ready = multiprocessing.connection.wait([worker.pipe for worker in busy])
@@ -137,7 +145,7 @@ class LocalPool(Generic[JobT, ResultT]):
                     if outcome is not None:
                         yield outcome
 
-    def _hand_out(self, todo: _Round[JobT]) -> None:
+    def _hand_out(self, todo: Lineup[JobT]) -> None:
         """A job for every worker that has none; workers are started when first needed."""
         while todo.waiting:
             idle = next((worker for worker in self._workers if worker.job is None), None)
@@ -154,7 +162,7 @@ class LocalPool(Generic[JobT, ResultT]):
                 continue
             idle.job = todo.waiting.popleft()
 
-    def _receive(self, worker: _Worker, todo: _Round[JobT]) -> tuple[int, ResultT | Lost] | None:
+    def _receive(self, worker: _Worker, todo: Lineup[JobT]) -> tuple[int, ResultT | Lost] | None:
         """The outcome of the worker's job, or None if the job goes back to wait."""
         index = cast("int", worker.job)
         try:

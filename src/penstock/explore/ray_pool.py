@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic
 
 from penstock.errors import Problem, UserError
-from penstock.explore.pool import ATTEMPTS, DIED, JobT, Lost, ResultT, attempt
+from penstock.explore.pool import ATTEMPTS, DIED, JobT, Lineup, Lost, ResultT, attempt
 
 LOCAL = "local"
 _AHEAD = 2
@@ -73,14 +72,13 @@ class RayPool(Generic[JobT, ResultT]):
 
     def run(self, jobs: Sequence[JobT]) -> Iterator[tuple[int, ResultT | Lost]]:
         """See :class:`penstock.explore.pool.Executor`."""
-        waiting = deque(range(len(jobs)))
-        deaths: Counter[int] = Counter()
+        todo = Lineup(jobs)
         in_flight: dict[Any, int] = {}
         cpus = max(int(self._ray.cluster_resources().get("CPU", 1)), 1)
         try:
-            while waiting or in_flight:
-                while waiting and len(in_flight) < cpus * _AHEAD:
-                    index = waiting.popleft()
+            while todo.look() or in_flight:
+                while todo.waiting and len(in_flight) < cpus * _AHEAD:
+                    index = todo.waiting.popleft()
                     in_flight[self._task.remote(self._shared, jobs[index])] = index
                 ready, _ = self._ray.wait(list(in_flight))
                 for reference in ready:
@@ -88,11 +86,11 @@ class RayPool(Generic[JobT, ResultT]):
                     try:
                         yield index, self._ray.get(reference)
                     except self._ray.exceptions.RayError:
-                        deaths[index] += 1
-                        if deaths[index] >= ATTEMPTS:
+                        todo.deaths[index] += 1
+                        if todo.deaths[index] >= ATTEMPTS:
                             yield index, DIED
                         else:
-                            waiting.append(index)
+                            todo.waiting.append(index)
         finally:
             for reference in in_flight:
                 self._ray.cancel(reference, force=True)

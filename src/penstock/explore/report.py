@@ -194,7 +194,10 @@ def run_command(spec: StudySpec, result: PointResult, stem: Path) -> str:
 
 def point_command(spec: StudySpec, result: PointResult, directory: Path) -> str:
     """The command that writes a point's files and says how to run them."""
-    return shlex.join(["penstock", "explore", spec.source, "--output", str(directory), "--point", result.key])
+    parts = ["penstock", "explore", spec.source, "--output", str(directory)]
+    if spec.calibration is not None:
+        parts += ["--calibration", spec.calibration.name]
+    return shlex.join([*parts, "--point", result.key])
 
 
 def text_report(outcome: StudyOutcome, directory: Path) -> str:

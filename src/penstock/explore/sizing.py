@@ -16,7 +16,7 @@ decode.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from penstock.explore.capacity import PER_CONCURRENT
@@ -111,12 +111,13 @@ class Choice:
 class _Trials:
     """One cut under way: which deployments of it held and missed, and which one is next; None ends it. After two that
     missed it is asked whether requests that come one by one are within the SLO; ``hopeless`` says that they are not.
-    ``held`` is the smallest that holds, ``safe`` the smallest that does for sure."""
+    ``held`` is the smallest that holds, ``largest`` the largest, ``safe`` the smallest that does for sure."""
 
     cut: Cut
     next: DesignPoint | None
     alone: bool = False
     held: PointResult | None = None
+    largest: PointResult | None = None
     safe: PointResult | None = None
     hopeless: PointResult | None = None
     set_aside: bool = False
@@ -145,6 +146,8 @@ class _Trials:
         if result.status == OK:
             if self.held is None or point.gpus < self.held.gpus:
                 self.held = result
+            if self.largest is None or point.gpus > self.largest.gpus:
+                self.largest = result
             if result.why_wide is None and (self.safe is None or point.gpus < self.safe.gpus):
                 self.safe = result
             self.next = None if self.asked_more else self._smaller(point, rate_per_s) or self._one_more()
@@ -159,11 +162,11 @@ class _Trials:
         self.next = None if stop or result.rate_per_s is None else larger
 
     def _one_more(self) -> DesignPoint | None:
-        """The next larger one, once, where none holds for sure."""
-        if self.held is None or self.safe is not None or self.asked_more:
+        """One that is larger than all that hold, once, where none of them does for sure."""
+        if self.held is None or self.largest is None or self.safe is not None or self.asked_more:
             return None
         self.asked_more = True
-        return _larger(self.cut, self.held)
+        return _larger(self.cut, self.largest)
 
     def why_not(self) -> str:
         """Why nothing held."""
@@ -301,16 +304,8 @@ def size(
         for label, count in question.hardware.items()
     ]
     with make_executor(SizeEvaluator(evaluator)) as executor:
-        tell("whole deployments at the rate")
-        rate = question.rate_per_s
-        while open_ := [one for answer in answers for one in answer.begin(rate)]:
-            results = _run(executor, [trials.job(question) for trials in open_])
-            for trials, result in zip(open_, results, strict=True):
-                trials.take(result, rate)
-        for answer in answers:
-            answer.conclude(question.objective)
-        tell("their headroom")
-        _find_headroom(question, answers, executor)
+        tell("whole deployments at the rate, and their headroom")
+        _run(executor, [_rounds(answer, question) for answer in answers])
     return answers, evaluator
 
 
@@ -329,36 +324,72 @@ def _load(question: SizeQuestion) -> LoadPlan:
     )
 
 
-def _run(executor: Executor[SizeJob, PointResult], jobs: Sequence[SizeJob]) -> list[PointResult]:
-    """Results in the order of the jobs.
+Rounds = Generator[list[SizeJob], list[PointResult], None]
+"""Jobs, for which it waits, until nothing more is to be asked: the results come in the order of the jobs."""
+
+
+def _rounds(answer: HardwareAnswer, question: SizeQuestion) -> Rounds:
+    """All that is asked of one kind of GPU."""
+    rate = question.rate_per_s
+    while open_ := answer.begin(rate):
+        results = yield [trials.job(question) for trials in open_]
+        for trials, result in zip(open_, results, strict=True):
+            trials.take(result, rate)
+    answer.conclude(question.objective)
+    if answer.choices:
+        edges = yield [_headroom(answer, choice, question) for choice in answer.choices]
+        answer.choices = [
+            replace(choice, edge=edge) for choice, edge in zip(answer.choices, edges, strict=True)
+        ]
+
+
+def _headroom(answer: HardwareAnswer, choice: Choice, question: SizeQuestion) -> SizeJob:
+    """The look upwards from a deployment that holds."""
+    held, point = choice.at_rate, choice.point
+    cut = next(one.cut for one in answer.trials if one.held is held)
+    guess = point.replicas * cut.capacity_per_s
+    if point.prefill_replicas:
+        guess = min(guess, point.prefill_replicas * cut.prefill_per_s)
+    requests = held.requests or question.requests
+    return SizeJob(EDGE, point, question.rate_per_s, requests, guess, held.excess or 0.0)
+
+
+@dataclass(slots=True)
+class _Round:
+    """Jobs that are waited for together, by their places among all."""
+
+    rounds: Rounds
+    waits_for: list[int]
+    found: dict[int, PointResult] = field(default_factory=dict[int, PointResult])
+
+
+def _run(executor: Executor[SizeJob, PointResult], all_rounds: Sequence[Rounds]) -> None:
+    """Each goes on as soon as its own jobs are done, whatever becomes of the others.
 
     Raises:
-        RuntimeError: an error of the program at one of them.
+        RuntimeError: an error of the program at one of the jobs.
     """
-    found: dict[int, PointResult] = {}
-    for index, outcome in executor.run(jobs):
-        if isinstance(outcome, Lost):
-            raise RuntimeError(f"{jobs[index].point.label}: {outcome.reason}")
-        found[index] = outcome
-    return [found[index] for index in range(len(jobs))]
-
-
-def _find_headroom(
-    question: SizeQuestion, answers: Sequence[HardwareAnswer], executor: Executor[SizeJob, PointResult]
-) -> None:
-    cuts = {one.held.point: one.cut for answer in answers for one in answer.trials if one.held is not None}
-    places = [(answer, place) for answer in answers for place in range(len(answer.choices))]
     jobs: list[SizeJob] = []
-    for answer, place in places:
-        held = answer.choices[place].at_rate
-        cut, point = cuts[held.point], held.point
-        guess = point.replicas * cut.capacity_per_s
-        if point.prefill_replicas:
-            guess = min(guess, point.prefill_replicas * cut.prefill_per_s)
-        requests = held.requests or question.requests
-        jobs.append(SizeJob(EDGE, held.point, question.rate_per_s, requests, guess, held.excess or 0.0))
-    for (answer, place), result in zip(places, _run(executor, jobs), strict=True):
-        answer.choices[place] = replace(answer.choices[place], edge=result)
+    round_of: dict[int, _Round] = {}
+
+    def ask(rounds: Rounds, results: list[PointResult] | None) -> None:
+        try:
+            new = next(rounds) if results is None else rounds.send(results)
+        except StopIteration:
+            return
+        one = _Round(rounds, list(range(len(jobs), len(jobs) + len(new))))
+        round_of.update(dict.fromkeys(one.waits_for, one))
+        jobs.extend(new)
+
+    for rounds in all_rounds:
+        ask(rounds, None)
+    for place, outcome in executor.run(jobs):
+        if isinstance(outcome, Lost):
+            raise RuntimeError(f"{jobs[place].point.label}: {outcome.reason}")
+        one = round_of.pop(place)
+        one.found[place] = outcome
+        if len(one.found) == len(one.waits_for):
+            ask(one.rounds, [one.found[place] for place in one.waits_for])
 
 
 def total_candidates(answers: Sequence[HardwareAnswer]) -> tuple[int, int]:

@@ -48,7 +48,9 @@ def sizing_page(
                 _table(question, choices, directory),
             ),
             page.section("Latency over load", page.columns(*map(page.picture, curves))),
-            page.section("The runs behind the rows", page.card(page.table(_commands(choices, directory)))),
+            page.section(
+                "The runs behind the rows", page.card(page.table(_commands(question, choices, directory)))
+            ),
         ]
     basis = page.statements(basis_lines(question, answers, evaluator))
     parts.append(page.section("What it rests on", page.card(basis)))
@@ -239,11 +241,11 @@ def _time(value_ns: float | None) -> Cell:
     return Cell(shown_ns(value_ns), value_ns)
 
 
-def _commands(choices: Sequence[Choice], directory: Path) -> Table:
+def _commands(question: SizeQuestion, choices: Sequence[Choice], directory: Path) -> Table:
     return Table(
         label="The runs behind the rows",
         head=["deployment", "its run"],
-        rows=[[one.point.label, run_command(one, directory)] for one in choices],
+        rows=[[one.point.label, run_command(question, one, directory)] for one in choices],
         left=(0, 1),
         wraps=True,
     )
@@ -269,7 +271,7 @@ def _detail(question: SizeQuestion, choice: Choice, evaluator: Evaluator, direct
         _key(choice, directory),
         result if result.stages or edge is None else edge,
         summary=summary,
-        command=run_command(choice, directory),
+        command=run_command(question, choice, directory),
         config=cluster_config(choice.point, evaluator.site),
         trials=_trials(choice),
     )

@@ -67,11 +67,14 @@ def requests_file(choice: Choice, directory: Path) -> Path:
     return directory / f"requests-{choice.at_rate.requests}.jsonl"
 
 
-def run_command(choice: Choice, directory: Path) -> str:
+def run_command(question: SizeQuestion, choice: Choice, directory: Path) -> str:
     """The run behind a row of the table."""
     config = stem_of(choice, directory).with_suffix(".json")
     dataset = requests_file(choice, directory)
-    return shlex.join(["penstock", "run", "--cluster-config", str(config), "--dataset", str(dataset)])
+    parts = ["penstock", "run", "--cluster-config", str(config), "--dataset", str(dataset)]
+    if question.profile_root is not None:
+        parts += ["--profile-root", question.profile_root]
+    return shlex.join(parts)
 
 
 def text_report(
@@ -90,7 +93,7 @@ def text_report(
         *(cannot(question, answer) for answer in answers if not answer.fits),
         f"what would do, with more GPUs:\n\n{_table(question, larger)}" if larger else "",
         "\n".join(doubts(question, answers)),
-        _commands(answers, directory),
+        _commands(question, answers, directory),
         rests_on(basis_lines(question, answers, evaluator)),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -208,10 +211,12 @@ def _told(answer: HardwareAnswer) -> list[str]:
     return list(dict.fromkeys(answer.reasons or answer.cuts.reasons))[:3]
 
 
-def _commands(answers: Sequence[HardwareAnswer], directory: Path) -> str:
+def _commands(question: SizeQuestion, answers: Sequence[HardwareAnswer], directory: Path) -> str:
     best = [answer.choices[0] for answer in answers if answer.choices]
     return (
-        "\n".join(["the best of each, in full:", *(f"  {run_command(one, directory)}" for one in best)])
+        "\n".join(
+            ["the best of each, in full:", *(f"  {run_command(question, one, directory)}" for one in best)]
+        )
         if best
         else ""
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+SAME = 0.0005
+"""Figures closer than this, relative to the first, are shown as the same."""
 
 
 def text_table(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
@@ -16,3 +19,11 @@ def text_table(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def shift(before: float, after: float, *, more_is_better: bool, shown: Callable[[float], str]) -> str:
+    """``1.2 s → 300 ms better``"""
+    if abs(after - before) < SAME * before:
+        return f"{shown(before)}, same"
+    word = "better" if (after > before) is more_is_better else "worse"
+    return f"{shown(before)} → {shown(after)} {word}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from typing import BinaryIO, cast
 
 from penstock.errors import Problem, UserError
@@ -89,25 +90,50 @@ def read_text(path: AnyPath, limit: int = MAX_TABLE_BYTES) -> str:
         raise UserError([Problem(str(path), f"is not UTF-8 text (byte {error.start})")]) from None
 
 
-def lines_of(file: BinaryIO, shown: str) -> Iterator[tuple[int, bytes]]:
-    """(line number, bytes) of each line that is not blank.
+class Lines:
+    """(line number, bytes) of each line that is not blank. Several lines may be taken at once, where they are alike.
 
     Raises:
         UserError: a line of more than ``MAX_LINE_BYTES``, or ``MAX_BLANK_LINES`` blank ones in a row.
     """
-    blank = number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(line) > MAX_LINE_BYTES:
-            message = f"the line holds more than {shown_bytes(MAX_LINE_BYTES)}"
-            raise UserError([Problem(f"{shown}:{number}", message)])
-        if not line.isspace():
-            blank = 0
-            yield number, line
-            continue
-        blank += 1
-        if blank > MAX_BLANK_LINES:
-            raise UserError([Problem(f"{shown}:{number}", f"{MAX_BLANK_LINES:,} blank lines in a row")])
+
+    def __init__(self, file: BinaryIO, shown: str) -> None:
+        self._file = file
+        self._shown = shown
+        self._number = 0
+        self._blank = 0
+        self._refused = BytesIO()
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        return self
+
+    def __next__(self) -> tuple[int, bytes]:
+        while line := self._refused.readline() or self._file.readline(MAX_LINE_BYTES + 1):
+            self._number += 1
+            if len(line) > MAX_LINE_BYTES:
+                message = f"the line holds more than {shown_bytes(MAX_LINE_BYTES)}"
+                raise UserError([Problem(f"{self._shown}:{self._number}", message)])
+            if not line.isspace():
+                self._blank = 0
+                return self._number, line
+            self._blank += 1
+            if self._blank > MAX_BLANK_LINES:
+                message = f"{MAX_BLANK_LINES:,} blank lines in a row"
+                raise UserError([Problem(f"{self._shown}:{self._number}", message)])
+        raise StopIteration
+
+    def offer(self, accept: Callable[[bytes], int]) -> int:
+        """Let ``accept`` take a block of whole lines at once: it says how many they were, 0 if they have to come one by
+        one. Nothing is offered while lines that were refused are left."""
+        if self._refused.tell() < len(self._refused.getbuffer()):
+            return 0
+        block = self._file.read(_CHUNK_BYTES)
+        if not block.endswith(b"\n"):
+            block += self._file.readline(MAX_LINE_BYTES + 1)
+        accepted = accept(block) if block else 0
+        self._number += accepted
+        self._refused = BytesIO(b"" if accepted else block)
+        return accepted
 
 
 def text_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
@@ -117,7 +143,7 @@ def text_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
         UserError: the file cannot be read, or a line is not UTF-8.
     """
     with opened(path) as file:
-        for number, raw in lines_of(file, str(path)):
+        for number, raw in Lines(file, str(path)):
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError:

@@ -217,6 +217,8 @@ class _Output(io.RawIOBase):
 
     def write(self, data: Any, /) -> int:
         """Write all of it."""
+        if self._file.closed:  # a GzipFile whose header failed writes its end when it is collected
+            return len(data)
         with self._noted():
             return write_to(self._file, data)
 

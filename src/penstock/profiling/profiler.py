@@ -18,7 +18,8 @@ from penstock.profiling.torch_kernels import TorchKernels
 from penstock.spec.layers import GroupedAttention
 from penstock.spec.model import ModelSpec
 
-_VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+VARIANTS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+"""What a bundle of each dtype is called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,10 @@ class ProfileJob:
     factor: float = 2.0
     repeats: int = 5
     longest_s: float = 1.0
+
+    def directory(self, root: Path) -> Path:
+        """Where the bundle goes under a profile root."""
+        return root / self.hardware / self.model.name / VARIANTS.get(self.dtype, self.dtype)
 
 
 def parse_degrees(text: str) -> tuple[int, ...]:
@@ -67,13 +72,13 @@ def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = l
         problems.append(Problem(job.model.name, what))
     problems += (
         []
-        if job.dtype in _VARIANTS
-        else [Problem("--dtype", f"one of {', '.join(_VARIANTS)}, not {job.dtype}")]
+        if job.dtype in VARIANTS
+        else [Problem("--dtype", f"one of {', '.join(VARIANTS)}, not {job.dtype}")]
     )
     if problems:
         raise UserError(problems)
-    variant = _VARIANTS[job.dtype]
-    directory = root / job.hardware / job.model.name / variant
+    variant = VARIANTS[job.dtype]
+    directory = job.directory(root)
     FileUse(reads={}, writes={"--output": directory / "meta.yaml"}).check()  # before measuring for an hour
     profiles = {tp_size: _profile(job, tp_size, torch, progress) for tp_size in job.tp_sizes}
     name = torch.cuda.get_device_name() if job.device.startswith("cuda") else platform.processor() or "CPU"

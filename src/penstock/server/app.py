@@ -24,7 +24,15 @@ from penstock.server.http import Endpoint, Handler, http_error, parse_body, read
 from penstock.server.lateness import Lateness
 from penstock.server.live import LiveCluster
 from penstock.server.protocol import RECEIVED
-from penstock.server.schema import ChatBody, CompletionBody, DetokenizeBody, Sampling, TokenizeBody
+from penstock.server.schema import (
+    MAX_ANSWER_TOKENS,
+    MAX_SEQUENCES,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    Sampling,
+    TokenizeBody,
+)
 from penstock.server.served_model import ServedModel
 
 
@@ -121,16 +129,29 @@ class Api:
                 kind="ServiceUnavailableError",
             )
         n = body.n or 1
+        if len(prompts) * n > MAX_SEQUENCES:
+            raise ApiError(
+                f"At most {MAX_SEQUENCES:,} answers to a request, not {len(prompts) * n:,}.", param="n"
+            )
+        most = [
+            min(max_tokens or model.max_model_len, model.max_model_len - len(prompt)) for prompt in prompts
+        ]
+        if sum(most) * n > MAX_ANSWER_TOKENS:
+            raise ApiError(
+                f"The answers to a request may have {MAX_ANSWER_TOKENS:,} tokens in all, not {sum(most) * n:,}: "
+                "ask for fewer with n, prompt or max_tokens.",
+                param="max_tokens",
+            )
         answers = [
             model.answerer.answer(
                 prompt,
-                max_tokens=min(max_tokens or model.max_model_len, model.max_model_len - len(prompt)),
+                max_tokens=tokens,
                 min_tokens=body.min_tokens,
                 ignore_eos=body.ignore_eos,
                 seed=body.seed,
                 number=number,
             )
-            for prompt in prompts
+            for prompt, tokens in zip(prompts, most, strict=True)
             for number in range(n)
         ]
         options = body.stream_options

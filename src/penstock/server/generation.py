@@ -130,7 +130,7 @@ class GenerationResponse:
             if len(tokens) == wanted:
                 body = self._style.whole(text.whole(), text.usage())
                 await JSONResponse(body)(scope, receive, send)
-                self._lateness.note(tokens[-1:], cluster.clock.now_ns())
+                self._lateness.note([tokens[-1][1]], cluster.clock.now_ns())
             elif mailbox.failure is not None:
                 await _failure(mailbox.failure).response()(scope, receive, send)
         finally:

@@ -9,7 +9,26 @@ import numpy as np
 from penstock.server.histogram import Histogram
 from penstock.units import NS_PER_S
 
-BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+BUCKETS_S = (
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.004,
+    0.005,
+    0.006,
+    0.0075,
+    0.01,
+    0.015,
+    0.02,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+)
 RECENT = 10_000
 _FOLD_AT = 4096
 
@@ -23,12 +42,12 @@ class Lateness:
         self._recent = np.zeros(0)
         self._unfolded = 0
 
-    def note(self, tokens: Sequence[tuple[int, int]], now_ns: int) -> None:
-        """Tokens, (sequence, due_ns) each, have been handed over at ``now_ns``."""
+    def note(self, due_ns: Sequence[int], now_ns: int) -> None:
+        """Tokens that were due then have been handed over at ``now_ns``."""
         add = self.histogram.add
-        for _, due_ns in tokens:
-            add(now_ns - due_ns)
-        self._unfolded += len(tokens)
+        for one in due_ns:
+            add(now_ns - one)
+        self._unfolded += len(due_ns)
         if self._unfolded >= _FOLD_AT:
             self._fold()
 

@@ -132,6 +132,9 @@ class LiveCluster(Observer):
         except NoProgressError as error:
             self._fail(str(error))
             return
+        except Exception as error:  # a fault of the simulator's: nobody is left waiting for it
+            self._fail(f"the simulation has gone wrong: {error!r}")
+            raise
         finally:
             self._hand_on()
         if self._ended >= FORGET_EVERY and not self._keeps_record:

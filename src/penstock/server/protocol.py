@@ -30,11 +30,17 @@ class ReceiptProtocol(HttpToolsProtocol):
         """See :class:`asyncio.Protocol`."""
         super().connection_made(transport)
         self._fd: int = transport.get_extra_info("socket").fileno()
+        self._read_ns = 0
+
+    def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self._read_ns = time.monotonic_ns()
+        super().data_received(data)
 
     def on_message_complete(self) -> None:
         """Called by httptools at the end of a body."""
         scope: Any = self.scope
-        scope[RECEIVED] = time.monotonic_ns()
+        scope[RECEIVED] = self._read_ns
         scope[CONNECTION] = self
         super().on_message_complete()
 

@@ -11,9 +11,13 @@ from penstock.server.errors import ApiError
 
 _INT64 = 2**63
 MAX_SEQUENCES = 16_384
-"""vLLM's VLLM_MAX_N_SEQUENCES."""
+"""vLLM's VLLM_MAX_N_SEQUENCES; here of all prompts of a request together."""
+
+MAX_ANSWER_TOKENS = 1 << 24
+"""Of all answers to one request; they are decided when it comes, in 4 bytes each."""
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Integer = Annotated[int, Field(ge=-_INT64, lt=_INT64)]
 
 
 class Body(BaseModel):
@@ -33,16 +37,16 @@ class Sampling(Body):
     """What completions and chats have in common."""
 
     model: str | None = None
-    n: int | None = 1
+    n: Integer | None = 1
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
-    min_tokens: int = 0
-    seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
+    min_tokens: Integer = 0
+    seed: Integer | None = None
     stop: str | list[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
-    priority: Annotated[int, Field(ge=-_INT64, lt=_INT64)] = 0
+    priority: Integer = 0
     request_id: str | None = None
     return_token_ids: bool | None = None
 
@@ -79,7 +83,7 @@ class CompletionBody(Sampling):
     """``POST /v1/completions``."""
 
     prompt: list[TokenId] | list[list[TokenId]] | str | list[str] | None = None
-    max_tokens: int | None = 16
+    max_tokens: Integer | None = 16
     echo: bool | None = False
     add_special_tokens: bool = True
 
@@ -116,8 +120,8 @@ class ChatBody(Sampling):
     """``POST /v1/chat/completions``."""
 
     messages: list[Message]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Integer | None = None
+    max_completion_tokens: Integer | None = None
     add_generation_prompt: bool = True
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 
 from penstock.server.answer_text import AnswerText
 from penstock.server.clock import SimulatedClock
@@ -13,7 +14,7 @@ from penstock.server.protocol import ReceiptProtocol
 
 class TokenStream:
     """A :class:`~penstock.server.recipient.Recipient` that writes to ``connection``, no task between. A client that
-    reads too slowly finds several tokens in a message.
+    reads too slowly finds several tokens in a message; until it reads, 12 bytes are kept of each.
 
     ``failure`` says why nothing more will come.
     """
@@ -21,11 +22,12 @@ class TokenStream:
     __slots__ = (
         "_clock",
         "_connection",
+        "_due_ns",
         "_end",
-        "_held",
         "_lateness",
         "_opening",
         "_says_usage",
+        "_sequences",
         "_style",
         "failure",
         "text",
@@ -49,35 +51,37 @@ class TokenStream:
         self._lateness = lateness
         self._says_usage = says_usage
         self._opening = style.opening(text.sequences)
-        self._held: list[tuple[int, int]] = []
+        self._due_ns: array[int] = array("q")
+        self._sequences: array[int] = array("i")
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def put(self, sequence: int, due_ns: int) -> None:
         """See :class:`~penstock.server.recipient.Recipient`."""
-        self._held.append((sequence, due_ns))
+        self._due_ns.append(due_ns)
+        self._sequences.append(sequence)
 
     def flush(self) -> None:
         """See :class:`~penstock.server.recipient.Recipient`; a token is late until the kernel has it."""
-        if not self._held or self._end.done() or self._connection.is_paused:
+        due_ns = self._due_ns
+        if not due_ns or self._end.done() or self._connection.is_paused:
             return
-        tokens = self._held
         self._connection.write_chunk(self.rest())
-        self._lateness.note(tokens, self._clock.now_ns())
+        self._lateness.note(due_ns, self._clock.now_ns())
         if not self.text.left:
             self._end.set_result(None)
 
     def rest(self) -> bytes:
         """What was put and not written; it counts as written then."""
-        tokens, self._held = self._held, []
-        text = self.text
-        if len(tokens) == 1:
-            body = text.chunk(tokens[0][0], 1)
+        sequences, text = self._sequences, self.text
+        self._due_ns, self._sequences = array("q"), array("i")
+        if len(sequences) == 1:
+            body = text.chunk(sequences[0], 1)
         else:
             counts: dict[int, int] = {}
-            for sequence, _ in tokens:
+            for sequence in sequences:
                 counts[sequence] = counts.get(sequence, 0) + 1
             body = b"".join(text.chunk(sequence, count) for sequence, count in counts.items())
-        if self._opening and tokens:
+        if self._opening and sequences:
             body = self._opening + body
             self._opening = b""
         if not text.left:

@@ -66,14 +66,14 @@ class FileTokenizer:
         """
         if self._template is None:
             return chat_ml(messages, add_generation_prompt=add_generation_prompt)
-        from jinja2 import TemplateError
-
         try:
             return self._template.render(
                 messages=messages, add_generation_prompt=add_generation_prompt, **self._special
             )
-        except TemplateError as error:
-            raise ApiError(str(error)) from None
+        except ApiError:
+            raise
+        except Exception as error:  # a template is a program of its own
+            raise ApiError(f"The chat template does not take this conversation: {error}") from None
 
     def _plain_words(self, vocabulary: Mapping[str, int]) -> tuple[int, ...]:
         """Tokens that are a word with the space before it, else any that show something."""

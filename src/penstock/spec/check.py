@@ -16,7 +16,7 @@ from penstock.files.place import Place
 class Raw(BaseModel):
     """Base of all shapes read from users: no unknown key, no coercion, no NaN."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, defer_build=True)
 
 
 RawT = TypeVar("RawT", bound=Raw)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -287,6 +288,7 @@ def described(*shapes: type[Raw]) -> tuple[Option, ...]:
     return tuple(sorted(found.values(), key=lambda option: GROUPS.index(option.about.group)))
 
 
+@cache
 def run_options() -> tuple[Option, ...]:
     """All options of a run."""
     return described(RawFlags, RawRun)

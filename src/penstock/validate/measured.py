@@ -19,6 +19,7 @@ from penstock.spec.options import EngineOverhead, RunOptions
 from penstock.spec.overheads import default_overhead
 from penstock.units import NS_PER_S
 from penstock.validate.measured_run import MeasuredRun, RequestTimes, read_measured_run
+from penstock.validate.throughput import Throughput
 from penstock.workload.formats import load_workload
 from penstock.workload.workload import Workload
 
@@ -43,12 +44,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredComparison:
-    """``times`` are (measured, simulated); ``notes`` say what the simulation rests on."""
+    """``times`` and ``throughput`` are (measured, simulated); ``notes`` say what the simulation rests on."""
 
     run: MeasuredRun
     times: tuple[RequestTimes, RequestTimes]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    throughput: tuple[Throughput, Throughput] | None = None
 
 
 def validate_measured(
@@ -75,13 +77,15 @@ def validate_measured(
     return MeasuredComparison(run, (run.times, simulated), tuple(lines), (*notes, *more))
 
 
-def compare_times(measured: RequestTimes, simulated: RequestTimes) -> list[Line]:
+def compare_times(
+    measured: RequestTimes, simulated: RequestTimes, statistics: Sequence[str] = STATISTICS
+) -> list[Line]:
     """Every statistic of every metric."""
     ours, theirs = simulated.metrics(), measured.metrics()
     return [
         Line(metric, statistic, _statistic(values, statistic), _statistic(ours[metric], statistic))
         for metric, values in theirs.items()
-        for statistic in STATISTICS
+        for statistic in statistics
         if len(values)
     ]
 

@@ -17,8 +17,9 @@ _POINTS = 600
 _KEY = (("TTFT", "mean"), ("TTFT", "p99"), ("TPOT", "mean"), ("latency", "mean"))
 
 
-def write_measured_page(comparison: MeasuredComparison, path: Path) -> None:
-    """Errors, requests running and waiting over time, and each request's TTFT and TPOT by when it was queued.
+def write_measured_page(comparison: MeasuredComparison, path: Path, title: str | None = None) -> None:
+    """Errors, requests running and waiting over time, each request's TTFT and TPOT by when it was queued, and
+    throughput where both sides have it.
 
     Raises:
         UserError: the path cannot be written.
@@ -41,7 +42,7 @@ def write_measured_page(comparison: MeasuredComparison, path: Path) -> None:
         ]
     )
     with atomic_write(path) as file:
-        file.write(page.document(f"{name}: measured and simulated", body, charts=charts))
+        file.write(page.document(title or f"{name}: measured and simulated", body, charts=charts))
 
 
 def _charts(comparison: MeasuredComparison) -> list[Chart]:
@@ -58,31 +59,35 @@ def _charts(comparison: MeasuredComparison) -> list[Chart]:
         )
         for key, x, y in curves:
             is_line = key in ("running", "waiting")
-            traces[key].append(
-                {
-                    "x": np.round(x, 4),
-                    "y": np.round(y, 5),
-                    "name": name,
-                    "mode": "lines" if is_line else "markers",
-                    "line": {"color": SERIES[place], "dash": ("solid", "dash")[place]},
-                    "marker": {
-                        "color": SERIES[place],
-                        "symbol": page.SYMBOLS[place],
-                        "size": 5,
-                        "opacity": 0.6,
-                    },
-                }
-            )
+            traces[key].append(_trace(place, name, x, y, is_line=is_line))
+        if comparison.throughput is not None:
+            series = comparison.throughput[place]
+            for key, y in (("prompt", series.prompt_per_s), ("decode", series.decode_per_s)):
+                traces.setdefault(key, []).append(_trace(place, name, series.seconds, y, is_line=True))
     titles = {
         "running": ("Requests running", "requests"),
         "waiting": ("Requests waiting", "requests"),
         "ttft": ("TTFT by arrival", "TTFT (s)"),
         "tpot": ("TPOT by arrival", "TPOT (ms)"),
+        "prompt": ("Prompt throughput", "tokens/s"),
+        "decode": ("Generation throughput", "tokens/s"),
     }
     return [
         Chart(id=key, title=title, traces=traces[key], x="time (s)", y=y)
         for key, (title, y) in titles.items()
+        if key in traces
     ]
+
+
+def _trace(place: int, name: str, x: FloatArray, y: FloatArray, *, is_line: bool) -> dict[str, Any]:
+    return {
+        "x": np.round(x, 4),
+        "y": np.round(y, 5),
+        "name": name,
+        "mode": "lines" if is_line else "markers",
+        "line": {"color": SERIES[place], "dash": ("solid", "dash")[place]},
+        "marker": {"color": SERIES[place], "symbol": page.SYMBOLS[place], "size": 5, "opacity": 0.6},
+    }
 
 
 def _table(lines: tuple[Line, ...]) -> Table:

@@ -26,6 +26,9 @@ COMPARED = (
 )
 """What a turn is compared in. ``scheduled`` None: schedule() was not called; ``fwd`` None: no forward."""
 
+MOST = 1024
+"""Ranks, and stages."""
+
 Message = tuple[str, Any, Any]
 """("add", request, its wave) or ("start", wave, the rank left out)."""
 
@@ -76,12 +79,23 @@ def _read(directory: Path) -> RealTurns:
         row["req_id"]: Request(index, row["sent_ns"], row["input_toks"], row["output_toks"])
         for index, row in enumerate(rows["requests"])
     }
-    ranks = 1 + max(row["rank"] for row in rows["turns"])
+    ranks = _count(rows["turns"], "rank", directory / "turns.jsonl.gz")
     turns = tuple(
         tuple(_turn(row, requests) for row in rows["turns"] if row["rank"] == rank) for rank in range(ranks)
     )
-    stages = 1 + max(row["stage"] for row in rows["workers"])
+    stages = _count(rows["workers"], "stage", directory / "workers.jsonl.gz")
     return RealTurns(turns, tuple(requests.values()), stages)
+
+
+def _count(rows: Iterable[Mapping[str, Any]], name: str, file: Path) -> int:
+    """How many ranks or stages there are, which count from 0."""
+    last = -1
+    for row in rows:
+        value = row[name]
+        if type(value) is not int or not 0 <= value < MOST:
+            raise UserError([Problem(f"{file}: {name}", f"must be an integer from 0 to {MOST - 1}")])
+        last = max(last, value)
+    return last + 1
 
 
 def _turn(row: Mapping[str, Any], requests: Mapping[str, Request]) -> RealTurn:

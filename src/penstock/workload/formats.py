@@ -6,14 +6,16 @@ The kind of a JSON line is told line by line, so kinds may stand in one file in 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from penstock.errors import Problem, UserError
-from penstock.files.reading import lines_of, opened
+from penstock.files.reading import Lines, opened
 from penstock.workload import azure
 from penstock.workload.jsonl import LineReader
 from penstock.workload.mistakes import Mistakes
+from penstock.workload.plain_lines import PlainLines
 from penstock.workload.workload import Columns, Workload
 
 
@@ -43,7 +45,8 @@ def load_workload(path: str | Path, num_requests: int = 0) -> Workload:
 def _read(file: BinaryIO, name: str, mistakes: Mistakes, num_requests: int) -> Columns:
     """Read up to ``num_requests`` lines that are not blank (0: all)."""
     columns = Columns()
-    lines = _lines(file, name, mistakes)
+    numbered = Lines(file, name)
+    lines = _lines(numbered, mistakes)
     first = next(lines, None)
     if first is None:
         return columns
@@ -52,16 +55,26 @@ def _read(file: BinaryIO, name: str, mistakes: Mistakes, num_requests: int) -> C
         return columns
     reader = LineReader(columns, mistakes)
     reader.take(*first)
-    for taken, (number, line) in enumerate(lines, start=1):
-        if taken == num_requests:
+    taken = 1
+    alike = PlainLines.like(first[1])
+    while taken != num_requests:
+        if alike is not None:
+            left = num_requests - taken if num_requests else None
+            many = numbered.offer(partial(alike.add, columns, left))
+            taken += many
+            if many:
+                continue
+        line = next(lines, None)
+        if line is None:
             break
-        reader.take(number, line)
+        reader.take(*line)
+        taken += 1
     return columns
 
 
-def _lines(file: BinaryIO, name: str, mistakes: Mistakes) -> Iterator[tuple[int, str]]:
+def _lines(numbered: Lines, mistakes: Mistakes) -> Iterator[tuple[int, str]]:
     """(line number, text) of each line that is not blank; a byte order mark is dropped."""
-    for number, raw in lines_of(file, name):
+    for number, raw in numbered:
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:

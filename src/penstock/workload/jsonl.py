@@ -20,7 +20,7 @@ MAX_TOKENS = 2**31 - 1
 MAX_NS = 2**62
 MAX_PRIORITY = 2**31 - 1
 
-_PLAIN_KEYS = frozenset(("input_toks", "output_toks", "arrival_time_ns"))
+PLAIN_KEYS = frozenset(("input_toks", "output_toks", "arrival_time_ns"))
 _ID_KEYS = ("input_tok_ids", "output_tok_ids")
 _COUNT_KEYS = ("input_toks", "output_toks")
 _FLAT_KEYS = (*_COUNT_KEYS, "arrival_time_ns", *_ID_KEYS, "priority", "model")
@@ -57,7 +57,7 @@ class LineReader:
         record = cast("dict[str, Any]", record)
         if text.count(":") != _members(record):
             self._check_duplicates(line, text)
-        if record.keys() == _PLAIN_KEYS and self._take_plain(record):
+        if record.keys() == PLAIN_KEYS and self._take_plain(record):
             return
         if "sub_requests" in record:
             self._take_session(line, record)
