@@ -51,6 +51,14 @@ def test_roles_and_what_they_share_are_read():
         (cluster(PREFILL, DECODE, kv_transfer={"kv_load_failure_policy": "fail"}), "needs read_failure_rate"),
         (cluster(PREFILL, DECODE, kv_transfer={"read_failure_rate": 1.5}), "read_failure_rate: must be"),
         (cluster(PREFILL, DECODE, kv_transfer={"num_reserved_decode_tokens": 1}), "needs kind 'push'"),
+        (
+            cluster(PREFILL, {**DECODE, "placement": {"default": {"kv_loc": "cpu"}}}),
+            "placement: KV outside of the NPUs (kv_loc) is not moved",
+        ),
+        (
+            cluster(instance(kv_offloading={}, placement={"default": {"kv_loc": "cpu"}})),
+            "leave it on the NPUs, or leave out kv_offloading",
+        ),
         (cluster(PREFILL, DECODE, kv_transfer={"policy": "conditional"}), "needs max_local_prefill_length"),
         (cluster(PREFILL, DECODE, kv_transfer={"max_prefill_queue_size": 1}), "needs policy 'conditional'"),
         (cluster(instance(), kv_transfer={}), "no prefill and decode instances"),

@@ -106,7 +106,9 @@ class Disaggregation:
             )
         )
         self._pulls[spec.index] = connector
-        return connector, PullWorkers(spec.index, spec.pp_size, connector, self._world, concerns)
+        sleeps = spec.scheduler.engine_idle_sleep_ns > 0
+        workers = PullWorkers(spec.index, spec.pp_size, connector, self._world, concerns, sleeps=sleeps)
+        return connector, workers
 
     def start(
         self,

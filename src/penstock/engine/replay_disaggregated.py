@@ -205,7 +205,8 @@ class _Replay:
         def concern(at_ns: int) -> None:
             replica.expect(at_ns)
 
-        workers: StepWorkers = PullWorkers(place, pp_size, pull, self.world, concern)
+        sleeps = options.engine_idle_sleep_ns > 0
+        workers: StepWorkers = PullWorkers(place, pp_size, pull, self.world, concern, sleeps=sleeps)
         if offloading is not None:
             copies = CopyWorkers(offloading, concern, looks_at_end=instance.pull.looks_at_end)
             workers = StackedWorkers([workers, copies])
@@ -220,7 +221,7 @@ class _Replay:
             instance.options,
             TurnLog(place, pp_size),
             agenda=self.agenda,
-            on_end=self._ended if instance.prefills else None,
+            on_end=partial(self._ended, place, instance),
             watcher=recorder,
             workers=workers,
         )
@@ -257,8 +258,12 @@ class _Replay:
             self.agenda.wake(replica, replica.next_ns)
         return place
 
-    def _ended(self, replica: Replica, state: RequestState, at_ns: int) -> None:
-        if state.outcome is Outcome.FINISHED:
+    def _ended(
+        self, place: int, instance: ReplayInstance, replica: Replica, state: RequestState, at_ns: int
+    ) -> None:
+        # Blocks of one whose client has left are free before the next schedule().
+        self.recorders[place].steps.free_before = replica.scheduler.status().free_blocks
+        if instance.prefills and state.outcome is Outcome.FINISHED:
             self.proxy.answered(state, at_ns)
 
     def _leave(self, index: int, at_ns: int, side: str) -> None:

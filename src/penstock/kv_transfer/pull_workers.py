@@ -85,8 +85,9 @@ class _HasRead:
 
 class PullWorkers:
     """A :class:`~penstock.kv_transfer.step_workers.StepWorkers`. ``concerns`` is told of times at which something
-    happens that the engine may be waiting for; ``expired`` counts leases that ran out, ``late_reads`` reads of
-    blocks that were given up before."""
+    happens that the engine may be waiting for. One that ``sleeps`` between turns looks at its own times, and hears of
+    heartbeats too; for those alone no other looks. ``late_reads`` counts reads of blocks that were given up before,
+    ``lease_ends`` are when that was, on which stage, and of which request."""
 
     def __init__(
         self,
@@ -95,6 +96,8 @@ class PullWorkers:
         connector: PullConnector,
         world: PullWorld,
         concerns: Callable[[int], None],
+        *,
+        sleeps: bool = True,
     ) -> None:
         self.place = place
         self.pp_size = pp_size
@@ -103,6 +106,7 @@ class PullWorkers:
         self.late_reads = 0
         self.lease_ends: list[tuple[int, int, int]] = []
         self._concerns = concerns
+        self._sleeps = sleeps
         self._stages = [_Stage() for _ in range(pp_size)]
         self._looks_at_end = connector.options.looks_at_end
         self._extension_ns = connector.options.lease_s * 2 // 3 * NS_PER_S
@@ -250,7 +254,8 @@ class PullWorkers:
         """A reader will still come for these requests' blocks."""
         for worker in self._stages:
             self._send(worker, at_ns, sender, requests)
-        self._concerns(at_ns)
+        if self._sleeps:
+            self._concerns(at_ns)
 
     def _send(self, worker: _Stage, at_ns: int, sender: int, content: object) -> None:
         self._number += 1

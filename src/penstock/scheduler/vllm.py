@@ -137,6 +137,8 @@ class VllmScheduler:
         # Loads: how many so far, which are over and not tried yet, and the blocks they lack for all their tokens.
         self._loads = 0
         self._unpromoted: dict[RequestState, bool] = {}
+        # Those that end before a load of theirs was promoted: nobody can hit what it brought.
+        self._unhashed: set[RequestState] = set()
         self._loads_lack = 0
         # Only where a victim may be in the step being decided: each request of the step as it was before, and the
         # tokens that came back from victims.
@@ -761,6 +763,7 @@ class VllmScheduler:
         self._is_settled = False
         for state in report.unloadable:
             del self.loading[state]
+            self._unhashed.add(state)
             state.outcome = Outcome.FAILED
             self._loads_lack -= self.kv.blocks_for(state.num_tokens) - state.held_blocks
             self._finish([state], now)
@@ -940,6 +943,8 @@ class VllmScheduler:
             del self.running[state]
             computed = self._withdraw(state, computed)
         elif state in self.loading or state in self.loaded:
+            if state in self.loading or state in self._unpromoted:
+                self._unhashed.add(state)
             if state in self.loading:
                 del self.loading[state]
                 self._loads_lack -= self.kv.blocks_for(state.num_tokens) - state.held_blocks
@@ -947,6 +952,8 @@ class VllmScheduler:
                 self.loaded.remove(state)
                 if self._unpromoted.pop(state, None) is not None:
                     self._loads_lack -= self.kv.blocks_for(state.num_tokens) - state.held_blocks
+                # The token that is to be computed again may be alone in its block.
+                computed = max(computed, (state.held_blocks - 1) * self.kv.block_size + 1)
         else:
             queued = len(self.waiting)
             self._leave_waiting(state)
@@ -1113,6 +1120,9 @@ class VllmScheduler:
         for state in ended:
             self.running.pop(state, None)
             computed, known = state.num_computed, state.num_tokens - 1
+            if state in self._unhashed:
+                self._unhashed.discard(state)
+                known = 0
             if self.connector is None:
                 self.kv.release(state, computed, known, resumes=False)
             elif self.connector.finished(state, now):

@@ -33,7 +33,7 @@ from penstock.spec.power import NodePower
 from penstock.spec.power_rules import node_power
 from penstock.spec.raw import REQUIRED, RawCluster, RawCxlMemory, RawInstance, RawMemory, RawNode
 from penstock.spec.refusals import cluster_notices, node_remarks
-from penstock.spec.tier_rules import sharing_problems
+from penstock.spec.tier_rules import placed_kv_problems, sharing_problems
 
 ClusterSource = str | os.PathLike[str] | Mapping[str, Any]
 RawT = TypeVar("RawT", bound=Raw)
@@ -148,6 +148,7 @@ class _ClusterReader:
             self._problems += data_parallel_problems(instances, shared_links=bool(raw.shared_node_links))
             self._problems += check_roles(instances, raw.kv_transfer, self._place)
             self._problems += sharing_problems(instances)
+            self._problems += placed_kv_problems(instances)
         autoscaling = None
         if not self._problems:
             autoscaling = autoscaling_spec(raw.autoscaling, instances, self._place, self._problems)

@@ -154,3 +154,18 @@ def sharing_problems(instances: Sequence[InstanceSpec]) -> list[Problem]:
                 problems.append(Problem(f"{spec.where}.{called}", message))
                 break
     return problems
+
+
+def placed_kv_problems(instances: Sequence[InstanceSpec]) -> list[Problem]:
+    """What moves between instances, and to a tier, is what lies on the NPUs."""
+    outside = "KV outside of the NPUs (kv_loc) is not moved to another instance or tier"
+    return [
+        Problem(
+            f"{spec.where}.placement",
+            f"{outside}: leave it on the NPUs, or leave out {'kv_offloading' if spec.pd_type is None else 'pd_type'}",
+        )
+        for spec in instances
+        if spec.placement is not None
+        and any(spec.placement.kv)
+        and (spec.tier is not None or spec.pd_type is not None)
+    ]
