@@ -85,10 +85,16 @@ class Browser:
         return time.monotonic() - started
 
     def system_theme(self, theme: str) -> None:
-        """What the system says of colours: light | dark. The page hears of it with its next frame."""
+        """What the system says of colours: light | dark. A page of ours hears of it some frames later; where its reader
+        has chosen the other look, that stays."""
         features = [{"name": "prefers-color-scheme", "value": theme}]
         self.call("Emulation.setEmulatedMedia", features=features)
-        self.evaluate("new Promise((done) => requestAnimationFrame(() => done(0)))")
+        self.evaluate(
+            "new Promise((done) => { let looks = 0; const look = () => { "
+            "const now = document.documentElement?.dataset.theme; "
+            f"if (now === undefined || now === '{theme}' || ++looks > 100) done(0); else setTimeout(look, 20); "
+            "}; look(); })"
+        )
 
     def resize(self, width: int, height: int) -> None:
         """The viewport, in CSS pixels."""
