@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from benchmarks.cases import generated, job
 from benchmarks.inputs import MODES, REPOSITORY, SHAPES, SHAREGPT_300, profile_root, write_cluster_config
-from benchmarks.measure import run_child
+from benchmarks.measure import check_out, run_child
 
 RUN = [sys.executable, "-c", "from penstock.cli.main import main; main()"]
 
@@ -71,13 +70,7 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        archive = subprocess.run(
-            ["git", "archive", arguments.commit, "src", "configs"],
-            cwd=REPOSITORY,
-            check=True,
-            capture_output=True,
-        )
-        subprocess.run(["tar", "x", "-C", name], input=archive.stdout, check=True)
+        check_out(arguments.commit, folder)
         for title, (command, answers) in cases(folder, arguments.requests, long=arguments.long).items():
             if arguments.case and not any(part in title for part in arguments.case):
                 continue

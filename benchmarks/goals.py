@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 from benchmarks.cases import Row, generated, job
 from benchmarks.inputs import REPOSITORY, SHAPES, SHAREGPT_300, profile_root, write_cluster_config
-from benchmarks.measure import run_child
+from benchmarks.measure import check_out, run_child
 
 BEFORE = "80ccc72"
 WAYS = ("before", "plain", "compiled")
@@ -97,7 +96,7 @@ def goals(*, quick: bool, only: Sequence[str] = (), ways: Sequence[str] = WAYS) 
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
         folder = Path(name)
         if "before" in ways:
-            _check_out(BEFORE, folder)
+            check_out(BEFORE, folder)
         for goal in GOALS:
             if (quick and goal.is_long) or (only and not any(part in goal.name for part in only)):
                 continue
@@ -141,13 +140,6 @@ def _command(goal: Goal, folder: Path) -> list[str]:
     command += ["--no-itl", "--record", "requests"] if goal.is_long else []
     root = profile_root()
     return command if root is None else [*command, "--profile-root", str(root)]
-
-
-def _check_out(commit: str, folder: Path) -> None:
-    archive = subprocess.run(
-        ["git", "archive", commit, "src", "configs"], cwd=REPOSITORY, check=True, capture_output=True
-    )
-    subprocess.run(["tar", "x", "-C", str(folder)], input=archive.stdout, check=True)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.inputs import REPOSITORY
@@ -29,6 +30,14 @@ class Usage:
     cpu_s: float
     wall_s: float
     peak_mb: float
+
+
+def check_out(commit: str, folder: Path) -> None:
+    """Put the package and the configs of a commit into a folder."""
+    archive = subprocess.run(
+        ["git", "archive", commit, "src", "configs"], cwd=REPOSITORY, check=True, capture_output=True
+    )
+    subprocess.run(["tar", "x", "-C", str(folder)], input=archive.stdout, check=True)
 
 
 def run_child(command: Sequence[str]) -> tuple[Usage, str]:

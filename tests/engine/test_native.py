@@ -11,7 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from both_ways import difference, needs_core
+from penstock.engine.fleet import Fleet
 from penstock.engine.native import reason_against
+from penstock.engine.router import RoundRobinRouter
+from penstock.engine.simulation import Simulation
+from penstock.recording.records import REQUEST_COLUMNS
 from penstock.spec.options import EngineOverhead, RunOptions
 from penstock.validate.recordings import read_recordings
 from penstock.workload.request import Request
@@ -47,6 +51,23 @@ def test_seeded_clusters_are_equal(monkeypatch: pytest.MonkeyPatch, seed: int) -
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_clusters_are_equal(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     assert failure_of_cluster(monkeypatch, seed) is None
+
+
+class LastOfAll(RoundRobinRouter):
+    """A user's router, made from one of ours."""
+
+    def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
+        return len(instances) - 1, "the last"
+
+
+def test_a_router_made_from_one_of_ours_is_asked() -> None:
+    cluster = replace(two_alike := example_cluster(), instances=(two_alike.instances[0],) * 2)
+    built = [replace(one, index=index) for index, one in enumerate(cluster.instances)]
+    cluster = replace(cluster, instances=tuple(built))
+    workload = Workload.from_columns([0, 1, 2], [8, 8, 8], [2, 2, 2], "three")
+    record = Simulation(cluster, workload, RunOptions(router=LastOfAll)).run()
+    instance = REQUEST_COLUMNS.index("instance")
+    assert record.requests.values()[:, instance].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("folder", ["vllm-0.32.0", "vllm-0.32.0-priority"])

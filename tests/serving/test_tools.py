@@ -210,8 +210,6 @@ def test_conversations_are_counted_by_the_models_tokenizer(tmp_path: Path) -> No
 def test_a_source_that_is_none_is_refused(tmp_path: Path, text: str, told: str) -> None:
     source = tmp_path / "sharegpt.json"
     source.write_text(text)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    pytest.importorskip("tokenizers")
     output = tmp_path / "made.jsonl"
     result = called(
         *("generators", "sharegpt", "--num-reqs", 1, "--sps", 1, "--output", output, "--source", source),

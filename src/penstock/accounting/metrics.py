@@ -171,8 +171,7 @@ def _in_order(values: Int64Array, weights: Int64Array, places: Sequence[int]) ->
     """What stands at the places of the sorted multiset. Values are counted by equal ranges first, and only those in the
     ranges asked for are sorted: there are as many values as a run has turns."""
     low = int(values.min())
-    shift = max(int(values.max()) - low, 1).bit_length() - _RANGE_BITS
-    shift = max(shift, 0)
+    shift = max((int(values.max()) - low).bit_length() - _RANGE_BITS, 0)
     in_range = np.zeros(1 << _RANGE_BITS, dtype=np.int64)
     for first in range(0, len(values), _SUMMED_AT_ONCE):
         part = slice(first, first + _SUMMED_AT_ONCE)

@@ -71,16 +71,16 @@ def read_bundle(address: BundleAddress, *, hardware: str, model: str) -> KernelT
     Raises:
         UserError: a file is missing or broken; names file and line.
     """
-    folder = address.tables
-    dense = _curves(folder / "dense.csv", "tokens")
-    per_sequence = _curves(folder / "per_sequence.csv", "sequences")
+    dense_path, sequences_path, attention_path, skew_path, meta_path = files_of(address)
+    dense = _curves(dense_path, "tokens")
+    per_sequence = _curves(sequences_path, "sequences")
     missing = [
-        Problem(str(folder / "dense.csv"), f"no rows for layer '{layer}'")
+        Problem(str(dense_path), f"no rows for layer '{layer}'")
         for layer in (*DENSE_BLOCK_LAYERS, *DENSE_EDGE_LAYERS)
         if layer not in dense and layer in _REQUIRED_LAYERS
     ]
     missing += [
-        Problem(str(folder / "per_sequence.csv"), f"no rows for layer '{layer}'")
+        Problem(str(sequences_path), f"no rows for layer '{layer}'")
         for layer in PER_SEQUENCE_LAYERS
         if layer not in per_sequence and layer in _REQUIRED_LAYERS
     ]
@@ -92,8 +92,8 @@ def read_bundle(address: BundleAddress, *, hardware: str, model: str) -> KernelT
         tp_size=address.tp_size,
         dense=dense,
         per_sequence=per_sequence,
-        attention=attention_grid(read_attention_rows(folder / "attention.csv")),
-        skew=_skew(address),
+        attention=attention_grid(read_attention_rows(attention_path)),
+        skew=_skew(skew_path, meta_path, address.tp_size),
     )
 
 
@@ -255,17 +255,15 @@ def _fill_missing_chunk(us: FloatArray, chunks: FloatArray, i: int) -> None:
             us[i, j] = us[i, ~np.isnan(us[i, :, 0, 0])][0] if not np.isnan(us[i]).all() else 0.0
 
 
-def _skew(address: BundleAddress) -> SkewTable | None:
+def _skew(path: Path, meta_path: Path, tp_size: int) -> SkewTable | None:
     """The alpha table of a bundle, or None where it has none."""
-    path = address.tables / "skew_fit.csv"
-    meta_path = address.directory / "meta.yaml"
     if not path.is_file() or not meta_path.is_file():
         return None
     fit = _skew_meta(meta_path)
     if fit is None:
         return None
     with understood(str(path), f"does not match the bins of {meta_path}"):
-        return _alphas(fit, path, address.tp_size)
+        return _alphas(fit, path, tp_size)
 
 
 def _alphas(fit: Mapping[str, Mapping[str, Sequence[float]]], path: Path, tp_size: int) -> SkewTable:

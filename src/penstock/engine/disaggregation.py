@@ -36,11 +36,8 @@ _PLACE = 1 << 16
 
 
 def _fails(rate: float, seed: int, request: int, stage: int) -> bool:
-    """Whether the read of a request fails: on one stage, if at all, drawn for each request on its own."""
-    if not rate:
-        return False
-    draw = Random(f"{seed}:{request}")
-    return draw.random() < rate and stage == 0
+    """Whether the read of a request fails: on the first stage, if at all, drawn for each request on its own."""
+    return rate > 0 and stage == 0 and Random(f"{seed}:{request}").random() < rate
 
 
 class Disaggregation:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock.engine.build import BuiltInstance
-from penstock.engine.executor import HoldBack
 from penstock.engine.kernel import Agenda
 from penstock.engine.replica import Replica
 from penstock.engine.tiers import Tiers
@@ -83,7 +82,7 @@ class LockstepGroups:
         connector: KVConnector | None = None,
         scheduler: EngineScheduler | None = None,
         workers: StepWorkers | None = None,
-        tiers: Tiers | None = None,
+        tiers: Tiers,
     ) -> LockstepReplica:
         """One rank of its group, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given; they must be
         made in order. ``tiers``: see :func:`~penstock.engine.replica_build.make_replica`.
@@ -92,23 +91,18 @@ class LockstepGroups:
             UserError: its policy cannot be made, or a scheduler of another kind cannot do what the group asks.
         """
         spec = built.spec
-        kv = None
-        hold_back: HoldBack | None = None
 
         def expect(at_ns: int, by: int = -1) -> None:
             replica.expect(at_ns, by)
 
-        replaces_tier = scheduler is not None or (connector is not None and workers is None)
-        if tiers is not None and spec.tier is not None and not replaces_tier:
-            parts = tiers.parts(built, spec.tier, expect, connector, workers)
-            kv, connector, workers, hold_back = parts.kv, parts.connector, parts.workers, parts.hold_back
+        parts = tiers.parts(built, expect, connector=connector, scheduler=scheduler, workers=workers)
         if scheduler is None:
             scheduler = make_scheduler(
                 spec.scheduler,
                 spec.pp_size,
                 built.deployment.memory.num_gpu_blocks,
-                connector=connector,
-                kv=kv,
+                connector=parts.connector,
+                kv=parts.kv,
                 keep_token_times=options.keep_token_times,
                 exact_only=options.exact_only,
             )
@@ -132,10 +126,10 @@ class LockstepGroups:
             tell_ended=partial(deployment.tell_ended, spec.dp_rank),
             overhead=spec.overhead,
             on_end=on_end,
-            workers=workers,
+            workers=parts.workers,
         )
-        if hold_back is not None:
-            replica.pipeline.ask_before_start(hold_back)
+        if parts.hold_back is not None:
+            replica.pipeline.ask_before_start(parts.hold_back)
         deployment.complete([*deployment.ranks, replica])
         if len(deployment.ranks) == group.size and self.take_all(self._instances):
             self._let_run(group, deployment.ranks)

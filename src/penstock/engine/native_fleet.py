@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from penstock.engine.admission import can_run
-from penstock.engine.native_replica import NativeReplica
+from penstock.engine.native_replica import NativeReplica, Segments, segments_of
 from penstock.engine.outcomes import Outcomes
 from penstock.engine.router import Foreseen
-from penstock.recording.records import REQUEST_COLUMNS, TokenTimes
+from penstock.recording.records import REQUEST_COLUMNS
 from penstock.spec.options import SchedulerOptions
 from penstock.units import Int64Array
 from penstock.workload.workload import Workload
@@ -94,15 +94,10 @@ class NativeFleet:
         if not rows:
             return
         at = np.frombuffer(rows, dtype=np.int64).reshape(-1, len(REQUEST_COLUMNS))[:, _INSTANCE]
-        segments = self._segments(at, times) if self._keep_token_times else ()
+        segments: Sequence[Segments] = ()
+        if self._keep_token_times:
+            segments = segments_of([self._instances[place].engine for place in at.tolist()], times)
         self._outcomes.finished_rows(rows, segments, self._way_in_ns[at])
-
-    def _segments(self, at: Int64Array, times: bytes) -> list[tuple[tuple[TokenTimes, int, int], ...]]:
-        found: list[list[tuple[TokenTimes, int, int]]] = [[] for _ in range(len(at))]
-        instances = at.tolist()
-        for row, column, start, stop in np.frombuffer(times, dtype=np.int64).reshape(-1, 4).tolist():
-            found[row].append((self._instances[instances[row]].times(column), start, stop))
-        return [tuple(slices) for slices in found]
 
 
 def can_all_run(workload: Workload, instances: Sequence[NativeReplica]) -> bool:

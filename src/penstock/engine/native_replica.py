@@ -34,6 +34,9 @@ from penstock.workload.request import Request
 WATCHDOG_TURNS = 20
 _ROW_BYTES = 8 * len(REQUEST_COLUMNS)
 
+Segments = tuple[tuple[TokenTimes, int, int], ...]
+"""Slices [from, to) of token times, one after the other: those of one request."""
+
 EndedRows = Callable[["NativeReplica", bytes, bytes, bytes], None]
 """Called with an instance and the requests that left it: rows of REQUEST_COLUMNS, slices of their token times (row,
 column, from, to), and rows (request, generated tokens, when) of those aborted; all int64."""
@@ -147,7 +150,7 @@ class NativeReplica:
             NoProgressError: unfinished requests, nothing in flight, and turn after turn schedules nothing.
         """
         stopped = self.engine.run_until(self, limit_ns, self.stops_on_end)
-        self.next_ns = self.engine.next_ns()
+        self.stand()
         self._hand_over()
         if stopped == _WITHOUT_PROGRESS:
             raise self.stuck()
@@ -159,7 +162,7 @@ class NativeReplica:
     def flush(self) -> None:
         """See :class:`~penstock.engine.instance.Instance`; the core asks for it while it runs, too."""
         taken = self.engine.take_turns()
-        self.next_ns = self.engine.next_ns()
+        self.stand()
         if taken is None:
             return
         self._hand_over()
@@ -197,16 +200,9 @@ class NativeReplica:
         """The same, which has ended."""
         return self._requests.pop(index)
 
-    def segments(self, rows: bytes, times: bytes) -> list[tuple[tuple[TokenTimes, int, int], ...]]:
+    def segments(self, rows: bytes, times: bytes) -> list[Segments]:
         """The token times of each of the ended requests ``rows``."""
-        found: list[list[tuple[TokenTimes, int, int]]] = [[] for _ in range(len(rows) // _ROW_BYTES)]
-        for row, column, start, stop in np.frombuffer(times, dtype=np.int64).reshape(-1, 4).tolist():
-            found[row].append((self.times(column), start, stop))
-        return [tuple(slices) for slices in found]
-
-    def times(self, column: int) -> TokenTimes:
-        """A column of token times."""
-        return NativeTimes(self.engine, column)
+        return segments_of([self.engine] * (len(rows) // _ROW_BYTES), times)
 
     # --- the record -------------------------------------------------------------------------------------------
 
@@ -250,6 +246,15 @@ class NativeTimes:
         times: array[int] = array("q")
         times.frombytes(self._engine.token_times(self._column, part.start, part.stop))
         return times
+
+
+def segments_of(engines: Sequence[Any], times: bytes) -> list[Segments]:
+    """The token times of ended requests, of which each left one of ``engines``: ``times`` are those of
+    :data:`EndedRows`."""
+    found: list[list[tuple[TokenTimes, int, int]]] = [[] for _ in engines]
+    for row, column, start, stop in np.frombuffer(times, dtype=np.int64).reshape(-1, 4).tolist():
+        found[row].append((NativeTimes(engines[row], column), start, stop))
+    return [tuple(slices) for slices in found]
 
 
 _WITHOUT_PROGRESS = 2

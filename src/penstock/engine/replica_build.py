@@ -38,11 +38,10 @@ def make_replica(
     connector: KVConnector | None = None,
     scheduler: EngineScheduler | None = None,
     workers: StepWorkers | None = None,
-    tiers: Tiers | None = None,
+    tiers: Tiers,
 ) -> Replica:
-    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given. A connector
-    without ``workers`` takes the place of the instance's tier, one with them stands beside it. ``tiers`` are those of
-    the run, where several instances may share one.
+    """A replica of an instance, with vLLM's scheduler and ``connector`` unless ``scheduler`` is given. ``tiers`` are
+    those of the run: see :meth:`~penstock.engine.tiers.Tiers.parts` for what stands beside a tier.
 
     Raises:
         UserError: its policy or its tier cannot be made.
@@ -50,16 +49,12 @@ def make_replica(
     spec = built.spec
     cost = built.cost
     vllm = None
-    kv = None
-    hold_back = None
 
     def expect(at_ns: int, by: int = -1) -> None:
         replica.expect(at_ns, by)
 
-    replaces_tier = scheduler is not None or (connector is not None and workers is None)
-    if spec.tier is not None and not replaces_tier:
-        parts = (tiers or Tiers(network)).parts(built, spec.tier, expect, connector, workers)
-        kv, connector, workers, hold_back = parts.kv, parts.connector, parts.workers, parts.hold_back
+    parts = tiers.parts(built, expect, connector=connector, scheduler=scheduler, workers=workers)
+    connector, workers = parts.connector, parts.workers
     if scheduler is None:
         scheduler = vllm = make_scheduler(
             spec.scheduler,
@@ -67,7 +62,7 @@ def make_replica(
             built.deployment.memory.num_gpu_blocks,
             prefill_ns=lambda tokens, context: max(cost.stage.stage_ns(StepShape(tokens, context))),
             connector=connector,
-            kv=kv,
+            kv=parts.kv,
             keep_token_times=options.keep_token_times,
             exact_only=options.exact_only,
         )
@@ -95,8 +90,8 @@ def make_replica(
             from penstock.engine.idle_turns import IdleTurns
 
             naps = IdleTurns(vllm, workers, executor, spec.scheduler, spec.overhead)
-    if hold_back is not None:
-        executor.ask_before_start(hold_back)
+    if parts.hold_back is not None:
+        executor.ask_before_start(parts.hold_back)
     replica = Replica(
         spec.index,
         scheduler,

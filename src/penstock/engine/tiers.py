@@ -12,6 +12,7 @@ from penstock.errors import Problem, UserError
 from penstock.network.links import Network
 from penstock.scheduler.kv_cache import BlockKeys
 from penstock.scheduler.kv_connector import KVConnector
+from penstock.scheduler.protocol import EngineScheduler
 from penstock.spec.cluster import TierSpec
 from penstock.units import GIB
 
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class TieredParts:
-    """What a replica with a tier is made of: its pool, its connector, which has another's beside the tier's where there
-    is another, the workers, and whom to ask before a step starts."""
+class ReplicaParts:
+    """What a replica is made of: its connector, which has a tier's beside it where there is one, and the workers; with
+    a tier also the pool, and whom to ask before a step starts."""
 
-    kv: GuardedKVCache
-    connector: KVConnector
-    workers: StepWorkers
-    hold_back: HoldBack
+    connector: KVConnector | None
+    workers: StepWorkers | None
+    kv: GuardedKVCache | None = None
+    hold_back: HoldBack | None = None
 
 
 class Tiers:
@@ -50,18 +51,22 @@ class Tiers:
     def parts(
         self,
         built: BuiltInstance,
-        tier: TierSpec,
         concerns: Callable[..., None],
-        connector: KVConnector | None = None,
-        workers: StepWorkers | None = None,
-    ) -> TieredParts:
-        """What an instance needs for its tier, beside a ``connector`` and ``workers`` that bring KV from other
-        instances, which come first. ``concerns`` is told when something may concern the instance, and
-        what other instance does that at that very instant.
+        *,
+        connector: KVConnector | None,
+        scheduler: EngineScheduler | None,
+        workers: StepWorkers | None,
+    ) -> ReplicaParts:
+        """What an instance needs for its tier, if it has one. A ``connector`` with ``workers`` brings KV from other
+        instances and comes before the tier; one without, or a ``scheduler``, takes its place. ``concerns`` is told
+        when something may concern the instance, and what other instance does that at that very instant.
 
         Raises:
             UserError: the tier cannot be made.
         """
+        tier = built.spec.tier
+        if tier is None or scheduler is not None or (connector is not None and workers is None):
+            return ReplicaParts(connector, workers)
         from penstock.kv_transfer.copy_workers import CopyWorkers
         from penstock.kv_transfer.offloading import OffloadingConnector
         from penstock.kv_transfer.stacked import StackedWorkers, stack_connectors
@@ -79,10 +84,10 @@ class Tiers:
         offloading = OffloadingConnector(options, kv, spec.pp_size, tier=pool, user=spec.index)
         pool.users[spec.index] = concerns
         copies = CopyWorkers(offloading, concerns, store=self.store_of(built, tier))
-        return TieredParts(
-            kv,
+        return ReplicaParts(
             offloading if connector is None else stack_connectors([connector, offloading]),
             copies if workers is None else StackedWorkers([workers, copies]),
+            kv,
             copies.hold_back,
         )
 
