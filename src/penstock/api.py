@@ -30,7 +30,6 @@ from penstock.spec.option_table import RawFlags, RawRun, run_options
 from penstock.spec.options import RunOptions
 from penstock.workload.footprint import memory_problem
 from penstock.workload.formats import load_workload
-from penstock.workload.offered_load import Arrivals, OfferedLoad
 from penstock.workload.workload import Workload
 
 T = TypeVar("T")
@@ -128,6 +127,8 @@ def load_scenario(
         run = (run[0] if own is None else replace(run[0], router=own), run[1])
     interval = run[1].log_interval
     if run[1].request_rate is not None:
+        from penstock.workload.offered_load import Arrivals, OfferedLoad
+
         workload = OfferedLoad(workload, Arrivals("poisson")).at(run[1].request_rate, run[0].seed)
     return Scenario(spec, workload, run[0], 1.0 if interval is None else interval, dict(options))
 

@@ -16,7 +16,7 @@ two nearest values, as ``numpy.percentile`` does by default. Means are exact sum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +112,7 @@ def distribution(values: Int64Array) -> Distribution | None:
     """Of plain values, shape (n,), nanoseconds."""
     if not len(values):
         return None
-    p50, p90, p95, p99 = (float(p) for p in np.percentile(values, (50, 90, 95, 99)))
+    p50, p90, p95, p99 = percentiles(values, (50, 90, 95, 99))
     return Distribution(
         count=len(values),
         mean_ns=exact_sum(values) / len(values),
@@ -146,18 +146,33 @@ def weighted_distribution(values: Int64Array, weights: Int64Array) -> Distributi
     )
 
 
+def percentiles(values: Int64Array, percents: Sequence[float]) -> tuple[float, ...]:
+    """``numpy.percentile(values, percents)`` to the bit; that one imports NumPy's masked arrays first."""
+    return _interpolated(len(values), percents, lambda wanted: np.partition(values, wanted)[wanted].tolist())
+
+
 def weighted_percentiles(
     values: Int64Array, weights: Int64Array, percents: Sequence[float]
 ) -> tuple[float, ...]:
     """``numpy.percentile(numpy.repeat(values, weights), percents)`` to the bit, without the repeat.
 
-    ``weights`` are positive counts. The interpolation is that of numpy's ``_lerp``, which computes from the
-    upper neighbour when the point lies in the upper half.
+    ``weights`` are positive counts.
     """
     count = int(weights.sum())
+    return _interpolated(count, percents, lambda wanted: _in_order(values, weights, wanted))
+
+
+def _interpolated(
+    count: int, percents: Sequence[float], in_order: Callable[[list[int]], list[int]]
+) -> tuple[float, ...]:
+    """Percentiles of ``count`` values; ``in_order`` says which ones stand at places of their order.
+
+    The interpolation is that of numpy's ``_lerp``, which computes from the upper neighbour when the point lies in the
+    upper half.
+    """
     places = [(count - 1) * (percent / 100) for percent in percents]
     wanted = sorted({min(int(place) + up, count - 1) for place in places for up in (0, 1)})
-    at = dict(zip(wanted, _in_order(values, weights, wanted), strict=True))
+    at = dict(zip(wanted, in_order(wanted), strict=True))
     result: list[float] = []
     for place in places:
         below = int(place)

@@ -8,11 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from penstock.errors import Problem, nearest
-from penstock.explore.design_point import DesignPoint, Site, cluster_config, misplaced
 from penstock.files.place import Place
 from penstock.spec.hardware import find_hardware, hardware_labels
 from penstock.spec.model_files import ModelLibrary, load_model
-from penstock.workload.generate import PRESETS, Recipe, generate
 from penstock.workload.workload import Workload
 
 CHAT_PRESET = "sharegpt"
@@ -52,6 +50,8 @@ class Deployment:
 
     def check(self, problems: list[Problem]) -> tuple[dict[str, Any], str] | None:
         """The cluster config that they describe and what to call it; None after adding to ``problems``."""
+        from penstock.explore.design_point import DesignPoint, Site, cluster_config, misplaced
+
         before = len(problems)
         numbers = {
             name: self._count(name, default, problems)
@@ -125,6 +125,8 @@ def chat_requests(options: Mapping[str, Any], problems: list[Problem]) -> Worklo
         return None
     if not number > 0 or not all(value is None or isinstance(value, int) for value in (count, seed)):
         return None
+    from penstock.workload.generate import PRESETS, Recipe, generate
+
     preset = PRESETS[CHAT_PRESET]
     all_at_once = number == float("inf")
     drawn = generate(

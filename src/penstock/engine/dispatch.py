@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from penstock.engine.autoscaler import Autoscaler
 from penstock.engine.build import BuiltInstance
 from penstock.engine.fleet import Fleet, watch
 from penstock.engine.instance import Instance
@@ -17,6 +16,7 @@ from penstock.scheduler.request_state import RequestState
 from penstock.workload.request import Request
 
 if TYPE_CHECKING:
+    from penstock.engine.autoscaler import Autoscaler
     from penstock.engine.data_parallel import DataParallelDeployment
 
 

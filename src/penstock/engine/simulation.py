@@ -11,7 +11,6 @@ import numpy as np
 
 from penstock.engine.admission import reason_to_reject
 from penstock.engine.arrivals import Arrivals
-from penstock.engine.autoscaler import Autoscaler
 from penstock.engine.build import BuiltInstance, build_instances
 from penstock.engine.dispatch import Dispatch
 from penstock.engine.instance import Instance
@@ -22,7 +21,6 @@ from penstock.engine.native import reason_against
 from penstock.engine.native_fleet import NativeFleet, can_all_run
 from penstock.engine.native_replica import NativeReplica
 from penstock.engine.native_run import serve_at_once
-from penstock.engine.observer import Observer, StepObservers, view_of_request
 from penstock.engine.outcomes import Outcomes
 from penstock.engine.progress import Progress, ProgressSink, no_collection
 from penstock.engine.replica import Replica
@@ -36,7 +34,6 @@ from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.machine_code import core
 from penstock.network.links import Network
 from penstock.recording.records import REQUEST_COLUMNS, InstanceTotals, RunRecord, TurnSink
-from penstock.scheduler.kv_connector import KVConnector
 from penstock.scheduler.protocol import EngineScheduler
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.spec.cluster import ClusterSpec
@@ -47,7 +44,10 @@ from penstock.workload.request import Request
 from penstock.workload.workload import Workload
 
 if TYPE_CHECKING:
+    from penstock.engine.autoscaler import Autoscaler
     from penstock.engine.disaggregation import Disaggregation
+    from penstock.engine.observer import Observer
+    from penstock.scheduler.kv_connector import KVConnector
 
 _FINISH = REQUEST_COLUMNS.index("finish_ns")
 
@@ -119,7 +119,11 @@ class Simulation:
         self._is_plain = connector_for is None and scheduler_for is None
         self._fleet: NativeFleet | None = None
         scaling = cluster.autoscaling
-        self._scaler = None if scaling is None else Autoscaler(scaling, self.instances)
+        self._scaler: Autoscaler | None = None
+        if scaling is not None:
+            from penstock.engine.autoscaler import Autoscaler
+
+            self._scaler = Autoscaler(scaling, self.instances)
         self._dispatch = Dispatch(self._built, self.serving, self._groups, self._agenda, router, self._scaler)
         if self._disaggregation is not None:
             self._dispatch.routes = True
@@ -267,9 +271,11 @@ class Simulation:
             self._lookahead = self._disaggregation.lookahead(self._network)
         for replica in self.instances:
             replica.agenda = self._agenda if self._is_coupled or self._observers else None
-            replica.watcher = (
-                StepObservers(replica.index, self._observers, self._stand_at) if self._observers else None
-            )
+            replica.watcher = None
+            if self._observers:
+                from penstock.engine.observer import StepObservers
+
+                replica.watcher = StepObservers(replica.index, self._observers, self._stand_at)
 
     def _stand_at(self, now_ns: int) -> None:
         self.now_ns = now_ns
@@ -454,6 +460,8 @@ class Simulation:
         self._arrivals.ended(state.request, at_ns)
         if self._observers:
             self.now_ns = at_ns
+            from penstock.engine.observer import view_of_request
+
             view = view_of_request(replica.index, state, at_ns)
             for observer in self._observers:
                 observer.request_ended(view)

@@ -1,14 +1,14 @@
-"""Engine presets: what an engine runs by default on given hardware, from ``data/engines.yaml``."""
+"""Engine presets: what an engine runs by default on given hardware, from ``data/engines.toml``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from penstock.spec.hardware import hardware_key
+from penstock.spec.packaged import packaged
 from penstock.units import GIB
 
 
@@ -72,7 +72,4 @@ def _shown(value: Any) -> str:
 
 @cache
 def _entries() -> Mapping[str, Any]:
-    import yaml
-
-    text = (files("penstock.data") / "engines.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    return packaged("engines.toml")

@@ -1,14 +1,14 @@
-"""The engine's own time where nobody says it: named defaults by class of hardware, from ``data/overheads.yaml``."""
+"""The engine's own time where nobody says it: named defaults by class of hardware, from ``data/overheads.toml``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from penstock.spec.hardware import find_hardware
 from penstock.spec.options import EngineOverhead
+from penstock.spec.packaged import packaged
 
 
 def default_overhead(engine: str | None, hardware: str, num_layers: int) -> EngineOverhead:
@@ -23,12 +23,9 @@ def default_overhead(engine: str | None, hardware: str, num_layers: int) -> Engi
                 prefill_step_ns=entry["prefill_layer_ns"] * num_layers,
                 source=f"default '{name}': {entry['source']}{assumed}; {entry['range']}",
             )
-    raise LookupError("overheads.yaml has no entry for all that is left")
+    raise LookupError("overheads.toml has no entry for all that is left")
 
 
 @cache
 def _entries() -> Mapping[str, Any]:
-    import yaml
-
-    text = (files("penstock.data") / "overheads.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)["overheads"]
+    return packaged("overheads.toml")["overheads"]

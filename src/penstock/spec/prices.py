@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from penstock.spec.hardware import find_hardware
+from penstock.spec.packaged import packaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,7 @@ class Price:
 
 def listed_prices() -> Mapping[str, Price]:
     """The package's list by catalogue label."""
-    import yaml
-
-    text = files("penstock.data").joinpath("prices.yaml").read_text(encoding="utf-8")
-    entries: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)["prices"]
+    entries: Mapping[str, Mapping[str, Any]] = packaged("prices.toml")["prices"]
     return {
         label: Price(float(entry["usd_per_hour"]), f"{entry['source']}, {entry['date']}, not checked since")
         for label, entry in entries.items()
@@ -50,7 +47,4 @@ def listed_watts(hardware: str) -> float | None:
 
 @cache
 def _watts() -> Mapping[str, float]:
-    import yaml
-
-    text = files("penstock.data").joinpath("power.yaml").read_text(encoding="utf-8")
-    return {label: float(watts) for label, watts in yaml.safe_load(text)["watts"].items()}
+    return {label: float(watts) for label, watts in packaged("power.toml")["watts"].items()}
