@@ -33,6 +33,7 @@ class AttentionLookup:
         "_chunk_at",
         "_decode_at",
         "_decode_edges",
+        "_fixed",
         "_grid",
         "_intercepts",
         "_limits",
@@ -76,6 +77,7 @@ class AttentionLookup:
         self._rate_edges: list[float] = [] if skew is None else skew.rate_edges.tolist()
         self._longest_edges: list[float] = [] if skew is None else skew.longest_edges.tolist()
         self._prefill_edges: list[float] = [] if skew is None else skew.prefill_edges.tolist()
+        self._fixed: dict[str, Any] | None = None
         self.outside: dict[str, list[int]] = {}
 
     def __copy__(self) -> AttentionLookup:
@@ -178,9 +180,23 @@ class AttentionLookup:
 
     def as_arrays(self) -> dict[str, Any]:
         """All that a lookup needs as flat arrays, for an engine in machine code, which does the same with them."""
+        if self._fixed is None:
+            self._fixed = self._fixed_arrays()
         rows = self._rows
         tables = {id(alphas): alphas for _, _, alphas in rows if alphas is not None}
         places = {key: place for place, key in enumerate(tables)}
+        return self._fixed | {
+            "rows": len(rows),
+            "row_width": len(rows[0][0]) if rows else 0,
+            "row_intercepts": np.array([intercepts for intercepts, _, _ in rows], dtype=np.float64),
+            "row_slopes": np.array([slopes for _, slopes, _ in rows], dtype=np.float64),
+            "row_alphas": _ints([places.get(id(alphas), -1) for _, _, alphas in rows]),
+            "alpha_tables": np.array(list(tables.values()), dtype=np.float64),
+            "alpha_table_size": len(next(iter(tables.values()), ())),
+        }
+
+    def _fixed_arrays(self) -> dict[str, Any]:
+        """Those that stay as they are while rows are added."""
         return {
             "limits": _ints(self._limits),
             "strides": _ints(self._strides),
@@ -202,13 +218,6 @@ class AttentionLookup:
             "rate_edges": np.array(self._rate_edges, dtype=np.float64),
             "longest_edges": np.array(self._longest_edges, dtype=np.float64),
             "prefill_edges": np.array(self._prefill_edges, dtype=np.float64),
-            "rows": len(rows),
-            "row_width": len(rows[0][0]) if rows else 0,
-            "row_intercepts": np.array([intercepts for intercepts, _, _ in rows], dtype=np.float64),
-            "row_slopes": np.array([slopes for _, slopes, _ in rows], dtype=np.float64),
-            "row_alphas": _ints([places.get(id(alphas), -1) for _, _, alphas in rows]),
-            "alpha_tables": np.array(list(tables.values()), dtype=np.float64),
-            "alpha_table_size": len(next(iter(tables.values()), ())),
         }
 
     def reach(self, decodes: int) -> None:
