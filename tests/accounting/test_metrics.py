@@ -10,6 +10,7 @@ from penstock.accounting.metrics import (
     distribution,
     exact_sum,
     latency_metrics,
+    percentiles,
     throughput,
     weighted_distribution,
     weighted_percentiles,
@@ -26,7 +27,9 @@ def ints(values: list[int]) -> np.ndarray:
 def test_weighted_percentiles_equal_numpys_on_the_expanded_multiset(pairs: list[tuple[int, int]]):
     values, weights = ints([pair[0] for pair in pairs]), ints([pair[1] for pair in pairs])
     expanded = np.repeat(values, weights)
-    assert weighted_percentiles(values, weights, PERCENTS) == tuple(np.percentile(expanded, PERCENTS))
+    expected = tuple(np.percentile(expanded, PERCENTS))
+    assert weighted_percentiles(values, weights, PERCENTS) == expected
+    assert percentiles(expanded, PERCENTS) == expected
     assert weighted_distribution(values, weights) == distribution(expanded)
 
 

@@ -479,6 +479,29 @@ def test_help_imports_nothing_heavy() -> None:
     assert "run" in done.stdout
 
 
+def test_a_plain_run_imports_only_what_it_uses(trace: Path, tmp_path: Path) -> None:
+    """Each of these takes more time to import than the engine takes for some hundred requests."""
+    arguments = [
+        "run",
+        "--cluster-config",
+        CLUSTER,
+        "--dataset",
+        str(trace),
+        "--output",
+        str(tmp_path / "a.csv"),
+    ]
+    code = (
+        "import sys\nfrom penstock.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as left:\n    assert not left.code\n"
+        "unused = {'numpy.ma', 'polars', 'rich', 'scipy', 'yaml'}\n"
+        "unused |= {'penstock.' + name for name in ('engine.autoscaler', 'engine.observer', 'explore.design_point')}\n"
+        "unused |= {'penstock.' + name for name in ('workload.generate', 'workload.offered_load')}\n"
+        "print('unused:', sorted(unused & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "unused: []"
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--version", command=None) == 0
     assert penstock.__version__ in capsys.readouterr().out

@@ -218,7 +218,9 @@ def regime_us(
 def _octaves(first: float, last: float) -> FloatArray:
     count = max(int(np.ceil(np.log2(max(last, first) / first) * 2)), 0)
     points = np.round(first * 2.0 ** (np.arange(count + 1) / 2))
-    return np.unique(np.append(points[points < last], last))
+    points = np.append(points[points < last], last)
+    # They ascend: what equals its neighbour stands once. NumPy's unique() imports its masked arrays first.
+    return points[np.diff(points, prepend=0.0) > 0]
 
 
 def _skew(part: Mapping[str, Any] | None) -> SkewTable | None:
