@@ -1,4 +1,4 @@
-"""Percentiles of values that are sorted already: of short series, most of what ``numpy.percentile`` takes is not sorting."""
+"""Percentiles of sorted values: of short series, ``numpy.percentile`` takes far longer than the sorting."""
 
 from __future__ import annotations
 
