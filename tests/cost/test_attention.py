@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cost.build import make_tables
 
-from penstock.cost.attention import AttentionLookup
+from penstock.cost.attention import AttentionLookup, attention_lookup
 from penstock.cost.tables import SkewTable, interpolate
 
 GRID = make_tables().attention
@@ -82,3 +84,22 @@ def test_lookups_outside_are_counted_with_the_furthest() -> None:
         "new prefill tokens": [1, 200, 128],
         "decodes": [1, 70, 64],
     }
+
+
+def test_equal_grids_share_tables_but_not_counters() -> None:
+    first, second = attention_lookup(make_tables()), attention_lookup(make_tables())
+    first.decode_ns(300, 300 * 20_000, 20_000, 20_000)
+    assert first.outside
+    assert not second.outside
+    assert first.as_arrays()["intercepts"] is second.as_arrays()["intercepts"]
+    # Rows that one has asked for are there for the other.
+    assert second.as_arrays()["rows"] == first.as_arrays()["rows"] > 300
+
+
+def test_grids_that_differ_in_one_time_are_told_apart() -> None:
+    tables = make_tables()
+    us = tables.attention.us.copy()
+    us[0, 1, 0, 0] *= 2
+    other = replace(tables, attention=replace(tables.attention, us=us))
+    load = (1, 16, 16, 16)
+    assert attention_lookup(other).decode_ns(*load) == 2 * attention_lookup(tables).decode_ns(*load)

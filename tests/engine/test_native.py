@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from both_ways import difference, needs_core
+from penstock.engine.build import build_instances
 from penstock.engine.fleet import Fleet
 from penstock.engine.native import reason_against
 from penstock.engine.router import RoundRobinRouter
@@ -58,6 +59,21 @@ class LastOfAll(RoundRobinRouter):
 
     def route(self, request: Request, instances: Fleet) -> tuple[int, str]:
         return len(instances) - 1, "the last"
+
+
+@needs_core
+def test_runs_of_what_was_built_once_are_as_if_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core keeps its tables from run to run, also those that have grown meanwhile."""
+    cluster = example_cluster()
+    kept = build_instances(cluster, None)
+    # The second has more decodes at once than the first, so that tables grow, in the core or (the third) in Python.
+    for count, pure in ((40, ""), (200, ""), (250, "1"), (250, ""), (40, "")):
+        monkeypatch.setenv("PENSTOCK_PURE", pure)
+        workload = Workload.from_columns([0] * count, [300] * count, list(range(20, 20 + count)), "drawn")
+        again = Simulation(cluster, workload, built=kept).run()
+        anew = Simulation(cluster, workload, built=build_instances(cluster, None)).run()
+        assert again.requests.values().tolist() == anew.requests.values().tolist()
+        assert again.totals[0].busy_ns == anew.totals[0].busy_ns
 
 
 def test_a_router_made_from_one_of_ours_is_asked() -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import fields
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -33,11 +36,11 @@ class AttentionLookup:
         "_chunk_at",
         "_decode_at",
         "_decode_edges",
-        "_fixed",
         "_grid",
         "_intercepts",
         "_limits",
         "_longest_edges",
+        "_made_arrays",
         "_prefill_axis",
         "_prefill_edges",
         "_rate_edges",
@@ -77,7 +80,7 @@ class AttentionLookup:
         self._rate_edges: list[float] = [] if skew is None else skew.rate_edges.tolist()
         self._longest_edges: list[float] = [] if skew is None else skew.longest_edges.tolist()
         self._prefill_edges: list[float] = [] if skew is None else skew.prefill_edges.tolist()
-        self._fixed: dict[str, Any] | None = None
+        self._made_arrays: dict[str, dict[str, Any]] = {}
         self.outside: dict[str, list[int]] = {}
 
     def __copy__(self) -> AttentionLookup:
@@ -180,45 +183,53 @@ class AttentionLookup:
 
     def as_arrays(self) -> dict[str, Any]:
         """All that a lookup needs as flat arrays, for an engine in machine code, which does the same with them."""
-        if self._fixed is None:
-            self._fixed = self._fixed_arrays()
-        rows = self._rows
-        tables = {id(alphas): alphas for _, _, alphas in rows if alphas is not None}
-        places = {key: place for place, key in enumerate(tables)}
-        return self._fixed | {
-            "rows": len(rows),
-            "row_width": len(rows[0][0]) if rows else 0,
-            "row_intercepts": np.array([intercepts for intercepts, _, _ in rows], dtype=np.float64),
-            "row_slopes": np.array([slopes for _, slopes, _ in rows], dtype=np.float64),
-            "row_alphas": _ints([places.get(id(alphas), -1) for _, _, alphas in rows]),
-            "alpha_tables": np.array(list(tables.values()), dtype=np.float64),
-            "alpha_table_size": len(next(iter(tables.values()), ())),
-        }
+        return self._arrays_of_grid() | self._arrays_of_rows()
 
-    def _fixed_arrays(self) -> dict[str, Any]:
-        """Those that stay as they are while rows are added."""
-        return {
-            "limits": _ints(self._limits),
-            "strides": _ints(self._strides),
-            "intercepts": np.array(self._intercepts),
-            "slopes": np.array(self._slopes),
-            "segment": self._segment,
-            "chunk_offsets": _ints([offset for offset, _ in self._chunk_at]),
-            "chunk_weights": np.array([weight for _, weight in self._chunk_at]),
-            "decode_offsets": _ints([offset for offset, _ in self._decode_at]),
-            "decode_weights": np.array([weight for _, weight in self._decode_at]),
-            "chunk_axis": self._grid.chunks.astype(np.float64),
-            "decode_axis": self._grid.decodes.astype(np.float64),
-            "prefill_axis": np.array(self._prefill_axis),
-            "has_skew": self._alpha is not None,
-            "alpha": np.array(self._alpha or [], dtype=np.float64),
-            "alpha_shape": _ints(self._alpha_shape),
-            "chunk_alpha": _ints(self._chunk_alpha),
-            "decode_edges": np.array(self._decode_edges, dtype=np.float64),
-            "rate_edges": np.array(self._rate_edges, dtype=np.float64),
-            "longest_edges": np.array(self._longest_edges, dtype=np.float64),
-            "prefill_edges": np.array(self._prefill_edges, dtype=np.float64),
-        }
+    def _arrays_of_grid(self) -> dict[str, Any]:
+        """What never grows, made once for all copies."""
+        made = self._made_arrays
+        if "grid" not in made:
+            made["grid"] = {
+                "limits": _ints(self._limits),
+                "strides": _ints(self._strides),
+                "intercepts": np.array(self._intercepts),
+                "slopes": np.array(self._slopes),
+                "segment": self._segment,
+                "chunk_offsets": _ints([offset for offset, _ in self._chunk_at]),
+                "chunk_weights": np.array([weight for _, weight in self._chunk_at]),
+                "decode_offsets": _ints([offset for offset, _ in self._decode_at]),
+                "decode_weights": np.array([weight for _, weight in self._decode_at]),
+                "chunk_axis": self._grid.chunks.astype(np.float64),
+                "decode_axis": self._grid.decodes.astype(np.float64),
+                "prefill_axis": np.array(self._prefill_axis),
+                "has_skew": self._alpha is not None,
+                "alpha": np.array(self._alpha or [], dtype=np.float64),
+                "alpha_shape": _ints(self._alpha_shape),
+                "chunk_alpha": _ints(self._chunk_alpha),
+                "decode_edges": np.array(self._decode_edges, dtype=np.float64),
+                "rate_edges": np.array(self._rate_edges, dtype=np.float64),
+                "longest_edges": np.array(self._longest_edges, dtype=np.float64),
+                "prefill_edges": np.array(self._prefill_edges, dtype=np.float64),
+            }
+        return made["grid"]
+
+    def _arrays_of_rows(self) -> dict[str, Any]:
+        """The rows by number of decodes, made anew for all copies when there are more of them."""
+        rows = self._rows
+        made = self._made_arrays
+        if made.get("rows", {}).get("rows") != len(rows):
+            tables = {id(alphas): alphas for _, _, alphas in rows if alphas is not None}
+            places = {key: place for place, key in enumerate(tables)}
+            made["rows"] = {
+                "rows": len(rows),
+                "row_width": len(rows[0][0]) if rows else 0,
+                "row_intercepts": np.array([intercepts for intercepts, _, _ in rows], dtype=np.float64),
+                "row_slopes": np.array([slopes for _, slopes, _ in rows], dtype=np.float64),
+                "row_alphas": _ints([places.get(id(alphas), -1) for _, _, alphas in rows]),
+                "alpha_tables": np.array(list(tables.values()), dtype=np.float64),
+                "alpha_table_size": len(next(iter(tables.values()), ())),
+            }
+        return made["rows"]
 
     def reach(self, decodes: int) -> None:
         """Let the rows hold so many decodes."""
@@ -301,8 +312,31 @@ def _ints(values: Sequence[int]) -> Int64Array:
 
 
 def attention_lookup(tables: KernelTables) -> AttentionLookup:
-    """The attention of ``tables``, read as they say."""
-    return (tables.lookup or AttentionLookup)(tables.attention, tables.skew)
+    """The attention of ``tables``, read as they say. Equal grids are compiled once in a process: deployments of one
+    search differ in much else."""
+    kind = tables.lookup or AttentionLookup
+    key = (kind, _contents(tables.attention), None if tables.skew is None else _contents(tables.skew))
+    found = _COMPILED.pop(key, None) or kind(tables.attention, tables.skew)
+    _COMPILED[key] = found
+    while len(_COMPILED) > _KEPT_LOOKUPS:
+        del _COMPILED[next(iter(_COMPILED))]
+    return copy(found)
+
+
+_KEPT_LOOKUPS = 32
+_COMPILED: dict[tuple[object, ...], AttentionLookup] = {}
+"""The one used last goes last."""
+
+
+def _contents(table: AttentionGrid | SkewTable) -> tuple[object, ...]:
+    """What tells one table from another: arrays by a digest."""
+    values = [getattr(table, one.name) for one in fields(table)]
+    return tuple(
+        (value.shape, value.dtype.str, blake2b(np.ascontiguousarray(value).tobytes()).digest())
+        if isinstance(value, np.ndarray)
+        else value
+        for value in values
+    )
 
 
 _AXES = ("new prefill tokens", "decodes", "prefill context", "decode context")

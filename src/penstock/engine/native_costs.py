@@ -15,19 +15,27 @@ from penstock.units import Int64Array
 Part = tuple[TabulatedStageCost, tuple[int, ...]]
 
 
-class NativeCosts:
-    """Tables and lines are looked up in the core, whatever else a cost may be is asked in Python. ``shared`` holds the
-    core's copies, by what they were made from: instances that are alike share one."""
+_KEPT = 16
+_made: dict[tuple[int, ...], tuple[Any, tuple[object, ...]]] = {}
+"""The core's copies of the costs used last, by the identity of what they were made from, which each keeps alive: the
+runs of a deployment, and instances that are alike, share one. The one used last goes last."""
 
-    def __init__(self, core: Any, cost: PipelineCost, shared: dict[tuple[int, ...], Any]) -> None:
+
+class NativeCosts:
+    """Tables and lines are looked up in the core, whatever else a cost may be is asked in Python."""
+
+    def __init__(self, core: Any, cost: PipelineCost) -> None:
         self._stage = cost.stage
         self._parts = _parts(cost.stage, len(cost.hops) + 1)
         hops = [sequence for hop in cost.hops for sequence in (hop.arrival_ns, hop.occupancy_ns)]
         tables: list[object] = [part.shared for part, _ in self._parts] or [cost.stage]
-        made_from = tuple(id(one) for one in (*tables, *hops, cost.token_return_ns))
-        if made_from not in shared:
-            shared[made_from] = self._make(core, cost)
-        self.tables = shared[made_from]
+        made_from = (core, *tables, *hops, cost.token_return_ns)
+        key = tuple(map(id, made_from))
+        entry = _made.pop(key, None) or (self._make(core, cost), made_from)
+        _made[key] = entry
+        while len(_made) > _KEPT:
+            del _made[next(iter(_made))]
+        self.tables = entry[0]
 
     def _make(self, core: Any, cost: PipelineCost) -> Any:
         stage = cost.stage

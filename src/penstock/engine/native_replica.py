@@ -54,7 +54,6 @@ class NativeReplica:
         options: RunOptions,
         sinks: Sequence[TurnSink],
         on_end: EndedRows,
-        shared: dict[tuple[int, ...], Any],
     ) -> None:
         spec = built.spec
         self.index = spec.index
@@ -68,7 +67,7 @@ class NativeReplica:
         # Who is here, where somebody has to hear of their ends.
         self._requests: dict[int, Request] = {}
         self._width = len(TURN_COLUMNS) + 3 * spec.pp_size
-        self._costs = NativeCosts(core, built.cost, shared)
+        self._costs = NativeCosts(core, built.cost)
         self.engine = core.Engine(self._costs.tables, _settings(built, options, keeps_turns=bool(sinks)))
 
     # --- what a router may see --------------------------------------------------------------------------------

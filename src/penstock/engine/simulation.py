@@ -307,7 +307,6 @@ class Simulation:
             or not (is_fresh and self._is_plain)
         ):
             return
-        shared: dict[tuple[int, ...], Any] = {}
         for place, built in enumerate(self._built):
             if reason_against(built) is None:
                 one = NativeReplica(
@@ -316,7 +315,6 @@ class Simulation:
                     options=self.options,
                     sinks=self._sinks,
                     on_end=self._ended_natively,
-                    shared=shared,
                 )
                 self._agenda.replace(self.instances[place], one)
                 self.serving[place] = one

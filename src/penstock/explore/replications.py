@@ -15,6 +15,7 @@ class Replications:
         self.count = min(load_test.offered_load.requests(requests), most)
         self.trials: list[Trial] = []
         self._runs: dict[tuple[float, int], SteadyRun] = {}
+        self._states: dict[tuple[float, int], SteadyState] = {}
 
     @property
     def longest(self) -> bool:
@@ -23,6 +24,9 @@ class Replications:
 
     def state(self, rate_per_s: float, seeds: int) -> SteadyState:
         """So many replications at a rate, pooled."""
+        known = self._states.get((rate_per_s, seeds))
+        if known is not None:
+            return known
         runs: list[SteadyRun] = []
         for seed in range(seeds):
             if (rate_per_s, seed) not in self._runs:
@@ -31,7 +35,9 @@ class Replications:
                 self.trials.append(trial)
                 self._runs[rate_per_s, seed] = run
             runs.append(self._runs[rate_per_s, seed])
-        return SteadyState(rate_per_s, tuple(runs), self.load_test.slo)
+        state = SteadyState(rate_per_s, tuple(runs), self.load_test.slo)
+        self._states[rate_per_s, seeds] = state
+        return state
 
     def full(self) -> FullThroughput | None:
         """All requests at once; None if nothing finished."""
@@ -43,6 +49,7 @@ class Replications:
         """Runs of ``count`` requests from here on, or as many as may be; those before are forgotten."""
         self.count = min(self.load_test.offered_load.requests(count), self.most)
         self._runs.clear()
+        self._states.clear()
 
 
 def rounded(rate_per_s: float) -> float:

@@ -32,6 +32,7 @@ from penstock.explore.slo import STATISTICS, Slo, name_of, within_limits
 from penstock.recording.records import RunRecord
 from penstock.statistics.drift import UNKNOWN, Drift, Growth, drift, growth
 from penstock.statistics.intervals import Interval, batch_means_interval, sectioned_interval, student_t
+from penstock.statistics.percentiles import percentile_of_sorted
 from penstock.statistics.warm_up import mser5
 from penstock.units import NS_PER_S, Int64Array
 
@@ -185,14 +186,19 @@ def statistic_of(name: str) -> Callable[[FloatArray], float]:
     requests, beside which nothing is interpolated."""
 
     def value(values: FloatArray) -> float:
-        if name == "mean":
-            return float(values.mean())
-        if name == "max":
-            return float(values.max())
-        finite = bool(np.isfinite(values[-1])) and bool(np.isfinite(values).all())
-        return float(np.percentile(values, _PERCENTS[name], method="linear" if finite else "higher"))
+        return _mean_or_ranked(name, values, None if name in ("mean", "max") else np.sort(values))
 
     return value
+
+
+def _mean_or_ranked(name: str, values: FloatArray, ranked: FloatArray | None) -> float:
+    """:func:`statistic_of` values, where the same in rising order are at hand for percentiles."""
+    if name == "mean":
+        return float(values.mean())
+    if name == "max":
+        return float(values.max())
+    assert ranked is not None
+    return percentile_of_sorted(ranked, _PERCENTS[name], upper=not math.isfinite(ranked[-1]))
 
 
 @dataclass(frozen=True)
@@ -224,10 +230,23 @@ class SteadyState:
                 found[bound.name] = interval
         return found
 
+    @cached_property
+    def _estimates_ns(self) -> Mapping[str, float]:
+        """What :attr:`bounds_ns` estimates, without the intervals, which take far longer."""
+        found: dict[str, float] = {}
+        for bound in self.slo.bounds if self.slo else ():
+            series = self._series(bound.series)
+            if series:
+                found[bound.name] = statistic_of(bound.statistic)(np.concatenate(series))
+        return found
+
+    def _series(self, metric: str) -> list[FloatArray]:
+        """The times of each run that has any."""
+        return [run.times_ns[metric] for run in self.runs if len(run.times_ns.get(metric, ()))]
+
     def interval_ns(self, metric: str, statistic: str) -> Interval | None:
         """One statistic; None where no request has such a time."""
-        series = [run.times_ns[metric] for run in self.runs if metric in run.times_ns]
-        series = [one for one in series if len(one)]
+        series = self._series(metric)
         if not series:
             return None
         interval = sectioned_interval(series, statistic_of(statistic))
@@ -241,8 +260,9 @@ class SteadyState:
         for metric in metrics:
             series = [run.times_ns[metric] for run in self.runs if metric in run.times_ns]
             pooled = np.concatenate([np.zeros(0), *series])
+            ranked = np.sort(pooled)
             for statistic in STATISTICS:
-                value = statistic_of(statistic)(pooled) if len(pooled) else None
+                value = _mean_or_ranked(statistic, pooled, ranked) if len(pooled) else None
                 values[name_of(metric, statistic)] = (
                     None if value is None or not math.isfinite(value) else value
                 )
@@ -259,16 +279,16 @@ class SteadyState:
         is exceeded."""
         if self.slo is None:
             return None
-        ratios = {name: self._ratio(name, found.estimate) for name, found in self.bounds_ns.items()}
+        ratios = {name: self._ratio(name, value) for name, value in self._estimates_ns.items()}
         name = max(ratios, key=lambda one: ratios[one], default=self.slo.bounds[0].name)
         return "queue" if self.overloaded and ratios.get(name, 0.0) <= 1 else name
 
-    @property
+    @cached_property
     def excess(self) -> float:
         """The largest estimate over its limit; infinite where the queue grows without end."""
         if self.overloaded:
             return math.inf
-        return max((self._ratio(name, found.estimate) for name, found in self.bounds_ns.items()), default=0.0)
+        return max((self._ratio(name, value) for name, value in self._estimates_ns.items()), default=0.0)
 
     @property
     def highest_excess(self) -> float:
