@@ -16,7 +16,7 @@ using CountsOfRanks = std::vector<RankCounts>;
 
 // The options of a group, see penstock/spec/data_parallel.py.
 struct ParallelOptions {
-  int64_t size, sync_interval, sync_ns, front_ends, nodes, stats_interval_ms;
+  int64_t size, sync_interval, sync_ns, prefill_schedule_interval, front_ends, nodes, stats_interval_ms;
   bool is_external, is_0_19;
   int64_t front_end_to_engine_ns, engine_to_front_end_ns, front_end_to_coordinator_ns, coordinator_to_front_end_ns,
       engine_to_coordinator_ns, coordinator_to_engine_ns;

@@ -131,6 +131,7 @@ inline ParallelOptions read_parallel(PyObject* dict) {
   options.size = int_entry(dict, "size");
   options.sync_interval = int_entry(dict, "sync_interval");
   options.sync_ns = int_entry(dict, "sync_ns");
+  options.prefill_schedule_interval = int_entry(dict, "prefill_schedule_interval");
   options.front_ends = int_entry(dict, "front_ends");
   options.nodes = int_entry(dict, "nodes");
   options.stats_interval_ms = int_entry(dict, "stats_interval_ms");

@@ -299,6 +299,7 @@ class Rank final : public Replica, public Actor {
     executed_ = false;
     bool blocks = true;
     if (scheduler->has_work()) {
+      scheduler->throttles_prefills = step_counter_ % parallel_.prefill_schedule_interval != 0;
       executed_ = turn(now_ns, first_arrival_ns_);
       now_ns += options.schedule_ns;
       blocks = static_cast<int64_t>(queue_.size()) >= scheduler->options.max_in_flight ||

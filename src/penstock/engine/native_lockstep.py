@@ -56,7 +56,7 @@ class NativeRank(NativeReplica):
 
 class NativeDeployment:
     """One group: see :class:`~penstock.engine.data_parallel.DataParallelDeployment`. ``tail_ns[n]`` is how much longer
-    a rank's last stage is busy with a real step of n requests; none where it is not."""
+    a rank's last stage is busy with a real step of n requests; none: it is not."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class NativeDeployment:
 
 class NativeLockstep:
     """An :class:`~penstock.engine.kernel.Actor`: all groups of a cluster, ``built`` in the order of instances, with all
-    that acts in them. With ``stops_on_end`` a call of :meth:`run_until` returns when a request has ended."""
+    that acts in them. ``tail_ns``: see :class:`NativeDeployment`. With ``stops_on_end`` a call of :meth:`run_until` returns when a request has ended."""
 
     def __init__(
         self,
@@ -145,6 +145,7 @@ class NativeLockstep:
         sinks: Sequence[TurnSink],
         on_end: EndedOfRanks,
         agenda: Agenda,
+        tail_ns: Sequence[int] = (),
     ) -> None:
         self.next_ns: int | None = None
         self.stops_on_end = False
@@ -161,7 +162,7 @@ class NativeLockstep:
             name = one.spec.dp_group
             assert name is not None
             if name not in by_name:
-                by_name[name] = NativeDeployment(core, self, one, shared)
+                by_name[name] = NativeDeployment(core, self, one, shared, tail_ns)
             made_with = {"options": options, "sinks": sinks, "shared": shared}
             self.ranks.append(NativeRank(core, one, by_name[name], **made_with))
             self.deployments[one.spec.index] = by_name[name]
@@ -220,6 +221,7 @@ def _settings(options: DataParallelOptions, back_ns: int) -> dict[str, int]:
         "size": options.size,
         "sync_interval": options.sync_interval,
         "sync_ns": options.sync_ns,
+        "prefill_schedule_interval": options.prefill_schedule_interval,
         "front_ends": options.front_ends,
         "nodes": options.nodes if options.load_balancing == "hybrid" else 1,
         "stats_interval_ms": options.stats_interval_ms,
