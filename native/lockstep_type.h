@@ -100,6 +100,34 @@ struct Lockstep {
   std::vector<std::unique_ptr<Group>> groups;
   std::vector<EngineObject*> engines;  // held by Python as long as this
   EndedRows ended;
+  int64_t next_arrival_ns = NEVER;  // of a workload that is being served
+
+  // Let everybody act before then, or until a request has ended; a rank without progress, or nullptr.
+  Rank* act_before(int64_t limit_ns, bool stops_on_end) {
+    while (agenda.next_ns() < limit_ns) {
+      Actor& actor = agenda.run_next(limit_ns);
+      if (actor.phase != Phase::ENGINE) continue;
+      Rank& rank = static_cast<Rank&>(actor);
+      if (!rank.ended.empty()) ended.take(rank);
+      if (rank.is_stuck) {
+        rank.is_stuck = false;
+        return &rank;
+      }
+      if (stops_on_end && !ended.empty()) break;
+    }
+    return nullptr;
+  }
+
+  void deliver_messages(int64_t now) {
+    while (agenda.next_ns() <= now && agenda.next_is(Phase::MESSAGE)) agenda.run_next(now + 1);
+  }
+
+  int64_t place_of(const Rank* rank) const {
+    for (size_t place = 0; rank && place < engines.size(); ++place) {
+      if (engines[place]->replica == rank) return static_cast<int64_t>(place);
+    }
+    return -1;
+  }
 };
 
 struct LockstepObject {
@@ -234,29 +262,48 @@ inline PyObject* run_lockstep(PyObject* self, PyObject* arguments) {
     if (!PyArg_ParseTuple(arguments, "Lp", &limit_ns, &stops_on_end)) return nullptr;
     Lockstep& all = lockstep_of(self);
     for (EngineObject* object : all.engines) object->replica->stops_on_end = stops_on_end != 0;
-    while (all.agenda.next_ns() < limit_ns) {
-      Actor& actor = all.agenda.run_next(limit_ns);
-      if (actor.phase != Phase::ENGINE) continue;
-      Rank& rank = static_cast<Rank&>(actor);
-      if (!rank.ended.empty()) all.ended.take(rank);
-      if (rank.is_stuck) {
-        rank.is_stuck = false;
-        size_t place = 0;
-        while (all.engines[place]->replica != &rank) ++place;
-        return PyLong_FromSize_t(place);
-      }
-      if (stops_on_end && !all.ended.empty()) break;
-    }
-    return PyLong_FromLong(-1);
+    return PyLong_FromLongLong(all.place_of(all.act_before(limit_ns, stops_on_end != 0)));
   });
+}
+
+// serve(indices, arrival_ns, input_tokens, output_tokens): requests without ids and priorities come to the front-ends of
+// the first group, and all are let act up to the last arrival. Returns as run_until.
+inline PyObject* serve_group(PyObject* self, PyObject* arguments) {
+  return guarded([&]() -> PyObject* {
+    PyObject *indices, *arrivals, *inputs, *outputs;
+    if (!PyArg_ParseTuple(arguments, "OOOO", &indices, &arrivals, &inputs, &outputs)) return nullptr;
+    const View<int64_t> index(indices), arrival(arrivals), input(inputs), output(outputs);
+    Lockstep& all = lockstep_of(self);
+    Deployment& deployment = *all.groups.front()->deployment;
+    Rank* stuck = nullptr;
+    for (size_t place = 0; place < index.size(); ++place) {
+      const int64_t now = all.next_arrival_ns = arrival.data()[place];
+      stuck = all.act_before(now, false);
+      if (stuck) break;
+      all.deliver_messages(now);
+      const size_t front_end = deployment.choose_front_end(NOBODY);
+      const size_t rank = deployment.choose_rank(now, front_end, NOBODY);
+      deployment.send(now, front_end, rank,
+                      make_request(*deployment.group.ranks[rank], index.data()[place], now, now, input.data()[place],
+                                   output.data()[place], 0));
+      all.deliver_messages(now);
+    }
+    all.next_arrival_ns = NEVER;
+    return PyLong_FromLongLong(all.place_of(stuck));
+  });
+}
+
+// next_arrival_ns(): of a workload that is being served, or None.
+inline PyObject* next_arrival_of_lockstep(PyObject* self, PyObject*) {
+  const int64_t at = lockstep_of(self).next_arrival_ns;
+  if (at == NEVER) Py_RETURN_NONE;
+  return PyLong_FromLongLong(at);
 }
 
 // deliver_messages(now_ns): what arrives at one instant arrives before what happens then.
 inline PyObject* deliver_messages(PyObject* self, PyObject* at) {
   return guarded([&]() -> PyObject* {
-    Agenda& agenda = lockstep_of(self).agenda;
-    const int64_t now = to_int(at);
-    while (agenda.next_ns() <= now && agenda.next_is(Phase::MESSAGE)) agenda.run_next(now + 1);
+    lockstep_of(self).deliver_messages(to_int(at));
     Py_RETURN_NONE;
   });
 }
@@ -322,6 +369,8 @@ inline PyMethodDef LOCKSTEP_METHODS[] = {
     {"seat", seat, METH_VARARGS, nullptr},
     {"route", route, METH_VARARGS, nullptr},
     {"run_until", run_lockstep, METH_VARARGS, nullptr},
+    {"serve", serve_group, METH_VARARGS, nullptr},
+    {"next_arrival_ns", next_arrival_of_lockstep, METH_NOARGS, nullptr},
     {"deliver_messages", deliver_messages, METH_O, nullptr},
     {"next_ns", next_of_lockstep, METH_NOARGS, nullptr},
     {"take_ended", take_ended_of_ranks, METH_NOARGS, nullptr},

@@ -133,7 +133,9 @@ def in_python(case: GroupCase, exact_only: bool) -> Served:
         LockstepReplica(
             rank,
             rank,
-            make_scheduler(options, cost.stages, case.num_gpu_blocks, keep_token_times=True, exact_only=exact_only),
+            make_scheduler(
+                options, cost.stages, case.num_gpu_blocks, keep_token_times=True, exact_only=exact_only
+            ),
             group,
             options,
             parallel,
@@ -276,7 +278,9 @@ def failure_of_case(case: GroupCase, *, exact_only: bool) -> str | None:
         other = getattr(found, name)
         if value != other:
             if name == "turns":
-                pairs = [(a, b) for x, y in zip(value, other, strict=True) for a, b in zip(x, y, strict=False)]
+                pairs = [
+                    (a, b) for x, y in zip(value, other, strict=True) for a, b in zip(x, y, strict=False)
+                ]
                 return next((f"turn {a} is not {b}" for a, b in pairs if a != b), "one has more turns")
             return f"{name}: {value} is not {other}"
     return None

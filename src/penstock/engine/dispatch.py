@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from penstock.engine.autoscaler import Autoscaler
 from penstock.engine.build import BuiltInstance
 from penstock.engine.fleet import Fleet, watch

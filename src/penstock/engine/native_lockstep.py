@@ -11,15 +11,18 @@ from penstock.cost.group_cost import GroupCost
 from penstock.cost.lockstep import TabulatedGroupCost
 from penstock.cost.step_cost import StepShape
 from penstock.engine.build import BuiltInstance
-from penstock.engine.lockstep_replica import notes_of_rank
 from penstock.engine.kernel import Agenda
+from penstock.engine.lockstep_replica import notes_of_rank
 from penstock.engine.native_costs import NativeCosts
+from penstock.engine.native_fleet import can_all_run
 from penstock.engine.native_replica import NativeReplica, Segments, ids_of, segments_of
 from penstock.recording.records import REQUEST_COLUMNS, TurnSink
 from penstock.scheduler.request_state import RequestState
 from penstock.spec.data_parallel import DataParallelOptions
 from penstock.spec.options import RunOptions
+from penstock.units import NEVER_NS
 from penstock.workload.request import Request
+from penstock.workload.workload import Workload
 
 _INSTANCE = REQUEST_COLUMNS.index("instance")
 _ANY = -1
@@ -133,8 +136,9 @@ class NativeDeployment:
 
 
 class NativeLockstep:
-    """An :class:`~penstock.engine.kernel.Actor`: all groups of a cluster, ``built`` in the order of instances, with all
-    that acts in them. ``tail_ns``: see :class:`NativeDeployment`. With ``stops_on_end`` a call of :meth:`run_until` returns when a request has ended."""
+    """An :class:`~penstock.engine.kernel.Actor`: all groups of a cluster with all that acts in them; ``built`` are the
+    ranks by instance. With ``stops_on_end`` a call of :meth:`run_until` returns when a request has ended.
+    ``tail_ns``: see :class:`NativeDeployment`."""
 
     def __init__(
         self,
@@ -163,8 +167,8 @@ class NativeLockstep:
             assert name is not None
             if name not in by_name:
                 by_name[name] = NativeDeployment(core, self, one, shared, tail_ns)
-            made_with = {"options": options, "sinks": sinks, "shared": shared}
-            self.ranks.append(NativeRank(core, one, by_name[name], **made_with))
+            rank = NativeRank(core, one, by_name[name], options=options, sinks=sinks, shared=shared)
+            self.ranks.append(rank)
             self.deployments[one.spec.index] = by_name[name]
 
     def run_until(self, limit_ns: int) -> None:
@@ -173,7 +177,32 @@ class NativeLockstep:
         Raises:
             NoProgressError: a rank has unfinished requests, nothing in flight, and turn after turn schedules nothing.
         """
-        stuck = self.groups.run_until(limit_ns, self.stops_on_end)
+        self._acted(self.groups.run_until(limit_ns, self.stops_on_end))
+
+    def can_serve(self, workload: Workload) -> bool:
+        """Whether :meth:`serve` does: requests are nothing but their lengths, and none is refused."""
+        if not len(workload) or workload.has_token_ids or workload.has_priorities or self.stops_on_end:
+            return False
+        return can_all_run(workload, self.ranks)
+
+    def serve(self, workload: Workload) -> int:
+        """Serve a workload that comes to the one group's front-ends, up to the last arrival; returns that.
+
+        Raises:
+            NoProgressError: as :meth:`run_until`.
+        """
+        rows, arrivals, inputs, outputs = workload.in_order()
+        self._acted(self.groups.serve(rows, arrivals, inputs, outputs))
+        self._rewake()
+        return int(arrivals[-1])
+
+    @property
+    def next_arrival_ns(self) -> int:
+        """Before when nobody comes who has not come yet, as far as :meth:`serve` knows."""
+        at_ns: int | None = self.groups.next_arrival_ns()
+        return NEVER_NS if at_ns is None else at_ns
+
+    def _acted(self, stuck: int) -> None:
         self._stand()
         self.hand_over()
         if stuck >= 0:

@@ -239,6 +239,8 @@ class Simulation:
         one.flush()
         next_ns = NEVER_NS if one.next_ns is None else one.next_ns
         arrival_ns = self._arrivals.next_ns() if self._fleet is None else self._fleet.next_arrival_ns
+        if self._lockstep is not None:
+            arrival_ns = min(arrival_ns, self._lockstep.next_arrival_ns)
         return min(one.open_since_ns, next_ns, arrival_ns)
 
     def forget(self) -> None:
@@ -348,6 +350,10 @@ class Simulation:
         self._groups.go_native(self._lockstep)
         self._listen()
         self._lockstep.stops_on_end = self._reacts
+        if self._groups.take_all(len(self._built)) and self._lockstep.can_serve(self.workload):
+            workload = self._arrivals.take_all()
+            self._first_arrival_ns = workload.first_arrival_ns
+            self.now_ns = self._lockstep.serve(workload)
 
     def _ended_in_lockstep(self, rows: bytes, segments: Sequence[Segments]) -> None:
         """Requests have left ranks that the core serves; see :data:`EndedOfRanks`."""
