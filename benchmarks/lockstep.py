@@ -1,7 +1,8 @@
 """Ranks in lock-step: ``python -m benchmarks.lockstep``.
 
-Each case in machine code and in Python, one process each and in turn. The rate is that of forwards of a rank, dummy
-batches included, per CPU second of the run; the best of the repeats counts.
+Each case in machine code and in Python, the engine alone and a whole run with its account of bubbles, one process each
+and in turn. The rate is that of forwards of a rank, dummy batches included, per CPU second of the run; the best of the
+repeats counts.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ from typing import Any
 from benchmarks.inputs import sharegpt_like
 from benchmarks.measure import run_child
 from penstock.api import Run, load_scenario
+from penstock.engine.simulation import Simulation
 from penstock.workload.workload import Workload
 
-WAYS = {"machine code": "0", "Python": "1"}
+WAYS: dict[str, tuple[str, ...]] = {
+    "engine alone": ("PENSTOCK_PURE=0", "--alone"),
+    "whole run": ("PENSTOCK_PURE=0",),
+    "Python, engine alone": ("PENSTOCK_PURE=1", "--alone"),
+    "Python, whole run": ("PENSTOCK_PURE=1",),
+}
 
 
 def cluster(ranks: int, **members: Any) -> dict[str, Any]:
@@ -51,15 +58,17 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, float]]] = {
 }
 
 
-def measured(name: str) -> float:
+def measured(name: str, *, alone: bool) -> float:
     """Forwards of a rank per CPU second of one run, from built instances to its results."""
     config, (requests, rate) = CASES[name]
     workload = sharegpt_like(requests, rate) if rate else burst(requests)
-    run = Run(load_scenario(config, workload, {"record": "requests", "keep_token_times": False}))
+    scenario = load_scenario(config, workload, {"record": "requests", "keep_token_times": False})
+    run = Run(scenario)
+    engine = Simulation(scenario.cluster, workload, scenario.options)
     before = time.process_time()
-    result = run.run()
+    record = engine.run() if alone else run.run().record
     cpu_s = time.process_time() - before
-    notes = [note for total in result.record.totals for note in total.notes]
+    notes = [note for total in record.totals for note in total.notes]
     forwards = [found[1] for note in notes if (found := re.search(r"of ([\d,]+) forwards were", note))]
     return sum(int(each.replace(",", "")) for each in forwards) / cpu_s
 
@@ -70,23 +79,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--case", action="append", help="only cases with this in their name")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(measured(arguments.child)))
+        print(json.dumps(measured(arguments.child, alone=arguments.alone)))
         return
     print(f"load average {os.getloadavg()[0]:.1f} when it began\n")
-    print("| case | machine code | Python | times |\n| --- | ---: | ---: | ---: |")
+    print(f"| case | {' | '.join(WAYS)} |\n| --- |{' ---: |' * len(WAYS)}")
     for name in CASES:
         if arguments.case and not any(part in name for part in arguments.case):
             continue
         best = dict.fromkeys(WAYS, 0.0)
         for _ in range(arguments.repeats):
-            for way, pure in WAYS.items():
-                command = [sys.executable, "-m", "benchmarks.lockstep", "--child", name]
-                _, output = run_child(["env", f"PENSTOCK_PURE={pure}", *command])
+            for way, (setting, *options) in WAYS.items():
+                command = [sys.executable, "-m", "benchmarks.lockstep", "--child", name, *options]
+                _, output = run_child(["env", setting, *command])
                 best[way] = max(best[way], float(json.loads(output.splitlines()[-1])))
-        native, python = best.values()
-        print(f"| {name} | {native:,.0f} | {python:,.0f} | {native / python:.1f} |", flush=True)
+        print(f"| {name} | {' | '.join(f'{rate:,.0f}' for rate in best.values())} |", flush=True)
 
 
 if __name__ == "__main__":

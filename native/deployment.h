@@ -6,7 +6,7 @@
 
 #include "front_end.h"
 #include "messages.h"
-#include "rank.h"
+#include "lockstep_run.h"
 
 namespace penstock {
 
