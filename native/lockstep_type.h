@@ -229,8 +229,8 @@ inline PyObject* seat(PyObject* self, PyObject* arguments) {
   });
 }
 
-// route(group, front_end, rank, now_ns, index, arrival_ns, input_tokens, output_tokens, priority, input_ids, output_ids):
-// a request comes to a front-end (-1: the next) and names a rank (-1: none); the rank that it is sent to.
+// route(group, front_end, rank, now_ns, index, arrival_ns, input_tokens, output_tokens, priority, input_ids,
+// output_ids): a request comes to a front-end (-1: the next) and names a rank (-1: none); the rank that it is sent to.
 inline PyObject* route(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
     long long group, front_end, rank, now, index, arrival_ns, input_tokens, output_tokens, priority;
@@ -253,8 +253,8 @@ inline PyObject* route(PyObject* self, PyObject* arguments) {
   });
 }
 
-// run_until(limit_ns, stops_on_end): let everybody act before then, or until a request has ended. The place, in the order
-// of seats, of a rank without progress, or -1.
+// run_until(limit_ns, stops_on_end): let everybody act before then, or until a request has ended. The place, in the
+// order of seats, of a rank without progress, or -1.
 inline PyObject* run_lockstep(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
     long long limit_ns;
@@ -266,8 +266,8 @@ inline PyObject* run_lockstep(PyObject* self, PyObject* arguments) {
   });
 }
 
-// serve(indices, arrival_ns, input_tokens, output_tokens): requests without ids and priorities come to the front-ends of
-// the first group, and all are let act up to the last arrival. Returns as run_until.
+// serve(indices, arrival_ns, input_tokens, output_tokens): requests without ids and priorities come to the front-ends
+// of the first group, and all are let act up to the last arrival. Returns as run_until.
 inline PyObject* serve_group(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
     PyObject *indices, *arrivals, *inputs, *outputs;

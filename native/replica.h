@@ -184,8 +184,8 @@ class Replica {
   int64_t fruitless_turns_ = 0;
   int64_t num_coming_ = 0;  // requests that are made and not delivered
 
-  // Send a step off on the stages: it ends at `step->end_ns` and is back at `step->done_ns`, with `arrive, start, end` of
-  // every stage in `times`. What is not known yet is NEVER, and completed in the log later.
+  // Send a step off on the stages: it ends at `step->end_ns` and is back at `step->done_ns`, with `arrive, start, end`
+  // of every stage in `times`. What is not known yet is NEVER, and completed in the log later.
   virtual void launch(Step* step, int64_t entry_ns, int64_t* times) {
     stage_ns(step);
     run_through(step, entry_ns, times);
