@@ -132,7 +132,7 @@ class AsyncScheduler final : public Scheduler {
         filled_.emplace_back(state, state->num_tokens - 1);
         state->hashed_tokens = std::max(state->hashed_tokens, state->num_tokens - 1);
       } else if (state->num_tokens == state->final_tokens) {
-        waiting.discard(state);
+        leave_waiting(state);
         finished.push_back(state);
       }
     }

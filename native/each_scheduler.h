@@ -29,6 +29,7 @@ class EachScheduler final : public Scheduler {
       if (budget <= 0) break;
       if (!state->is_running) continue;  // preempted by one before it
       if (has_all_in_flight(state) || calls_ < state->eligible_at) continue;
+      if (defers_prefills_ && state->is_partial) continue;
       const int64_t computed = state->num_computed;
       int64_t tokens = state->num_tokens + state->placeholders - computed;
       if (threshold && tokens > threshold) tokens = threshold;
@@ -125,7 +126,7 @@ class EachScheduler final : public Scheduler {
         kv.note(*state, state->hashed_tokens);
       }
       if (state->num_tokens == state->final_tokens) {
-        waiting.discard(state);
+        leave_waiting(state);
         finished.push_back(state);
       }
     }

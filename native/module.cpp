@@ -2,6 +2,7 @@
 #include "accounting_types.h"
 #include "engine_type.h"
 #include "fleet_type.h"
+#include "lockstep_type.h"
 
 #ifndef PENSTOCK_SOURCES
 #define PENSTOCK_SOURCES ""
@@ -10,7 +11,8 @@
 namespace {
 
 int add_types(PyObject* module) {
-  for (PyType_Spec* spec : {&penstock::COSTS_SPEC, &penstock::ENGINE_SPEC, &penstock::SPLITTER_SPEC}) {
+  for (PyType_Spec* spec : {&penstock::COSTS_SPEC, &penstock::ENGINE_SPEC, &penstock::SPLITTER_SPEC,
+                            &penstock::LOCKSTEP_SPEC}) {
     PyObject* type = PyType_FromSpec(spec);
     if (!type || PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type)) < 0) {
       Py_XDECREF(type);

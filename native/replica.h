@@ -61,6 +61,8 @@ class Replica {
         link_free_ns_(static_cast<size_t>(this->costs->pp_size), 0),
         compute_ns_(static_cast<size_t>(this->costs->pp_size), 0) {}
 
+  virtual ~Replica() = default;
+
   bool is_idle() const { return next_ns == NEVER && !blocked_on_; }
 
   void deliver(Request* state) {
@@ -69,7 +71,7 @@ class Replica {
     if (is_idle()) rouse(state->arrived_ns);
   }
 
-  void abort(Request* state, int64_t now) {
+  virtual void abort(Request* state, int64_t now) {
     aborts_.push_back(state);
     if (is_idle()) rouse(now);
   }
@@ -166,10 +168,99 @@ class Replica {
   void rest() {
     if (requests_.pieces() < 4) return;
     if (!scheduler->running.empty() || !scheduler->waiting.empty() || !inbox.empty() || !queue_.empty()) return;
-    if (blocked_on_ || !ended.empty() || !aborts_.empty()) return;
+    if (blocked_on_ || !ended.empty() || !aborts_.empty() || num_coming_) return;
     requests_.clear();
     std::vector<Request*>().swap(spare_requests_);
     std::deque<Gone>().swap(gone_);
+  }
+
+ protected:
+  Host& host_;
+  std::vector<int64_t> link_free_ns_, compute_ns_;
+  std::deque<Step*> queue_;
+  Step* blocked_on_ = nullptr;
+  std::vector<Request*> aborts_, finished_;
+  bool scheduled_nothing_ = false;
+  int64_t fruitless_turns_ = 0;
+  int64_t num_coming_ = 0;  // requests that are made and not delivered
+
+  // Send a step off on the stages: it ends at `step->end_ns` and is back at `step->done_ns`, with `arrive, start, end`
+  // of every stage in `times`. What is not known yet is NEVER, and completed in the log later.
+  virtual void launch(Step* step, int64_t entry_ns, int64_t* times) {
+    stage_ns(step);
+    run_through(step, entry_ns, times);
+  }
+
+  // An empty step takes its turn behind those that were sent off.
+  virtual void pass_empty(Step* step, int64_t now) { step->done_ns = std::max(stage_free_ns.back(), now); }
+
+  virtual void end(const std::vector<Request*>& states, int64_t at) {
+    for (Request* state : states) {
+      outstanding_tokens -= state->final_tokens;
+      ended.push_back(Ended{state, at});
+    }
+  }
+
+  void hand_on_turns() {
+    if (log.complete() >= CHUNK_TURNS) host_.turns_done();
+  }
+
+  void let_go(int64_t now) {
+    std::vector<Request*> aborts;
+    aborts.swap(aborts_);
+    for (Request* state : aborts) {
+      if (std::find(inbox.begin(), inbox.end(), state) != inbox.end()) aborts_.push_back(state);
+      else if (scheduler->abort(state)) end({state}, now);
+    }
+  }
+
+  // The oldest step is back; whether a request ended with it.
+  bool take_tokens(Step* step, int64_t at) {
+    if (!aborts_.empty()) let_go(at);
+    finished_.clear();
+    scheduler->update(step, at, finished_);
+    log.taken(at);
+    if (!finished_.empty()) end(finished_, at);
+    hand_on_turns();
+    return !finished_.empty();
+  }
+
+  // Schedule a step and send it off; false if it is empty.
+  bool turn(int64_t now, int64_t first_arrival) {
+    Scheduler& deciding = *scheduler;
+    Step* step = deciding.schedule(now);
+    Turn turn;
+    turn.schedule_ns = now;
+    turn.first_arrival_ns = first_arrival;
+    turn.cause_after = deciding.cause;
+    turn.tokens = step->tokens;
+    turn.sampled = step->load.sampled;
+    turn.decodes = step->load.decodes;
+    turn.prefills = step->prefills;
+    turn.prefill_tokens = step->load.prefill_tokens;
+    turn.context_tokens = step->load.prefill_context + step->load.decode_context;
+    turn.free_blocks = deciding.kv.free;
+    turn.running = deciding.running.size();
+    turn.waiting = deciding.waiting.size();
+    turn.in_flight = static_cast<int64_t>(queue_.size());
+    turn.update_ns = 0;
+    turn.done_ns = 0;
+    step->row = log.rows();
+    if (step->tokens) {
+      int64_t* times = log.begin(turn);
+      launch(step, now + options.schedule_ns + options.to_first_stage_ns, times);
+      times[-2] = step->done_ns;
+      fruitless_turns_ = 0;
+    } else {
+      pass_empty(step, now);
+      turn.done_ns = step->done_ns;
+      int64_t* times = log.begin(turn);
+      std::fill(times, times + 3 * stage_free_ns.size(), now);
+      if ((turn.running || turn.waiting) && !has_tokens_in_flight()) ++fruitless_turns_;
+      if (deciding.stuck) fruitless_turns_ = options.watchdog_turns + 1;
+    }
+    queue_.push_back(step);
+    return step->tokens > 0;
   }
 
  private:
@@ -178,13 +269,6 @@ class Replica {
     Request* state;
   };
 
-  Host& host_;
-  std::vector<int64_t> link_free_ns_, compute_ns_;
-  std::deque<Step*> queue_;
-  Step* blocked_on_ = nullptr;
-  std::vector<Request*> aborts_, finished_;
-  bool scheduled_nothing_ = false;
-  int64_t fruitless_turns_ = 0;
   Slabs<Request, 512> requests_;
   std::vector<Request*> spare_requests_;
   std::deque<Gone> gone_;
@@ -211,70 +295,7 @@ class Replica {
     return first;
   }
 
-  void let_go(int64_t now) {
-    std::vector<Request*> aborts;
-    aborts.swap(aborts_);
-    for (Request* state : aborts) {
-      if (std::find(inbox.begin(), inbox.end(), state) != inbox.end()) aborts_.push_back(state);
-      else if (scheduler->abort(state)) end(state, now);
-    }
-  }
-
-  void end(Request* state, int64_t at) {
-    outstanding_tokens -= state->final_tokens;
-    ended.push_back(Ended{state, at});
-  }
-
-  // The oldest step is back; whether a request ended with it.
-  bool take_tokens(Step* step, int64_t at) {
-    if (!aborts_.empty()) let_go(at);
-    finished_.clear();
-    scheduler->update(step, at, finished_);
-    log.taken(at);
-    for (Request* state : finished_) end(state, at);
-    if (log.complete() >= CHUNK_TURNS) host_.turns_done();
-    return !finished_.empty();
-  }
-
   static constexpr int64_t CHUNK_TURNS = 2048;
-
-  // Schedule a step and send it off; false if it is empty.
-  bool turn(int64_t now, int64_t first_arrival) {
-    Scheduler& deciding = *scheduler;
-    Step* step = deciding.schedule(now);
-    Turn turn;
-    turn.schedule_ns = now;
-    turn.first_arrival_ns = first_arrival;
-    turn.cause_after = deciding.cause;
-    turn.tokens = step->tokens;
-    turn.sampled = step->load.sampled;
-    turn.decodes = step->load.decodes;
-    turn.prefills = step->prefills;
-    turn.prefill_tokens = step->load.prefill_tokens;
-    turn.context_tokens = step->load.prefill_context + step->load.decode_context;
-    turn.free_blocks = deciding.kv.free;
-    turn.running = deciding.running.size();
-    turn.waiting = deciding.waiting.size();
-    turn.in_flight = static_cast<int64_t>(queue_.size());
-    turn.update_ns = 0;
-    turn.done_ns = 0;
-    if (step->tokens) {
-      stage_ns(step);
-      int64_t* times = log.begin(turn);
-      launch(step, now + options.schedule_ns + options.to_first_stage_ns, times);
-      times[-2] = step->done_ns;
-      fruitless_turns_ = 0;
-    } else {
-      step->done_ns = std::max(stage_free_ns.back(), now);
-      turn.done_ns = step->done_ns;
-      int64_t* times = log.begin(turn);
-      std::fill(times, times + 3 * stage_free_ns.size(), now);
-      if ((turn.running || turn.waiting) && !has_tokens_in_flight()) ++fruitless_turns_;
-      if (deciding.stuck) fruitless_turns_ = options.watchdog_turns + 1;
-    }
-    queue_.push_back(step);
-    return step->tokens > 0;
-  }
 
   bool has_tokens_in_flight() const {
     for (const Step* step : queue_) {
@@ -293,7 +314,7 @@ class Replica {
     tables.stage_ns(step->load, step->tokens, outside, compute_ns_.data());
   }
 
-  void launch(Step* step, int64_t entry_ns, int64_t* times) {
+  void run_through(Step* step, int64_t entry_ns, int64_t* times) {
     if (step->after && step->after->end_ns > entry_ns) entry_ns = step->after->end_ns;
     const Costs& tables = *costs;
     const size_t tokens = static_cast<size_t>(step->tokens), last = stage_free_ns.size() - 1;

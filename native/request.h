@@ -80,6 +80,7 @@ struct Request {
   bool fills = false;     // its cohort watches which of its blocks fill up
   bool is_leaving = false;
   bool has_ended = false;
+  bool is_put_aside = false;
 
   // How it was before the step being decided, which is number `before_epoch`.
   int64_t before_epoch = 0;

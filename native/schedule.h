@@ -16,6 +16,8 @@ inline Step* Scheduler::schedule(int64_t now) {
   finished_unreported_ = out_of_budget_ = out_of_capacity_ = false;
   is_limited_ = policy.limits_steps();
   if (is_limited_) ask_policy();
+  defers_prefills_ = throttles_prefills && !prefill_capacity_bound_ &&
+                     running.size() > static_cast<int64_t>(partials_.size());
   budget = schedule_running(step, budget, threshold);
   if (step->preempted) {
     out_of_capacity_ = true;
@@ -23,6 +25,7 @@ inline Step* Scheduler::schedule(int64_t now) {
     if (running.size() < options.max_num_seqs) budget = admit(step, budget, threshold, now);
     else out_of_capacity_ = true;
   }
+  if (!step->preempted && !defers_prefills_) prefill_capacity_bound_ = waiting.size() > num_put_aside_;
   if (budget == 0) out_of_budget_ = true;
   if (step->load.sampled) send(step);
   if (out_of_capacity_) {
@@ -51,10 +54,10 @@ inline void Scheduler::ask_policy() {
 
 inline int64_t Scheduler::schedule_running(Step* step, int64_t budget, int64_t threshold) {
   Cohort* cohort = ready_;
+  const bool has_partials = !partials_.empty() && !defers_prefills_;
   if (cohort) {
     int64_t need = cohort->need();
     const int64_t takes = is_limited_ ? limits_.allowed_decodes(cohort->size, cohort->slot) : cohort->size;
-    const bool has_partials = !partials_.empty();
     if (takes > budget || takes < 0 || need > kv.free ||
         (has_partials && partials_.front()->order < cohort->last_order) || options.exact_only ||
         (options.by_priority && has_partials &&
@@ -76,14 +79,14 @@ inline int64_t Scheduler::schedule_running(Step* step, int64_t budget, int64_t t
       step->add_members(*cohort);
       budget -= takes;
     }
-  } else if (partials_.empty()) {
+  } else if (!has_partials) {
     return budget;
   } else if (options.exact_only) {
     ++exact_turns;
     return schedule_each(step, budget, threshold);
   }
   ++cohort_turns;
-  if (!partials_.empty()) {
+  if (has_partials) {
     const std::vector<Request*> partials = partials_;
     for (Request* state : partials) {
       if (budget <= 0) break;
@@ -150,7 +153,8 @@ inline void Scheduler::park(Cohort* cohort) {
 
 inline int64_t Scheduler::schedule_each(Step* step, int64_t budget, int64_t threshold) {
   Cohort* cohort = ready_;
-  std::vector<Request*> states(partials_);
+  std::vector<Request*> states;
+  if (!defers_prefills_) states = partials_;
   if (cohort) {
     for (Request* state = cohort->members.first(); state; state = MemberList::after(state)) {
       states.push_back(state);
@@ -273,6 +277,7 @@ inline int64_t Scheduler::admit(Step* step, int64_t budget, int64_t threshold, i
     const int64_t tokens = try_one(step, state, budget, threshold, now);
     if (tokens == STOP) break;
     waiting.discard(state);
+    put_aside(state, tokens == SKIP);
     if (tokens == SKIP) {
       skipped_.push_back(state);
       continue;
@@ -290,6 +295,10 @@ inline int64_t Scheduler::try_one(Step* step, Request* state, int64_t budget, in
   int64_t hit = 0, claim = 0;
   if (found_.any()) kv.count_found(*state, found_, hit, claim);
   const int64_t computed = hit * kv.block_size;
+  if (defers_prefills_ && computed < state->num_tokens - 1) {
+    out_of_budget_ = true;
+    return STOP;
+  }
   const int64_t tokens = admissible(state, computed, budget, threshold, hit, claim);
   if (!tokens) return STOP;
   if (found_.any()) kv.use(*state, found_);

@@ -44,6 +44,7 @@ class Scheduler {
   int64_t scheduled = 0, returned = 0;
   int64_t cause = IDLE;
   Request* stuck = nullptr;
+  bool throttles_prefills = false;
 
   Scheduler(const SchedulerOptions& options, const Policy& policy)
       : options(options),
@@ -79,6 +80,7 @@ class Scheduler {
   bool is_limited_ = false;
   StepLimits limits_;
   int64_t budget_back_ = 0;
+  bool defers_prefills_ = false;
   std::vector<Request*> decodes_taken_;
 
   virtual void send(Step* step) {
@@ -121,6 +123,15 @@ class Scheduler {
     state->is_partial = false;
     partials_.erase(std::find(partials_.begin(), partials_.end(), state));
   }
+  void leave_waiting(Request* state) {
+    waiting.discard(state);
+    put_aside(state, false);
+  }
+  // Whether a request was passed over when it was tried last.
+  void put_aside(Request* state, bool is_passed_over) {
+    num_put_aside_ += is_passed_over - state->is_put_aside;
+    state->is_put_aside = is_passed_over;
+  }
   void run_no_more(Request* state) {
     if (!state->is_running) return;
     state->is_running = false;
@@ -161,6 +172,8 @@ class Scheduler {
 
  private:
   bool finished_unreported_ = false, out_of_budget_ = false, out_of_capacity_ = false;
+  bool prefill_capacity_bound_ = false;
+  int64_t num_put_aside_ = 0;
   std::vector<int64_t> running_in_;
   std::vector<std::unique_ptr<Cohort>> cohorts_;
   std::vector<std::unique_ptr<Step>> steps_;

@@ -45,6 +45,7 @@ struct Step {
   int64_t done_ns = 0;
   int64_t end_ns = 0;
   int64_t number = 0;
+  int64_t row = 0;  // of the turn log
 
   Step() = default;
   Step(const Step&) = delete;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <vector>
 
 #include "request.h"
@@ -32,29 +33,36 @@ class TurnLog {
   // Add a turn; `arrive, start, end` of every stage are to be written to what it returns.
   int64_t* begin(const Turn& turn) {
     const size_t place = cells_.size();
+    ++rows_;
     cells_.resize(place + static_cast<size_t>(width));
     std::memcpy(&cells_[place], &turn, sizeof turn);
     return &cells_[place + TURN_COLUMNS];
   }
 
-  // The engine has taken the oldest result that it had not.
+  // How many were begun, over the whole run.
+  int64_t rows() const { return rows_; }
+
+  // What was not known when a row was begun, whose result was not taken yet.
+  void complete(int64_t row, int64_t done_ns, const int64_t* times) {
+    int64_t* cells = &cells_[static_cast<size_t>((row - handed_on_) * width)];
+    reinterpret_cast<Turn*>(cells)->done_ns = done_ns;
+    std::memcpy(cells + TURN_COLUMNS, times, static_cast<size_t>(3 * pp_size) * sizeof(int64_t));
+  }
+
+  // The engine has taken the oldest result that it had not, leaving out those that have returned.
   void taken(int64_t at_ns) {
-    int64_t* row = &cells_[static_cast<size_t>(complete_ * width)];
-    ++complete_;
-    Turn* turn = reinterpret_cast<Turn*>(row);
-    turn->update_ns = at_ns;
-    if (turn->tokens) {
-      ++iterations;
-      const int64_t* times = row + TURN_COLUMNS;
-      for (size_t stage = 0; stage < busy_ns.size(); ++stage) {
-        busy_ns[stage] += times[3 * stage + 2] - times[3 * stage + 1];
-      }
-    } else {
-      ++empty_schedules;
+    close_oldest(at_ns);
+    while (!returned_.empty() && returned_.begin()->first == handed_on_ + complete_) {
+      close_oldest(returned_.begin()->second);
+      returned_.erase(returned_.begin());
     }
-    prompt_tokens += turn->prefill_tokens;
-    generated_tokens += turn->sampled;
     if (!is_kept_ && complete_ >= DROPPED_AT_ONCE) drop();
+  }
+
+  // A row that brings no tokens has come back, before older ones perhaps.
+  void returned(int64_t row, int64_t at_ns) {
+    if (row == handed_on_ + complete_) taken(at_ns);
+    else returned_[row] = at_ns;
   }
 
   int64_t complete() const { return is_kept_ ? complete_ : 0; }
@@ -77,7 +85,26 @@ class TurnLog {
 
   const bool is_kept_;
   std::vector<int64_t> cells_;
-  int64_t complete_ = 0, handed_on_ = 0;
+  int64_t complete_ = 0, handed_on_ = 0, rows_ = 0;
+  std::map<int64_t, int64_t> returned_;  // when rows came back before older ones
+
+  void close_oldest(int64_t at_ns) {
+    int64_t* row = &cells_[static_cast<size_t>(complete_ * width)];
+    const int64_t* times = row + TURN_COLUMNS;
+    ++complete_;
+    Turn* turn = reinterpret_cast<Turn*>(row);
+    turn->update_ns = at_ns;
+    if (turn->tokens) {
+      ++iterations;
+      for (size_t stage = 0; stage < busy_ns.size(); ++stage) {
+        busy_ns[stage] += times[3 * stage + 2] - times[3 * stage + 1];
+      }
+    } else if (times[2] <= times[1]) {  // else it is a dummy batch
+      ++empty_schedules;
+    }
+    prompt_tokens += turn->prefill_tokens;
+    generated_tokens += turn->sampled;
+  }
 };
 
 }  // namespace penstock

@@ -92,7 +92,7 @@ inline bool Scheduler::abort(Request* state) {
     run_no_more(state);
     state->num_computed = withdraw(state);
   } else if (state->is_waiting) {
-    waiting.discard(state);
+    leave_waiting(state);
   } else {
     return false;
   }
@@ -170,7 +170,7 @@ inline void Scheduler::take_tokens(Step* step, int64_t now, std::vector<Request*
     deliver(state, now, was_member);
     cohort->note_last_time(*state);
     if (state->num_tokens == state->final_tokens) {
-      waiting.discard(state);
+      leave_waiting(state);
       finished.push_back(state);
     }
   }

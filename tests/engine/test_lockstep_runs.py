@@ -78,6 +78,7 @@ def run(
         return took
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENSTOCK_PURE", "1")  # the core takes no runs
         patch.setattr(LockstepRuns, "take_turns", counted)
         record = Simulation(cluster, workload, RunOptions(), sinks=[keep]).run()
     return record, {rank: np.concatenate(rows) for rank, rows in keep.rows.items()}, taken

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -166,6 +167,41 @@ class TabulatedGroupCost:
         most = max(1 if load is None else load.decodes + load.prefill_tokens for load in loads)
         return self._padded[most] if most < len(self._padded) else 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether :meth:`as_arrays` says all about its attention."""
+        return all(type(lookup) is AttentionLookup and lookup.is_plain for lookup, _ in self._lookups)
+
+    def as_arrays(self) -> dict[str, Any]:
+        """All that :meth:`forward_ns` needs as flat arrays of int64, for an engine in machine code, which does the same
+        with them."""
+        return {
+            "attentions": [lookup.as_arrays() for lookup, _ in self._lookups],
+            "layers": [_ints(counts) for _, counts in self._lookups],
+            "dummy_ns": _ints(self._dummy_ns),
+            "mixed_extra": self._mixed_extra,
+            "exchange_ns": self._exchange_ns,
+            "beside_tokens": SHARED_BESIDE_TOKENS,
+            "padded": _ints(self._padded),
+            "graph": [_ints(times) for times in self._graph],
+            "own": self._eager_own,
+            "routed": self._routed,
+            "beside": self._beside,
+            "head": self._head,
+        }
+
+    def reach(self, decodes: int) -> None:
+        """Let the tables hold so many decodes of a rank."""
+        for lookup, _ in self._lookups:
+            lookup.reach(decodes)
+
+    def count_beyond(self, found: Sequence[tuple[int, int]]) -> None:
+        """Lookups beyond the measured range that were done elsewhere: how many and the furthest, of each attention's
+        axes."""
+        each = len(found) // len(self._lookups)
+        for kind, (lookup, _) in enumerate(self._lookups):
+            lookup.count_beyond(found[each * kind : each * (kind + 1)])
+
     def notes(self) -> tuple[str, ...]:
         """Lookups outside the measured range so far: one sentence per axis."""
         tables = next(iter(self._stages[0].kinds.values())).tables
@@ -292,6 +328,10 @@ def _shared_beside(stage: GroupStage, total: Int64Array) -> list[tuple[int, arra
 
 def _ns(us: np.ndarray) -> Int64Array:
     return np.rint(us * 1000.0).astype(np.int64)
+
+
+def _ints(values: Sequence[int]) -> Int64Array:
+    return np.array(values, dtype=np.int64)
 
 
 def _column(values: Int64Array) -> array[int]:

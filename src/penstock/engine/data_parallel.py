@@ -62,6 +62,12 @@ class DataParallelDeployment:
         self._next_front_end = (self._next_front_end + 1) % len(self.front_ends)
         return self.front_ends[self._next_front_end - 1]
 
+    def take_in(self, now: int, state: RequestState, rank: int) -> int:
+        """A request comes, which a router has sent to ``rank``: that counts only where each rank has a front-end of its
+        own. Returns the instance that gets it."""
+        named = rank if self.options.load_balancing == "external" else None
+        return self.ranks[self.route(now, state, self.choose_front_end(named), named)].index
+
     def route(self, now: int, state: RequestState, front_end: FrontEnd, rank: int | None = None) -> int:
         """A request comes to a front-end, which sends it to a rank: the one that it names, or the one with the
         least load (vLLM ``DPAsyncMPClient.add_request_async``). Returns the rank."""

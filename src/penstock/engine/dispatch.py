@@ -17,7 +17,6 @@ from penstock.workload.request import Request
 
 if TYPE_CHECKING:
     from penstock.engine.autoscaler import Autoscaler
-    from penstock.engine.data_parallel import DataParallelDeployment
 
 
 class Dispatch:
@@ -82,22 +81,18 @@ class Dispatch:
         state = RequestState(request, replica.options.max_model_len, at_ns)
         group = self._groups.deployment_of(index)
         if group is not None:
-            return self._send_to_group(group, state, index, now)
+            return group.take_in(now, state, self._built[index].spec.dp_rank)
         replica.deliver(state, by)
         self.moved[replica] = None
         self.rewake(replica)
         return index
 
-    def _send_to_group(self, group: DataParallelDeployment, state: RequestState, index: int, now: int) -> int:
-        """To the rank that the router chose or, where a front-end does the balancing, to the one that it chooses."""
-        is_external = group.options.load_balancing == "external"
-        rank = self._built[index].spec.dp_rank if is_external else None
-        rank = group.route(now, state, group.choose_front_end(rank), rank)
-        return group.ranks[rank].index
-
     def deliver_messages(self, now: int) -> None:
         """What arrives at one instant arrives before what happens then. Not to be called by an actor."""
         if not self._groups:
+            return
+        if self._groups.native is not None:
+            self._groups.native.deliver_messages(now)
             return
         while self._agenda.next_ns() <= now and self._agenda.next_is(Phase.MESSAGE):
             self._agenda.run_next(now + 1, alone=False)

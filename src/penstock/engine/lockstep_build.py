@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from penstock.engine.data_parallel import DataParallelDeployment
     from penstock.engine.lockstep import LockstepGroup
     from penstock.engine.lockstep_replica import LockstepReplica
+    from penstock.engine.native_lockstep import NativeDeployment, NativeLockstep
 
 
 class LockstepGroups:
@@ -34,7 +35,8 @@ class LockstepGroups:
         self._agenda = agenda
         self._instances = len(built)
         self._groups: dict[str, tuple[LockstepGroup, DataParallelDeployment]] = {}
-        self._ranks: dict[int, DataParallelDeployment] = {}
+        self._ranks: dict[int, DataParallelDeployment | NativeDeployment] = {}
+        self.native: NativeLockstep | None = None
         for one in built:
             spec, name = one.spec, one.spec.dp_group
             if one.group_cost is None or name is None:
@@ -68,7 +70,12 @@ class LockstepGroups:
             and deployments[0].options.load_balancing != "external"
         )
 
-    def deployment_of(self, instance: int) -> DataParallelDeployment | None:
+    def go_native(self, native: NativeLockstep) -> None:
+        """Let the core serve all groups, where nothing has happened yet."""
+        self.native = native
+        self._ranks = dict(native.deployments)
+
+    def deployment_of(self, instance: int) -> DataParallelDeployment | NativeDeployment | None:
         """The deployment of which an instance is a rank, or None."""
         return self._ranks.get(instance)
 

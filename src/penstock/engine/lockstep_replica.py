@@ -391,9 +391,18 @@ def lockstep_notes(replica: Replica) -> tuple[str, ...]:
     if not isinstance(replica, LockstepReplica):
         return ()
     group = replica.group
-    seconds = group.waited_for_ns[replica.rank] / NS_PER_S
+    waited_ns = group.waited_for_ns[replica.rank]
+    return notes_of_rank(
+        replica.rank, group.size, replica.dummies, group.forwards, group.padding_tokens, waited_ns
+    )
+
+
+def notes_of_rank(
+    rank: int, size: int, dummies: int, forwards: int, padding_tokens: int, waited_ns: int
+) -> tuple[str, ...]:
+    """The same from its counters, whoever served it."""
     return (
-        f"rank {replica.rank} of {group.size}: {replica.dummies:,} of {group.forwards:,} forwards were dummy batches",
-        f"rank {replica.rank} of {group.size}: the other ranks' stages waited {seconds:.3f} s for it, summed",
-        f"ranks of the group ran {group.padding_tokens:,} tokens of padding in CUDA graphs",
+        f"rank {rank} of {size}: {dummies:,} of {forwards:,} forwards were dummy batches",
+        f"rank {rank} of {size}: the other ranks' stages waited {waited_ns / NS_PER_S:.3f} s for it, summed",
+        f"ranks of the group ran {padding_tokens:,} tokens of padding in CUDA graphs",
     )

@@ -26,8 +26,6 @@ def reason_against(built: BuiltInstance) -> str | None:
         return "its requests go on at another instance"
     if spec.tier is not None:
         return "its KV is kept in host memory too"
-    if built.group_cost is not None or spec.in_lockstep:
-        return "it runs in lock-step with other ranks"
     if any(hop.shared_link for hop in built.cost.hops):
         return "it shares links with others"
     try:

@@ -116,8 +116,8 @@ class NativeReplica:
             request.input_tokens,
             request.output_tokens,
             request.priority,
-            _ids(request.input_ids),
-            _ids(request.output_ids),
+            ids_of(request.input_ids),
+            ids_of(request.output_ids),
         )
         if self.stops_on_end:
             self._requests[request.index] = request
@@ -215,7 +215,6 @@ class NativeReplica:
 
     def totals(self) -> InstanceTotals:
         """The counters so far."""
-        self._costs.settle(self.engine.take_outside())
         iterations, empty, prompt, generated, sleeps, _, preemptions, cohort, exact, _ = self.engine.totals()
         return InstanceTotals(
             iterations=iterations,
@@ -228,8 +227,12 @@ class NativeReplica:
             exact_turns=exact,
             busy_ns=self.engine.busy_ns(),
             end_ns=self.engine.stands()[1],
-            notes=self._built.cost.stage.notes(),
+            notes=self._notes(),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        self._costs.settle(self.engine.take_outside())
+        return self._built.cost.stage.notes()
 
 
 class NativeTimes:
@@ -259,7 +262,7 @@ def segments_of(engines: Sequence[Any], times: bytes) -> list[Segments]:
 _WITHOUT_PROGRESS = 2
 
 
-def _ids(ids: array[int] | None) -> array[int] | None:
+def ids_of(ids: array[int] | None) -> array[int] | None:
     """Token ids as a workload has them, in 32 bits."""
     if ids is None or ids.typecode == "i":
         return ids
@@ -308,6 +311,8 @@ def _settings(built: BuiltInstance, options: RunOptions, *, keeps_turns: bool) -
 
 def _policy_settings(built: BuiltInstance, options: SchedulerOptions) -> dict[str, Any]:
     def prefill_ns(tokens: int, context: int) -> int:
+        if built.group_cost is not None:  # a forward takes what all ranks make of it
+            return tokens
         return max(built.cost.stage.stage_ns(StepShape(tokens, context)))
 
     policy: Policy | None = native_policy(options.policy, built.spec.pp_size, prefill_ns)

@@ -19,7 +19,7 @@ from penstock.engine.lockstep_build import LockstepGroups
 from penstock.engine.models import cluster_router, model_mistake, model_problems
 from penstock.engine.native import reason_against
 from penstock.engine.native_fleet import NativeFleet, can_all_run
-from penstock.engine.native_replica import NativeReplica
+from penstock.engine.native_replica import NativeReplica, Segments
 from penstock.engine.native_run import serve_at_once
 from penstock.engine.outcomes import Outcomes
 from penstock.engine.progress import Progress, ProgressSink, no_collection
@@ -46,9 +46,11 @@ from penstock.workload.workload import Workload
 if TYPE_CHECKING:
     from penstock.engine.autoscaler import Autoscaler
     from penstock.engine.disaggregation import Disaggregation
+    from penstock.engine.native_lockstep import NativeLockstep
     from penstock.engine.observer import Observer
     from penstock.scheduler.kv_connector import KVConnector
 
+_INSTANCE = REQUEST_COLUMNS.index("instance")
 _FINISH = REQUEST_COLUMNS.index("finish_ns")
 
 
@@ -118,6 +120,7 @@ class Simulation:
         self.serving: list[Instance] = list(self.instances)
         self._is_plain = connector_for is None and scheduler_for is None
         self._fleet: NativeFleet | None = None
+        self._lockstep: NativeLockstep | None = None
         scaling = cluster.autoscaling
         self._scaler: Autoscaler | None = None
         if scaling is not None:
@@ -240,6 +243,8 @@ class Simulation:
         one.flush()
         next_ns = NEVER_NS if one.next_ns is None else one.next_ns
         arrival_ns = self._arrivals.next_ns() if self._fleet is None else self._fleet.next_arrival_ns
+        if self._lockstep is not None:
+            arrival_ns = min(arrival_ns, self._lockstep.next_arrival_ns)
         return min(one.open_since_ns, next_ns, arrival_ns)
 
     def forget(self) -> None:
@@ -297,7 +302,7 @@ class Simulation:
         """Let the engine in machine code take the turns of those instances that it can serve, where nothing has
         happened yet and nobody looks on or reaches into the scheduler."""
         engine = core()
-        is_apart = bool(self._groups or self._network.links) or self._disaggregation is not None
+        is_apart = bool(self._network.links) or self._disaggregation is not None
         is_fresh = self._first_arrival_ns is None and not self.now_ns and not self._arrivals.are_submitted
         if (
             engine is None
@@ -306,6 +311,9 @@ class Simulation:
             or self._observers
             or not (is_fresh and self._is_plain)
         ):
+            return
+        if self._groups:
+            self._groups_go_native(engine)
             return
         for place, built in enumerate(self._built):
             if reason_against(built) is None:
@@ -326,6 +334,39 @@ class Simulation:
             self._serve_all(natives[0])
         else:
             self._serve_fleet(engine, natives)
+
+    def _groups_go_native(self, engine: Any) -> None:
+        """The same for groups in lock-step, if there is nothing else: they share an order of who acts."""
+        if any(built.group_cost is None or reason_against(built) is not None for built in self._built):
+            return
+        from penstock.engine.native_lockstep import NativeLockstep
+
+        self._lockstep = NativeLockstep(
+            engine,
+            self._built,
+            options=self.options,
+            sinks=self._sinks,
+            on_end=self._ended_in_lockstep,
+            agenda=self._agenda,
+        )
+        self._agenda.replace(self.instances[0], self._lockstep)
+        self.serving[:] = self._lockstep.ranks
+        self._groups.go_native(self._lockstep)
+        self._listen()
+        self._lockstep.stops_on_end = self._reacts
+        if self._groups.take_all(len(self._built)) and self._lockstep.can_serve(self.workload):
+            workload = self._arrivals.take_all()
+            self._first_arrival_ns = workload.first_arrival_ns
+            self.now_ns = self._lockstep.serve(workload)
+
+    def _ended_in_lockstep(self, rows: bytes, segments: Sequence[Segments]) -> None:
+        """Requests have left ranks that the core serves; see :data:`EndedOfRanks`."""
+        values = np.frombuffer(rows, dtype=np.int64).reshape(-1, len(REQUEST_COLUMNS))
+        ways_in = [one.spec.data_parallel.latencies.front_end_to_engine_ns for one in self._built]
+        self._outcomes.finished_rows(rows, segments, np.array(ways_in)[values[:, _INSTANCE]])
+        if self._reacts and self._lockstep is not None:
+            for row in values.tolist():
+                self._arrivals.ended(self._lockstep.forget(row[0]), row[_FINISH])
 
     def _serve_all(self, one: NativeReplica) -> None:
         """One instance serves a workload of which nothing depends on what becomes of it."""
@@ -412,6 +453,8 @@ class Simulation:
             actor = agenda.run_next(limit_ns, alone=not self._is_coupled, lookahead=self._lookahead)
             if dispatch.routes and isinstance(actor, Replica | NativeReplica):
                 moved[actor] = None
+            elif dispatch.routes and self._lockstep is not None:
+                moved.update(dict.fromkeys(self._lockstep.ranks))
             if self._reacts and self._arrivals.next_ns() < limit_ns:
                 return
 
