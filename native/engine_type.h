@@ -5,14 +5,14 @@
 
 #include "costs_type.h"
 #include "python.h"
+#include "python_connector.h"
 #include "replica.h"
 
 namespace penstock {
 
-// Python's side of a run, known only while it runs.
-class PythonHost final : public Host {
+class PythonHost final : public Host, public Callee {
  public:
-  PyObject* host = nullptr;
+  std::unique_ptr<PythonConnector> connector;
   std::function<void()> before_flush;  // of a fleet: others have ended requests before
 
   void stage_ns(const Load& load, int64_t* times) override {
@@ -29,6 +29,18 @@ class PythonHost final : public Host {
   void turns_done() override {
     if (before_flush) before_flush();
     const Ref answer(PyObject_CallMethod(host, "flush", nullptr));
+  }
+
+  void ended() override {
+    was_called = true;
+    const Ref answer(PyObject_CallMethod(host, "hand_over", nullptr));
+  }
+
+  int64_t limit_ns() override {
+    if (!was_called) return NEVER;
+    was_called = false;
+    const Ref answer(PyObject_CallMethod(host, "limit_ns", nullptr));
+    return to_int(answer.get());
   }
 };
 
@@ -90,7 +102,19 @@ inline EngineOptions read_engine(PyObject* dict) {
   options.watchdog_turns = int_entry(dict, "watchdog_turns");
   options.blocking_sends = int_entry(dict, "blocking_sends") != 0;
   options.keeps_turns = int_entry(dict, "keeps_turns") != 0;
+  options.naps = int_entry(dict, "naps") != 0;
   return options;
+}
+
+// The connector, if there is one.
+inline std::unique_ptr<PythonConnector> read_connector(Callee& callee, PyObject* dict) {
+  if (!int_entry(dict, "connected")) return nullptr;
+  ConnectorOptions options;
+  options.writes_blocks = int_entry(dict, "writes_blocks") != 0;
+  options.must_deliver = int_entry(dict, "must_deliver") != 0;
+  options.calls_back = int_entry(dict, "calls_back") != 0;
+  options.watches_prefills = int_entry(dict, "watches_prefills") != 0;
+  return std::make_unique<PythonConnector>(callee, options, int_entry(dict, "pp_size"));
 }
 
 // Engine(costs, options)
@@ -102,14 +126,17 @@ inline PyObject* new_engine(PyTypeObject* type, PyObject* arguments, PyObject*) 
     const Policy policy = read_policy(dict);
     const EngineOptions engine = read_engine(dict);
     const int64_t way = int_entry(dict, "scheduler");
+    auto host = std::make_unique<PythonHost>();
+    host->connector = read_connector(*host, dict);
+    Connector* const connector = host->connector.get();
     std::unique_ptr<Scheduler> scheduler;
-    if (way == 0) scheduler = std::make_unique<Scheduler>(options, policy);
+    if (way == 0) scheduler = std::make_unique<Scheduler>(options, policy, connector);
     else if (way == 1) scheduler = std::make_unique<AsyncScheduler>(options, policy);
-    else scheduler = std::make_unique<EachScheduler>(options, policy);
+    else scheduler = std::make_unique<EachScheduler>(options, policy, connector);
     const auto allocate = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc));
     Ref self(allocate(type, 0));
     EngineObject* object = reinterpret_cast<EngineObject*>(self.get());
-    object->host = new PythonHost;
+    object->host = host.release();
     object->replica = new Replica(std::move(scheduler), *reinterpret_cast<CostsObject*>(costs)->costs, engine,
                                   *object->host);
     return self.release();
@@ -139,13 +166,13 @@ inline Request* make_request(Replica& replica, int64_t index, int64_t arrival_ns
   return state;
 }
 
-// deliver(index, arrival_ns, arrived_ns, input_tokens, output_tokens, priority, input_ids, output_ids)
+// deliver(index, arrival_ns, arrived_ns, input_tokens, output_tokens, priority, input_ids, output_ids, by)
 inline PyObject* deliver(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
-    long long index, arrival_ns, arrived_ns, input_tokens, output_tokens, priority;
+    long long index, arrival_ns, arrived_ns, input_tokens, output_tokens, priority, by = -1;
     PyObject *input_ids, *output_ids;
-    if (!PyArg_ParseTuple(arguments, "LLLLLLOO", &index, &arrival_ns, &arrived_ns, &input_tokens,
-                          &output_tokens, &priority, &input_ids, &output_ids)) {
+    if (!PyArg_ParseTuple(arguments, "LLLLLLOO|L", &index, &arrival_ns, &arrived_ns, &input_tokens,
+                          &output_tokens, &priority, &input_ids, &output_ids, &by)) {
       return nullptr;
     }
     const View<int32_t> input(input_ids), output(output_ids);
@@ -156,7 +183,7 @@ inline PyObject* deliver(PyObject* self, PyObject* arguments) {
       replica.scheduler->kv.make_keys(*state, input.data(), output.data(),
                                       static_cast<int64_t>(output.size()));
     }
-    replica.deliver(state);
+    replica.deliver(state, by);
     Py_RETURN_NONE;
   });
 }
@@ -189,6 +216,8 @@ inline PyObject* run_until(PyObject* self, PyObject* arguments) {
     if (!PyArg_ParseTuple(arguments, "OLp", &host, &limit_ns, &stops_on_end)) return nullptr;
     EngineObject* object = reinterpret_cast<EngineObject*>(self);
     object->host->host = host;
+    object->host->was_called = false;
+    if (object->host->connector) object->host->connector->begin();
     object->replica->stops_on_end = stops_on_end != 0;
     const Stopped stopped = object->replica->run_until(limit_ns);
     object->host->host = nullptr;
@@ -197,8 +226,8 @@ inline PyObject* run_until(PyObject* self, PyObject* arguments) {
 }
 
 // Columns of take_ended(): REQUEST_COLUMNS of penstock/recording/records.py; of the slices of token times (row, column,
-// from, to); and of those aborted (request, generated tokens, when).
-constexpr size_t ENDED_COLUMNS = 10, SEGMENT_COLUMNS = 4, ABORTED_COLUMNS = 3;
+// from, to); and of those aborted (request, generated tokens, when, whether it failed).
+constexpr size_t ENDED_COLUMNS = 10, SEGMENT_COLUMNS = 4, ABORTED_COLUMNS = 4;
 
 template <size_t columns>
 void add_row(std::vector<int64_t>& rows, const int64_t (&values)[columns]) {
@@ -215,8 +244,8 @@ struct EndedRows {
     for (const Ended& one : replica.ended) {
       Request* state = one.state;
       const int64_t generated = state->num_tokens - state->input_tokens;
-      if (state->is_aborted) {
-        const int64_t values[ABORTED_COLUMNS] = {state->index, generated, one.at_ns};
+      if (state->is_aborted || state->is_failed) {
+        const int64_t values[ABORTED_COLUMNS] = {state->index, generated, one.at_ns, state->is_failed};
         add_row(aborted, values);
       } else {
         const int64_t row = static_cast<int64_t>(rows.size() / ENDED_COLUMNS);
@@ -281,7 +310,7 @@ inline PyObject* stands(PyObject* self, PyObject*) {
     const Replica& replica = replica_of(self);
     const Scheduler& scheduler = *replica.scheduler;
     return to_tuple({replica.next_ns == NEVER ? -1 : replica.next_ns, replica.now_ns, scheduler.running.size(),
-                     scheduler.waiting.size(), static_cast<int64_t>(replica.inbox.size()),
+                     scheduler.count_waiting(), static_cast<int64_t>(replica.inbox.size()),
                      replica.outstanding_tokens, static_cast<int64_t>(replica.queue_length())});
   });
 }
@@ -359,6 +388,56 @@ inline PyObject* first_in_line(PyObject* self, PyObject*) {
   });
 }
 
+// expect(at_ns, by): something happens then that concerns an engine that naps; whether it does.
+inline PyObject* expect(PyObject* self, PyObject* arguments) {
+  return guarded([&]() -> PyObject* {
+    long long at_ns, by;
+    if (!PyArg_ParseTuple(arguments, "LL", &at_ns, &by)) return nullptr;
+    Replica& replica = replica_of(self);
+    replica.expect(at_ns, by);
+    return PyBool_FromLong(replica.is_napping());
+  });
+}
+
+// catch_up(host, now_ns): take the turns before that which were left out.
+inline PyObject* catch_up(PyObject* self, PyObject* arguments) {
+  return guarded([&]() -> PyObject* {
+    PyObject* host;
+    long long now_ns;
+    if (!PyArg_ParseTuple(arguments, "OL", &host, &now_ns)) return nullptr;
+    EngineObject* object = reinterpret_cast<EngineObject*>(self);
+    PyObject* const before = object->host->host;
+    object->host->host = host;
+    object->replica->catch_up(now_ns);
+    object->host->host = before;
+    Py_RETURN_NONE;
+  });
+}
+
+// room_to_keep(tokens_each): in blocks.
+inline PyObject* room_to_keep(PyObject* self, PyObject* tokens_each) {
+  return guarded([&]() -> PyObject* {
+    return PyLong_FromLongLong(replica_of(self).scheduler->room_to_keep(to_int(tokens_each)));
+  });
+}
+
+// returned(): how many steps have come back.
+inline PyObject* returned(PyObject* self, PyObject*) {
+  return guarded([&]() -> PyObject* { return PyLong_FromLongLong(replica_of(self).scheduler->returned); });
+}
+
+// prompts(): whether there are requests, the engine has nothing to do by itself, whether one of them can be tried, what
+// time it is, and before when no step that samples is back.
+inline PyObject* prompts(PyObject* self, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    const Replica& replica = replica_of(self);
+    const Scheduler& scheduler = *replica.scheduler;
+    const bool has_any = !scheduler.running.empty() || scheduler.count_waiting() || !replica.inbox.empty();
+    return to_tuple({has_any, replica.is_idle(), !scheduler.waiting.empty(), replica.now_ns,
+                     replica.earliest_sample_ns()});
+  });
+}
+
 // abort(index, now_ns): the client of a request leaves; False if it is not here.
 inline PyObject* abort_request(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
@@ -390,6 +469,11 @@ inline PyMethodDef ENGINE_METHODS[] = {
     {"take_outside", take_outside, METH_NOARGS, nullptr},
     {"first_in_line", first_in_line, METH_NOARGS, nullptr},
     {"abort", abort_request, METH_VARARGS, nullptr},
+    {"expect", expect, METH_VARARGS, nullptr},
+    {"catch_up", catch_up, METH_VARARGS, nullptr},
+    {"room_to_keep", room_to_keep, METH_O, nullptr},
+    {"returned", returned, METH_NOARGS, nullptr},
+    {"prompts", prompts, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -107,6 +107,7 @@ def _parts(record: RunRecord, options: RunOptions) -> list[tuple[str, object]]:
         ("legs", log.legs().tolist()),
         ("rejections", record.rejections),
         ("abortions", record.abortions),
+        ("transfers", record.transfers),
         ("totals", record.totals),
         ("gaps", [column.tolist() for column in record.token_gaps]),
         ("first arrival", record.first_arrival_ns),

@@ -201,6 +201,16 @@ class Disaggregation:
                 side.refresh(replica)
         self._moved.clear()
 
+    @property
+    def looks_into_instances(self) -> bool:
+        """Whether somebody asks what lies in an instance's prefix cache."""
+        return self._policy is not None
+
+    def replace(self, instance: Instance) -> None:
+        """Let ``instance`` take the place of the one of its number, which has not acted."""
+        for side in self._sides.values():
+            side.replace(instance)
+
     def lookahead(self, network: Network) -> Lookahead | None:
         """How far decode instances may run ahead; None where an engine looks whenever something happens."""
         if any(not one.options.engine_idle_sleep_ns for one in self._instances):
@@ -209,7 +219,7 @@ class Disaggregation:
         between = [network, self._messages, *proxies]
         return Lookahead(self._sides["prefill"].instances, self._sides["decode"].instances, between)
 
-    def computes_prompts(self, replica: Replica) -> bool:
+    def computes_prompts(self, replica: Instance) -> bool:
         """Whether an instance hands its requests on."""
         return self._built[replica.index].spec.pd_type == "prefill"
 

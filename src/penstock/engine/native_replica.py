@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ from penstock.units import Int64Array
 from penstock.workload.request import Request
 
 WATCHDOG_TURNS = 20
+ABORTED_COLUMNS = 4
+"""Of requests that left without their answer: number, generated tokens, when, and whether it failed."""
 _ROW_BYTES = 8 * len(REQUEST_COLUMNS)
 
 Segments = tuple[tuple[TokenTimes, int, int], ...]
@@ -39,7 +41,7 @@ Segments = tuple[tuple[TokenTimes, int, int], ...]
 
 EndedRows = Callable[["NativeReplica", bytes, bytes, bytes], None]
 """Called with an instance and the requests that left it: rows of REQUEST_COLUMNS, slices of their token times (row,
-column, from, to), and rows (request, generated tokens, when) of those aborted; all int64."""
+column, from, to), and rows of ABORTED_COLUMNS of those aborted; all int64."""
 
 
 class NativeReplica:
@@ -55,6 +57,7 @@ class NativeReplica:
         sinks: Sequence[TurnSink],
         on_end: EndedRows,
         shared: dict[tuple[int, ...], Any],
+        connected: Mapping[str, bool] | None = None,
     ) -> None:
         spec = built.spec
         self.index = spec.index
@@ -69,7 +72,8 @@ class NativeReplica:
         self._requests: dict[int, Request] = {}
         self._width = len(TURN_COLUMNS) + 3 * spec.pp_size
         self._costs = NativeCosts(core, built.cost, shared)
-        self.engine = core.Engine(self._costs.tables, _settings(built, options, keeps_turns=bool(sinks)))
+        settings = _settings(built, options, connected or {}, keeps_turns=bool(sinks))
+        self.engine = core.Engine(self._costs.tables, settings)
 
     # --- what a router may see --------------------------------------------------------------------------------
 
@@ -108,7 +112,6 @@ class NativeReplica:
 
     def deliver(self, state: RequestState, by: int = -1) -> None:
         """See :class:`~penstock.engine.instance.Instance`."""
-        del by
         request = state.request
         self.engine.deliver(
             request.index,
@@ -119,9 +122,9 @@ class NativeReplica:
             request.priority,
             _ids(request.input_ids),
             _ids(request.output_ids),
+            by,
         )
-        if self.stops_on_end:
-            self._requests[request.index] = request
+        self.remember(state)
         self.next_ns = self.engine.next_ns()
 
     def deliver_all(self, columns: Sequence[Int64Array], way_in_ns: int) -> None:
@@ -151,7 +154,7 @@ class NativeReplica:
         """
         stopped = self.engine.run_until(self, limit_ns, self.stops_on_end)
         self.stand()
-        self._hand_over()
+        self.hand_over()
         if stopped == _WITHOUT_PROGRESS:
             raise self.stuck()
 
@@ -165,14 +168,21 @@ class NativeReplica:
         self.stand()
         if taken is None:
             return
-        self._hand_over()
+        self.hand_over()
         first_turn, cells = taken
         values = np.frombuffer(cells, dtype=np.int64).reshape(-1, self._width)
         chunk = TurnChunk(self.index, self._built.spec.pp_size, first_turn, values)
         for sink in self._sinks:
             sink.accept(chunk)
 
-    def _hand_over(self) -> None:
+    def expect(self, at_ns: int, by: int = -1) -> None:
+        """See :class:`~penstock.engine.instance.Instance`: it waits for nobody."""
+
+    def catch_up(self, now: int) -> None:
+        """See :class:`~penstock.engine.instance.Instance`: it leaves no turns out."""
+
+    def hand_over(self) -> None:
+        """Tell of requests that have left."""
         ended = self.engine.take_ended()
         if ended is not None:
             self._on_end(self, *ended)
@@ -180,6 +190,11 @@ class NativeReplica:
     def stand(self) -> None:
         """Others have let the engine act: say when it acts next."""
         self.next_ns = self.engine.next_ns()
+
+    def prompts(self) -> tuple[bool, bool, bool, int, int]:
+        """See :class:`~penstock.engine.lookahead.Prompts`."""
+        has_any, is_idle, can_try, now_ns, sampled_ns = self.engine.prompts()
+        return bool(has_any), bool(is_idle), bool(can_try), now_ns, sampled_ns
 
     def stuck(self) -> NoProgressError:
         """That it has work which can never run."""
@@ -191,6 +206,11 @@ class NativeReplica:
             f"{self.usable_blocks} KV blocks free; first in line is request {index} with "
             f"{tokens} tokens ({-(-tokens // self.options.block_size)} blocks)"
         )
+
+    def remember(self, state: RequestState) -> None:
+        """A request comes, of whose end somebody may have to hear."""
+        if self.stops_on_end:
+            self._requests[state.request.index] = state.request
 
     def request(self, index: int) -> Request:
         """One that was sent here while it ``stops_on_end``."""
@@ -267,14 +287,21 @@ def _ids(ids: array[int] | None) -> array[int] | None:
     return array("i", np.array(ids).astype(np.int32).tobytes())
 
 
-def _settings(built: BuiltInstance, options: RunOptions, *, keeps_turns: bool) -> dict[str, Any]:
+_CONNECTED = ("writes_blocks", "must_deliver", "calls_back", "watches_prefills", "naps")
+"""What the core has to know of a KV connector and its workers, if there are such."""
+
+
+def _settings(
+    built: BuiltInstance, options: RunOptions, connected: Mapping[str, bool], *, keeps_turns: bool
+) -> dict[str, Any]:
     spec = built.spec
     own, overhead = spec.scheduler, spec.overhead
     blocks = built.deployment.memory.num_gpu_blocks
     between = calls_between_tokens(own, spec.pp_size)
     way = 0
     if own.async_scheduling:
-        way = 1 if own.max_in_flight <= 2 * between and not options.exact_only else 2
+        in_cohorts = own.max_in_flight <= 2 * between and not options.exact_only and not connected
+        way = 1 if in_cohorts else 2
     return {
         "index": spec.index,
         "scheduler": way,
@@ -303,6 +330,8 @@ def _settings(built: BuiltInstance, options: RunOptions, *, keeps_turns: bool) -
         "blocking_sends": spec.blocking_sends,
         "keeps_turns": keeps_turns,
         "pp_size": spec.pp_size,
+        "connected": bool(connected),
+        **{name: connected.get(name, False) for name in _CONNECTED},
         **_policy_settings(built, own),
     }
 

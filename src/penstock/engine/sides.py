@@ -23,7 +23,7 @@ def vllm_scheduler(replica: Replica) -> VllmScheduler | None:
 class Side:
     """``instances`` of one role, in the order of the cluster. ``where`` names the option that chose ``router``."""
 
-    def __init__(self, instances: Sequence[Replica], router: Router, where: str) -> None:
+    def __init__(self, instances: Sequence[Instance], router: Router, where: str) -> None:
         self.instances = list(instances)
         self._router = router
         self._where = where
@@ -51,12 +51,19 @@ class Side:
     def hit_tokens(self, index: int, request: Request) -> int:
         """How much of the prompt is in an instance's prefix cache now; 0 where its scheduler is not vLLM's."""
         replica = self.instances[self._place[index]]
-        scheduler = vllm_scheduler(replica)
+        scheduler = vllm_scheduler(replica) if isinstance(replica, Replica) else None
         if scheduler is None:
             return 0
         state = RequestState(request, replica.options.max_model_len)
         found = scheduler.kv.find_prefix(state)
         return 0 if found is None else scheduler.kv.count_found(state, found)[0] * scheduler.kv.block_size
+
+    def replace(self, instance: Instance) -> None:
+        """Let ``instance`` take the place of the one of its number, which has not acted; nothing happens if that is not
+        of this side."""
+        place = self._place.get(instance.index)
+        if place is not None:
+            self.instances[place] = instance
 
     def refresh(self, replica: Instance) -> None:
         """A replica may stand otherwise than before; nothing happens if it is not of this side."""
