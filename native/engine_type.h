@@ -39,8 +39,9 @@ class PythonHost final : public Host, public Callee {
   int64_t limit_ns() override {
     if (!was_called) return NEVER;
     was_called = false;
-    const Ref answer(PyObject_CallMethod(host, "limit_ns", nullptr));
-    return to_int(answer.get());
+    const Ref agenda(PyObject_GetAttrString(host, "agenda"));
+    const Ref limit(PyObject_GetAttrString(agenda.get(), "limit_ns"));
+    return to_int(limit.get());
   }
 };
 
@@ -207,7 +208,7 @@ inline PyObject* deliver_all(PyObject* self, PyObject* arguments) {
   });
 }
 
-// run_until(host, limit_ns, stops_on_end): 0 up to there, 1 up to the end of a request, 2 there is no progress.
+// run_until(host, limit_ns, stops_on_end): when it acts next, -1 if it does not, -2 if there is no progress.
 inline PyObject* run_until(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
     PyObject* host;
@@ -217,11 +218,12 @@ inline PyObject* run_until(PyObject* self, PyObject* arguments) {
     EngineObject* object = reinterpret_cast<EngineObject*>(self);
     object->host->host = host;
     object->host->was_called = false;
-    if (object->host->connector) object->host->connector->begin();
     object->replica->stops_on_end = stops_on_end != 0;
     const Stopped stopped = object->replica->run_until(limit_ns);
     object->host->host = nullptr;
-    return PyLong_FromLong(static_cast<long>(stopped));
+    if (stopped == Stopped::WITHOUT_PROGRESS) return PyLong_FromLong(-2);
+    const int64_t next_ns = object->replica->next_ns;
+    return PyLong_FromLongLong(next_ns == NEVER ? -1 : next_ns);
   });
 }
 
@@ -393,7 +395,9 @@ inline PyObject* expect(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
     long long at_ns, by;
     if (!PyArg_ParseTuple(arguments, "LL", &at_ns, &by)) return nullptr;
-    Replica& replica = replica_of(self);
+    EngineObject* object = reinterpret_cast<EngineObject*>(self);
+    Replica& replica = *object->replica;
+    if (object->host->connector) object->host->connector->touch();
     replica.expect(at_ns, by);
     return PyBool_FromLong(replica.is_napping());
   });

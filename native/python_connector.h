@@ -30,8 +30,8 @@ class PythonConnector final : public Connector {
         watches_prefills_(options.watches_prefills),
         width_(static_cast<size_t>(3 * pp_size)) {}
 
-  // Others may have changed what is to be done.
-  void begin() { is_stale_ = true; }
+  // Others have changed what is to be done.
+  void touch() { is_stale_ = true; }
 
   void added(Request* state) override {
     known_[state->index] = state;
@@ -45,8 +45,9 @@ class PythonConnector final : public Connector {
   }
 
   Match matched_tokens(Request* state, int64_t computed) override {
-    const Ref answer(call_for("matched_tokens", "LL", static_cast<long long>(state->index),
-                              static_cast<long long>(computed)));
+    callee_.was_called = true;
+    const Ref answer(PyObject_CallMethod(callee_.host, "matched_tokens", "LL", static_cast<long long>(state->index),
+                                         static_cast<long long>(computed)));
     Match match;
     match.is_known = answer.get() != Py_None;
     if (!match.is_known) return match;
@@ -84,7 +85,8 @@ class PythonConnector final : public Connector {
   }
 
   void sent(const Step& step, int64_t now, const int64_t* times) override {
-    const bool is_quiet = now < quiet_until_ns() && (step.chunks.empty() || !watches_prefills_);
+    stand();
+    const bool is_quiet = now < tells_nothing_until_ && (step.chunks.empty() || !watches_prefills_);
     if (!is_quiet) bring_up_to_date();
     times_.insert(times_.end(), times, times + width_);
     ++in_flight_;
@@ -133,7 +135,7 @@ class PythonConnector final : public Connector {
   std::unordered_map<int64_t, Request*> known_;
   // What the connector and the workers said last, unless they were called since.
   bool is_stale_ = true, has_work_ = false;
-  int64_t quiet_until_ = 0;
+  int64_t tells_nothing_until_ = 0, quiet_until_ = 0;
   // Steps in flight, the oldest `told_` of which the workers were told of; the times of all. Whether a step that they
   // were told of has come back without a word.
   int64_t in_flight_ = 0, told_ = 0;
@@ -158,11 +160,12 @@ class PythonConnector final : public Connector {
   void stand() {
     if (!is_stale_) return;
     const Ref answer(PyObject_CallMethod(callee_.host, "stands_for_kv", nullptr));
-    int64_t values[2] = {0, 0};
+    int64_t values[3] = {0, 0, 0};
     size_t place = 0;
     each_item(answer.get(), [&](PyObject* value) { values[place++] = to_int(value); });
-    quiet_until_ = values[0];
-    has_work_ = values[1] != 0;
+    tells_nothing_until_ = values[0];
+    quiet_until_ = values[1];
+    has_work_ = values[2] != 0;
     is_stale_ = false;
   }
 

@@ -77,7 +77,7 @@ class Lookahead:
 def prompts_of(instance: Instance) -> Prompts:
     """How an instance stands with its prompts."""
     if isinstance(instance, NativeReplica):
-        return Prompts(*instance.prompts())
+        return Prompts(*instance.engine.prompts())
     assert isinstance(instance, Replica)
     status = instance.scheduler.status()
     scheduler = vllm_scheduler(instance)

@@ -71,7 +71,7 @@ class ConnectedReplica(NativeReplica):
                 "naps": built.spec.scheduler.engine_idle_sleep_ns > 0 and not options.exact_only,
             },
         )
-        self._agenda = agenda
+        self.agenda = agenda
         self._on_state_end = on_end
         self._stages = range(built.spec.pp_size)
         self._states: dict[int, RequestState] = {}
@@ -96,7 +96,15 @@ class ConnectedReplica(NativeReplica):
         if self.engine.expect(at_ns, by):
             self.stand()
             if self.next_ns is not None:
-                self._agenda.wake(self, self.next_ns)
+                self.agenda.wake(self, self.next_ns)
+
+    def run_until(self, limit_ns: int) -> None:
+        """See :class:`~penstock.engine.instance.Instance`. Who has left was told at once.
+
+        Raises:
+            NoProgressError: as the one of all instances in machine code.
+        """
+        self.act(limit_ns)
 
     def catch_up(self, now: int) -> None:
         """See :meth:`~penstock.engine.replica.Replica.catch_up`."""
@@ -114,17 +122,14 @@ class ConnectedReplica(NativeReplica):
 
     # --- what the core calls while it runs --------------------------------------------------------------------
 
-    def limit_ns(self) -> int:
-        """Until when nobody else acts."""
-        return self._agenda.limit_ns
-
-    def stands_for_kv(self) -> tuple[int, bool]:
-        """Until when neither connector nor workers have anything to do, and whether the engine has to go on for
-        them."""
-        until_ns = self._connector.quiet_until_ns()
-        if until_ns:
-            until_ns = min(until_ns, self._workers.quiet_until_ns())
-        return until_ns, self._connector.has_work()
+    def stands_for_kv(self) -> tuple[int, int, bool]:
+        """Until when there is nothing to tell the workers, until when these have not seen anything either, and whether
+        the engine has to go on for the connector."""
+        tells_ns = self._connector.quiet_until_ns()
+        looks_ns = self._workers.quiet_until_ns() if tells_ns else 0
+        if looks_ns < tells_ns:
+            return tells_ns if looks_ns else 0, looks_ns, self._connector.has_work()
+        return tells_ns, tells_ns, self._connector.has_work()
 
     def added(self, index: int) -> None:
         """See :class:`~penstock.scheduler.kv_connector.KVConnector`."""

@@ -152,10 +152,15 @@ class NativeReplica:
         Raises:
             NoProgressError: unfinished requests, nothing in flight, and turn after turn schedules nothing.
         """
-        stopped = self.engine.run_until(self, limit_ns, self.stops_on_end)
-        self.stand()
+        self.act(limit_ns)
         self.hand_over()
-        if stopped == _WITHOUT_PROGRESS:
+
+    def act(self, limit_ns: int) -> None:
+        """As :meth:`run_until`, but for what became of requests."""
+        next_ns = self.engine.run_until(self, limit_ns, self.stops_on_end)
+        self.next_ns = None if next_ns < 0 else next_ns
+        if next_ns == _WITHOUT_PROGRESS:
+            self.hand_over()
             raise self.stuck()
 
     def stage_ns(self, *load: int) -> Sequence[int] | None:
@@ -191,10 +196,10 @@ class NativeReplica:
         """Others have let the engine act: say when it acts next."""
         self.next_ns = self.engine.next_ns()
 
-    def prompts(self) -> tuple[bool, bool, bool, int, int]:
-        """See :class:`~penstock.engine.lookahead.Prompts`."""
-        has_any, is_idle, can_try, now_ns, sampled_ns = self.engine.prompts()
-        return bool(has_any), bool(is_idle), bool(can_try), now_ns, sampled_ns
+    def figures(self) -> tuple[int, int, int]:
+        """Requests running and waiting, and outstanding tokens."""
+        _, _, running, waiting, arriving, outstanding_tokens, _ = self.engine.stands()
+        return running, waiting + arriving, outstanding_tokens
 
     def stuck(self) -> NoProgressError:
         """That it has work which can never run."""
@@ -277,7 +282,7 @@ def segments_of(engines: Sequence[Any], times: bytes) -> list[Segments]:
     return [tuple(slices) for slices in found]
 
 
-_WITHOUT_PROGRESS = 2
+_WITHOUT_PROGRESS = -2
 
 
 def _ids(ids: array[int] | None) -> array[int] | None:

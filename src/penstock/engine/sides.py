@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from penstock.engine.fleet import Fleet, watch
 from penstock.engine.instance import Instance
+from penstock.engine.native_replica import NativeReplica
 from penstock.engine.replica import Replica
 from penstock.engine.router import Router
 from penstock.errors import Problem, UserError
@@ -69,4 +70,7 @@ class Side:
         """A replica may stand otherwise than before; nothing happens if it is not of this side."""
         place = self._place.get(replica.index)
         if place is not None:
-            self._columns.refresh(place, replica)
+            if isinstance(replica, NativeReplica):
+                self._columns.set(place, *replica.figures())
+            else:
+                self._columns.refresh(place, replica)
