@@ -228,8 +228,8 @@ inline PyObject* run_until(PyObject* self, PyObject* arguments) {
 }
 
 // Columns of take_ended(): REQUEST_COLUMNS of penstock/recording/records.py; of the slices of token times (row, column,
-// from, to); and of those aborted (request, generated tokens, when, whether it failed).
-constexpr size_t ENDED_COLUMNS = 10, SEGMENT_COLUMNS = 4, ABORTED_COLUMNS = 4;
+// from, to); and of those aborted (request, generated tokens, when).
+constexpr size_t ENDED_COLUMNS = 10, SEGMENT_COLUMNS = 4, ABORTED_COLUMNS = 3;
 
 template <size_t columns>
 void add_row(std::vector<int64_t>& rows, const int64_t (&values)[columns]) {
@@ -246,8 +246,8 @@ struct EndedRows {
     for (const Ended& one : replica.ended) {
       Request* state = one.state;
       const int64_t generated = state->num_tokens - state->input_tokens;
-      if (state->is_aborted || state->is_failed) {
-        const int64_t values[ABORTED_COLUMNS] = {state->index, generated, one.at_ns, state->is_failed};
+      if (state->is_aborted) {
+        const int64_t values[ABORTED_COLUMNS] = {state->index, generated, one.at_ns};
         add_row(aborted, values);
       } else {
         const int64_t row = static_cast<int64_t>(rows.size() / ENDED_COLUMNS);
@@ -279,6 +279,33 @@ inline PyObject* take_ended(PyObject* self, PyObject*) {
     return Py_BuildValue("NNN", to_bytes(found.rows.data(), found.rows.size()),
                          to_bytes(found.segments.data(), found.segments.size()),
                          to_bytes(found.aborted.data(), found.aborted.size()));
+  });
+}
+
+// take_left(): the same, each a tuple: its number, generated tokens, when it left, how (0 finished, 1 aborted, 2 failed),
+// when it was first scheduled and had its first token (-1: never), preemptions, cached tokens, and the slices of its token
+// times, three numbers each.
+inline PyObject* take_left(PyObject* self, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    Replica& replica = replica_of(self);
+    Ref list(PyList_New(0));
+    std::vector<int64_t> values;
+    for (const Ended& one : replica.ended) {
+      Request* state = one.state;
+      values = {state->index,           state->num_tokens - state->input_tokens,
+                one.at_ns,              outcome_of(*state),
+                state->first_scheduled_ns, state->first_token_ns,
+                state->preemptions,     state->cached_tokens};
+      for (const Segment& segment : state->segments) {
+        values.insert(values.end(), {segment.times, segment.start, segment.stop});
+      }
+      const Ref left(to_tuple(values));
+      if (PyList_Append(list.get(), left.get()) < 0) throw PythonError();
+      replica.let_go_of(state);
+    }
+    replica.ended.clear();
+    replica.rest();
+    return list.release();
   });
 }
 
@@ -460,6 +487,7 @@ inline PyMethodDef ENGINE_METHODS[] = {
     {"deliver_all", deliver_all, METH_VARARGS, nullptr},
     {"run_until", run_until, METH_VARARGS, nullptr},
     {"take_ended", take_ended, METH_NOARGS, nullptr},
+    {"take_left", take_left, METH_NOARGS, nullptr},
     {"token_times", token_times, METH_VARARGS, nullptr},
     {"take_turns", take_turns, METH_NOARGS, nullptr},
     {"stands", stands, METH_NOARGS, nullptr},

@@ -17,6 +17,9 @@ struct Callee {
   bool was_called = false;
 };
 
+// How a request left: 0 finished, 1 aborted, 2 failed.
+inline int outcome_of(const Request& state) { return state.is_failed ? 2 : state.is_aborted ? 1 : 0; }
+
 struct ConnectorOptions {
   bool writes_blocks, must_deliver, calls_back, watches_prefills;
 };
@@ -28,7 +31,7 @@ class PythonConnector final : public Connector {
         callee_(callee),
         calls_back_(options.calls_back),
         watches_prefills_(options.watches_prefills),
-        width_(static_cast<size_t>(3 * pp_size)) {}
+        width_(3 * pp_size) {}
 
   // Others have changed what is to be done.
   void touch() { is_stale_ = true; }
@@ -66,8 +69,7 @@ class PythonConnector final : public Connector {
   }
 
   bool finished(Request* state, int64_t now) override {
-    const int outcome = state->is_failed ? 2 : state->is_aborted ? 1 : 0;
-    const Ref answer(call_for("finished", "LiL", static_cast<long long>(state->index), outcome,
+    const Ref answer(call_for("finished", "LiL", static_cast<long long>(state->index), outcome_of(*state),
                               static_cast<long long>(now)));
     if (answer.get() == Py_True) return true;
     known_.erase(state->index);
@@ -87,11 +89,8 @@ class PythonConnector final : public Connector {
   void sent(const Step& step, int64_t now, const int64_t* times) override {
     stand();
     const bool is_quiet = now < tells_nothing_until_ && (step.chunks.empty() || !watches_prefills_);
-    if (!is_quiet) bring_up_to_date();
     times_.insert(times_.end(), times, times + width_);
-    ++in_flight_;
     if (is_quiet) return;
-    told_ = in_flight_;
     Ref chunks(watches_prefills_ ? PyList_New(0) : none());
     if (watches_prefills_) {
       for (const Chunk& chunk : step.chunks) {
@@ -109,10 +108,9 @@ class PythonConnector final : public Connector {
       forget_oldest();
       return false;
     }
-    bring_up_to_date();
+    const Ref times(to_tuple(std::vector<int64_t>(times_.begin(), times_.begin() + width_)));
     forget_oldest();
-    is_behind_ = false;
-    const Ref answer(call_for("came_back", "L", static_cast<long long>(at)));
+    const Ref answer(call_for("came_back", "LO", static_cast<long long>(at), times.get()));
     if (answer.get() == Py_None) return false;
     size_t place = 0;
     std::vector<Request*>* const lists[] = {&report.loaded, &report.discarded, &report.first_tokens,
@@ -123,23 +121,19 @@ class PythonConnector final : public Connector {
   }
 
   void passed_by(int64_t now) override {
-    times_.insert(times_.end(), width_, now);
-    ++in_flight_;
+    times_.insert(times_.end(), static_cast<size_t>(width_), now);
     forget_oldest();
   }
 
  private:
   Callee& callee_;
   const bool calls_back_, watches_prefills_;
-  const size_t width_;
+  const int64_t width_;
   std::unordered_map<int64_t, Request*> known_;
   // What the connector and the workers said last, unless they were called since.
   bool is_stale_ = true, has_work_ = false;
   int64_t tells_nothing_until_ = 0, quiet_until_ = 0;
-  // Steps in flight, the oldest `told_` of which the workers were told of; the times of all. Whether a step that they
-  // were told of has come back without a word.
-  int64_t in_flight_ = 0, told_ = 0;
-  bool is_behind_ = false;
+  // Of the steps in flight, oldest first.
   std::deque<int64_t> times_;
 
   template <class... Arguments>
@@ -174,28 +168,7 @@ class PythonConnector final : public Connector {
   }
 
   // The oldest step is back.
-  void forget_oldest() {
-    times_.erase(times_.begin(), times_.begin() + static_cast<int64_t>(width_));
-    --in_flight_;
-    if (told_) {
-      --told_;
-      is_behind_ = true;
-    }
-  }
-
-  // Tell the workers of the steps that went by in a quiet time.
-  void bring_up_to_date() {
-    if (told_ == in_flight_ && !is_behind_) return;
-    const Ref steps(PyList_New(0));
-    for (int64_t step = told_; step < in_flight_; ++step) {
-      const auto begin = times_.begin() + step * static_cast<int64_t>(width_);
-      const Ref times(to_tuple(std::vector<int64_t>(begin, begin + static_cast<int64_t>(width_))));
-      if (PyList_Append(steps.get(), times.get()) < 0) throw PythonError();
-    }
-    call("went_by", "LO", static_cast<long long>(told_), steps.get());
-    told_ = in_flight_;
-    is_behind_ = false;
-  }
+  void forget_oldest() { times_.erase(times_.begin(), times_.begin() + width_); }
 };
 
 }  // namespace penstock

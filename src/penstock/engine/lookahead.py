@@ -8,7 +8,6 @@ prefill instances have in flight.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 from penstock.engine.instance import Instance
 from penstock.engine.kernel import Actor
@@ -17,18 +16,6 @@ from penstock.engine.replica import Replica
 from penstock.engine.sides import vllm_scheduler
 from penstock.scheduler.step import UNKNOWN_NS
 from penstock.units import NEVER_NS
-
-
-class Prompts(NamedTuple):
-    """Whether an instance has requests, waits for something to come, and has somebody to try then; what time it is
-    there; and before when no step that samples is back: the oldest in flight, or one that is still to come, which
-    leaves the last stage behind those. 0: that is not known."""
-
-    has_any: bool
-    is_idle: bool
-    can_try: bool
-    now_ns: int
-    sampled_ns: int
 
 
 class Lookahead:
@@ -59,29 +46,31 @@ class Lookahead:
 
     def _earliest_answer_ns(self, instance: Instance, actor: Actor) -> int:
         """Before when no prompt is computed for ``actor``."""
-        prompts = prompts_of(instance)
-        if not prompts.has_any:
+        has_any, is_idle, can_try, now_ns, sampled_ns = prompts_of(instance)
+        if not has_any:
             return NEVER_NS
         next_ns = instance.next_ns
-        if prompts.is_idle:
+        if is_idle:
             # Whoever gives it back a prompt's blocks may let it go on with the next; what nobody has called for yet is
             # called for by the instance that will get it.
             next_ns = NEVER_NS if next_ns is None else next_ns
-            if prompts.can_try:
+            if can_try:
                 others = (one.next_ns for one in self._decode if one is not actor)
                 next_ns = min(next_ns, min((one for one in others if one is not None), default=NEVER_NS))
-            return max(next_ns, prompts.now_ns)
-        return prompts.sampled_ns
+            return max(next_ns, now_ns)
+        return sampled_ns
 
 
-def prompts_of(instance: Instance) -> Prompts:
-    """How an instance stands with its prompts."""
+def prompts_of(instance: Instance) -> tuple[int, int, int, int, int]:
+    """Whether an instance has requests, waits for something to come, and has somebody to try then; what time it is
+    there; and before when no step that samples is back: the oldest in flight, or one that is still to come, which
+    leaves the last stage behind those. 0: that is not known."""
     if isinstance(instance, NativeReplica):
-        return Prompts(*instance.engine.prompts())
+        return instance.engine.prompts()
     assert isinstance(instance, Replica)
     status = instance.scheduler.status()
     scheduler = vllm_scheduler(instance)
-    return Prompts(
+    return (
         bool(status.running or status.waiting or instance.inbox),
         instance.is_idle,
         scheduler is None or bool(scheduler.waiting),

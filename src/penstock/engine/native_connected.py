@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from penstock.engine.build import BuiltInstance
 from penstock.engine.kernel import Agenda
-from penstock.engine.native_replica import ABORTED_COLUMNS, NativeReplica
+from penstock.engine.native_replica import NativeReplica, NativeTimes
 from penstock.engine.replica import Replica
 from penstock.engine.sides import vllm_scheduler
 from penstock.engine.totals import with_workers
 from penstock.kv_transfer.push import PushReceiver, PushSender
 from penstock.kv_transfer.step_workers import StepWorkers
-from penstock.recording.records import REQUEST_COLUMNS, InstanceTotals, TurnSink
+from penstock.recording.records import InstanceTotals, TurnSink
 from penstock.scheduler.kv_connector import UNTIL_CALLED, CallsBack, TransferReport
-from penstock.scheduler.request_state import Outcome, RequestState
+from penstock.scheduler.request_state import Outcome, RequestState, Segment
 from penstock.scheduler.step import Step
 from penstock.spec.options import RunOptions
 from penstock.workload.request import Request
@@ -73,6 +71,7 @@ class ConnectedReplica(NativeReplica):
         )
         self.agenda = agenda
         self._on_state_end = on_end
+        self._keeps_times = options.keep_token_times
         self._stages = range(built.spec.pp_size)
         self._states: dict[int, RequestState] = {}
         self._step = Step()
@@ -182,12 +181,10 @@ class ConnectedReplica(NativeReplica):
         for stage in self._stages:
             self._workers.started(step, stage, times[3 * stage + 1], times[3 * stage + 2])
 
-    def went_by(self, older: int, times: list[tuple[int, ...]]) -> None:
-        """See :class:`~penstock.kv_transfer.step_workers.StepWorkers`."""
-        self._workers.went_by(older, times)
-
-    def came_back(self, at_ns: int) -> tuple[list[int], ...] | None:
-        """The oldest step is back: a :class:`~penstock.scheduler.kv_connector.TransferReport`, member by member."""
+    def came_back(self, at_ns: int, times: tuple[int, ...]) -> tuple[list[int], ...] | None:
+        """The oldest step is back, which the workers may not have been told of, with its ``times``. Returns a
+        :class:`~penstock.scheduler.kv_connector.TransferReport`, member by member."""
+        self._workers.went_by(0, (times,))
         if self._sender is not None:
             self._sender.reported_steps = self.engine.returned() - 1
         self._workers.collect(at_ns)
@@ -196,26 +193,23 @@ class ConnectedReplica(NativeReplica):
 
     def hand_over(self) -> None:
         """Requests have left."""
-        ended = self.engine.take_ended()
-        if ended is None:
-            return
-        rows, times, aborted = ended
-        segments = self.segments(rows, times)
-        found = np.frombuffer(rows, dtype=np.int64).reshape(-1, len(REQUEST_COLUMNS)).tolist()
-        for row, slices in zip(found, segments, strict=True):
-            index, _, inputs, outputs, _, scheduled_ns, token_ns, at_ns, preemptions, cached = row
+        for index, generated, at_ns, outcome, scheduled_ns, token_ns, preemptions, cached, *slices in (
+            self.engine.take_left()
+        ):
             state = self._states.pop(index)
-            state.num_tokens = inputs + outputs
+            state.outcome = _OUTCOMES[outcome]
+            state.num_tokens = state.request.input_tokens + generated
             state.first_scheduled_ns = None if scheduled_ns < 0 else scheduled_ns
             state.first_token_ns = None if token_ns < 0 else token_ns
             state.preemptions = preemptions
             state.cached_tokens = cached
-            state.segments = list(slices)
+            if slices and self._keeps_times:
+                state.segments = self._segments(slices)
             self._on_state_end(self, state, at_ns)
-        for index, generated, at_ns, _ in np.frombuffer(aborted, dtype=np.int64).reshape(-1, ABORTED_COLUMNS).tolist():
-            state = self._states.pop(index)
-            state.num_tokens = state.request.input_tokens + generated
-            self._on_state_end(self, state, at_ns)
+
+    def _segments(self, slices: list[int]) -> list[Segment]:
+        columns = (NativeTimes(self.engine, column) for column in slices[::3])
+        return [*zip(columns, slices[1::3], slices[2::3], strict=True)]
 
     def totals(self) -> InstanceTotals:
         """See :class:`~penstock.engine.native_replica.NativeReplica`."""

@@ -32,8 +32,6 @@ from penstock.units import Int64Array
 from penstock.workload.request import Request
 
 WATCHDOG_TURNS = 20
-ABORTED_COLUMNS = 4
-"""Of requests that left without their answer: number, generated tokens, when, and whether it failed."""
 _ROW_BYTES = 8 * len(REQUEST_COLUMNS)
 
 Segments = tuple[tuple[TokenTimes, int, int], ...]
@@ -41,7 +39,7 @@ Segments = tuple[tuple[TokenTimes, int, int], ...]
 
 EndedRows = Callable[["NativeReplica", bytes, bytes, bytes], None]
 """Called with an instance and the requests that left it: rows of REQUEST_COLUMNS, slices of their token times (row,
-column, from, to), and rows of ABORTED_COLUMNS of those aborted; all int64."""
+column, from, to), and rows (request, generated tokens, when) of those aborted; all int64."""
 
 
 class NativeReplica:

@@ -22,11 +22,13 @@ def vllm_scheduler(replica: Replica) -> VllmScheduler | None:
 
 
 class Side:
-    """``instances`` of one role, in the order of the cluster. ``where`` names the option that chose ``router``."""
+    """``instances`` of one role, in the order of the cluster. ``where`` names the option that chose ``router``.
+    ``moved`` are those that have acted or got a request since somebody looked."""
 
     def __init__(self, instances: Sequence[Instance], router: Router, where: str) -> None:
         self.instances = list(instances)
         self._router = router
+        self.moved: dict[Instance, None] = {}
         self._where = where
         self._place = {replica.index: place for place, replica in enumerate(instances)}
         self._fleet, self._columns = watch(self.instances)
@@ -39,6 +41,7 @@ class Side:
         """
         if len(self.instances) == 1:
             return self.instances[0].index
+        self.look()
         place = self._router.route(request, self._fleet)[0]
         if not 0 <= place < len(self.instances):
             raise UserError([Problem(self._where, f"returned instance {place} of {len(self.instances)}")])
@@ -60,17 +63,15 @@ class Side:
         return 0 if found is None else scheduler.kv.count_found(state, found)[0] * scheduler.kv.block_size
 
     def replace(self, instance: Instance) -> None:
-        """Let ``instance`` take the place of the one of its number, which has not acted; nothing happens if that is not
-        of this side."""
-        place = self._place.get(instance.index)
-        if place is not None:
-            self.instances[place] = instance
+        """Let ``instance`` take the place of the one of its number, which has not acted."""
+        self.instances[self._place[instance.index]] = instance
 
-    def refresh(self, replica: Instance) -> None:
-        """A replica may stand otherwise than before; nothing happens if it is not of this side."""
-        place = self._place.get(replica.index)
-        if place is not None:
-            if isinstance(replica, NativeReplica):
-                self._columns.set(place, *replica.figures())
+    def look(self) -> None:
+        """See how those stand that have moved."""
+        for one in self.moved:
+            place = self._place[one.index]
+            if isinstance(one, NativeReplica):
+                self._columns.set(place, *one.figures())
             else:
-                self._columns.refresh(place, replica)
+                self._columns.refresh(place, one)
+        self.moved.clear()

@@ -20,7 +20,7 @@ from penstock.engine.lockstep_build import LockstepGroups
 from penstock.engine.models import cluster_router, model_mistake, model_problems
 from penstock.engine.native import reason_against
 from penstock.engine.native_fleet import NativeFleet, can_all_run
-from penstock.engine.native_replica import ABORTED_COLUMNS, NativeReplica
+from penstock.engine.native_replica import NativeReplica
 from penstock.engine.native_run import serve_at_once
 from penstock.engine.observer import Observer, StepObservers, view_of_request
 from penstock.engine.outcomes import Outcomes
@@ -382,7 +382,7 @@ class Simulation:
         """Requests have left an instance that the core serves; see :data:`EndedRows`."""
         segments = one.segments(rows, times) if self.options.keep_token_times else ()
         self._outcomes.finished_rows(rows, segments, self._way_in_ns[one.index])
-        for request, generated, at_ns, _ in np.frombuffer(aborted, dtype=np.int64).reshape(-1, ABORTED_COLUMNS).tolist():
+        for request, generated, at_ns in np.frombuffer(aborted, dtype=np.int64).reshape(-1, 3).tolist():
             self._outcomes.left(one.index, one.request(request), at_ns, generated)
             self._arrivals.ended(one.forget(request), at_ns)
         if self._reacts:
