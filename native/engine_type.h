@@ -282,9 +282,9 @@ inline PyObject* take_ended(PyObject* self, PyObject*) {
   });
 }
 
-// take_left(): the same, each a tuple: its number, generated tokens, when it left, how (0 finished, 1 aborted, 2 failed),
-// when it was first scheduled and had its first token (-1: never), preemptions, cached tokens, and the slices of its token
-// times, three numbers each.
+// take_left(): the same, each a tuple: its number, generated tokens, when it left, how (see outcome_of()), when it was
+// first scheduled and had its first token (-1: never), preemptions, cached tokens, and the slices of its token times,
+// three numbers each.
 inline PyObject* take_left(PyObject* self, PyObject*) {
   return guarded([&]() -> PyObject* {
     Replica& replica = replica_of(self);

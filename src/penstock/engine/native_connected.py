@@ -59,7 +59,6 @@ class ConnectedReplica(NativeReplica):
             built,
             options=options,
             sinks=sinks,
-            on_end=self._nobody_asks_for_rows,
             shared=shared,
             connected={
                 "writes_blocks": connector.writes_blocks,
@@ -78,11 +77,6 @@ class ConnectedReplica(NativeReplica):
         self._sender = connector if isinstance(connector, PushSender) else None
         if isinstance(connector, PushReceiver):
             connector.scheduler = self
-
-    @staticmethod
-    def _nobody_asks_for_rows(one: NativeReplica, rows: bytes, times: bytes, aborted: bytes) -> None:
-        """Ends are told one by one."""
-        raise AssertionError
 
     # --- events -----------------------------------------------------------------------------------------------
 
@@ -193,9 +187,17 @@ class ConnectedReplica(NativeReplica):
 
     def hand_over(self) -> None:
         """Requests have left."""
-        for index, generated, at_ns, outcome, scheduled_ns, token_ns, preemptions, cached, *slices in (
-            self.engine.take_left()
-        ):
+        for (
+            index,
+            generated,
+            at_ns,
+            outcome,
+            scheduled_ns,
+            token_ns,
+            preemptions,
+            cached,
+            *slices,
+        ) in self.engine.take_left():
             state = self._states.pop(index)
             state.outcome = _OUTCOMES[outcome]
             state.num_tokens = state.request.input_tokens + generated

@@ -53,7 +53,7 @@ class NativeReplica:
         *,
         options: RunOptions,
         sinks: Sequence[TurnSink],
-        on_end: EndedRows,
+        on_end: EndedRows | None = None,
         shared: dict[tuple[int, ...], Any],
         connected: Mapping[str, bool] | None = None,
     ) -> None:
@@ -187,7 +187,7 @@ class NativeReplica:
     def hand_over(self) -> None:
         """Tell of requests that have left."""
         ended = self.engine.take_ended()
-        if ended is not None:
+        if ended is not None and self._on_end is not None:
             self._on_end(self, *ended)
 
     def stand(self) -> None:
