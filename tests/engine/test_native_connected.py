@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,7 +17,10 @@ from penstock.recording.records import RunRecord
 from penstock.spec.load import load_cluster
 from penstock.spec.options import RunOptions
 from penstock.units import NEVER_NS
+from penstock.validate.disaggregated_setup import read_setup
+from penstock.validate.recordings import read_recordings
 from penstock.workload.workload import Call, Columns, Workload
+from recorded_natively import replayed
 
 pytestmark = needs_core
 
@@ -57,6 +61,23 @@ def options(seed: int) -> RunOptions:
 def test_random_clusters_are_equal(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     spec = load_cluster(case(seed))
     assert difference(monkeypatch, spec, random_workload(seed), options(seed)) is None
+
+
+def test_the_recorded_cases_are_served_alike(monkeypatch: pytest.MonkeyPatch, shared_dir: Path) -> None:
+    unequal: list[str] = []
+    natives = 0
+    for recording in read_recordings(shared_dir / "oracle" / "vllm-0.32.0-pd"):
+        if recording.data.get("livelock"):
+            continue
+        setup = read_setup(recording)
+        python = replayed(monkeypatch, setup, native=False)
+        machine = replayed(monkeypatch, setup, native=True)
+        natives += machine.pop("natives")
+        assert python.pop("natives") == 0
+        assert python["turns"]
+        unequal += [f"{recording.case}: {name}" for name in python if python[name] != machine[name]]
+    assert natives > 100
+    assert unequal == []
 
 
 @pytest.mark.parametrize("kind", ["pull", "push"])
