@@ -140,7 +140,7 @@ class AsyncScheduler final : public Scheduler {
     note_filled();
     cohort->end(turn, finished);
     recycle(cohort);
-    finish(finished);
+    finish(finished, now);
   }
 
  private:

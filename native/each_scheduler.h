@@ -43,7 +43,7 @@ class EachScheduler final : public Scheduler {
       const int64_t need = kv.blocks_for(computed + tokens) - state->held_blocks;
       if (!make_room(step, state, need)) {
         budget_back_ = 0;
-        return -1;
+        return is_blocked_ ? budget : -1;
       }
       const bool was_partial = computed < state->num_tokens && !state->placeholders;
       grant(step, state, tokens, need);
@@ -70,6 +70,9 @@ class EachScheduler final : public Scheduler {
     state->held_blocks += need;
     state->num_computed = computed + tokens;
     Step* previous = state->latest_step;
+    const bool is_dropped = returned < state->latest_number && state->latest_number <= state->dropped_through;
+    // Its token does not count, but it is on its way all the same.
+    if (is_dropped && previous && previous->samples(state)) step->wait_for(previous);
     remember(state);
     state->latest_step = step;
     state->latest_number = step->number;
@@ -118,6 +121,7 @@ class EachScheduler final : public Scheduler {
     for (Request* state : step->sampling) {
       // It has ended with an earlier step; what was scheduled beyond is dropped.
       if (state->num_tokens == state->final_tokens || state->is_aborted) continue;
+      if (step->number <= state->dropped_through) continue;
       deliver(state, now, false);
       --state->placeholders;
       if (times.are_kept) note_time(state, now);
@@ -130,7 +134,14 @@ class EachScheduler final : public Scheduler {
         finished.push_back(state);
       }
     }
-    finish(finished);
+    finish(finished, now);
+  }
+
+  void note_time(Request* state, int64_t now) override {
+    if (state->own_times == UNSET) state->own_times = times.add();
+    std::vector<int64_t>& own = times[state->own_times];
+    own.push_back(now);
+    state->segments.assign(1, Segment{state->own_times, 0, static_cast<int64_t>(own.size())});
   }
 
  private:
@@ -141,13 +152,6 @@ class EachScheduler final : public Scheduler {
   static bool has_all_in_flight(const Request* state) {
     return state->placeholders > 0 &&
            state->num_computed + 2 - state->placeholders >= state->input_tokens + state->output_tokens;
-  }
-
-  void note_time(Request* state, int64_t now) {
-    if (state->own_times == UNSET) state->own_times = times.add();
-    std::vector<int64_t>& own = times[state->own_times];
-    own.push_back(now);
-    state->segments.assign(1, Segment{state->own_times, 0, static_cast<int64_t>(own.size())});
   }
 };
 

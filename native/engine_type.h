@@ -5,14 +5,14 @@
 
 #include "costs_type.h"
 #include "python.h"
+#include "python_connector.h"
 #include "replica.h"
 
 namespace penstock {
 
-// Python's side of a run, known only while it runs.
-class PythonHost final : public Host {
+class PythonHost final : public Host, public Callee {
  public:
-  PyObject* host = nullptr;
+  std::unique_ptr<PythonConnector> connector;
   std::function<void()> before_flush;  // of a fleet: others have ended requests before
 
   void stage_ns(const Load& load, int64_t* times) override {
@@ -29,6 +29,19 @@ class PythonHost final : public Host {
   void turns_done() override {
     if (before_flush) before_flush();
     const Ref answer(PyObject_CallMethod(host, "flush", nullptr));
+  }
+
+  void ended() override {
+    was_called = true;
+    const Ref answer(PyObject_CallMethod(host, "hand_over", nullptr));
+  }
+
+  int64_t limit_ns() override {
+    if (!was_called) return NEVER;
+    was_called = false;
+    const Ref agenda(PyObject_GetAttrString(host, "agenda"));
+    const Ref limit(PyObject_GetAttrString(agenda.get(), "limit_ns"));
+    return to_int(limit.get());
   }
 };
 
@@ -90,7 +103,19 @@ inline EngineOptions read_engine(PyObject* dict) {
   options.watchdog_turns = int_entry(dict, "watchdog_turns");
   options.blocking_sends = int_entry(dict, "blocking_sends") != 0;
   options.keeps_turns = int_entry(dict, "keeps_turns") != 0;
+  options.naps = int_entry(dict, "naps") != 0;
   return options;
+}
+
+// The connector, if there is one.
+inline std::unique_ptr<PythonConnector> read_connector(Callee& callee, PyObject* dict) {
+  if (!int_entry(dict, "connected")) return nullptr;
+  ConnectorOptions options;
+  options.writes_blocks = int_entry(dict, "writes_blocks") != 0;
+  options.must_deliver = int_entry(dict, "must_deliver") != 0;
+  options.calls_back = int_entry(dict, "calls_back") != 0;
+  options.watches_prefills = int_entry(dict, "watches_prefills") != 0;
+  return std::make_unique<PythonConnector>(callee, options, int_entry(dict, "pp_size"));
 }
 
 // Engine(costs, options)
@@ -102,14 +127,17 @@ inline PyObject* new_engine(PyTypeObject* type, PyObject* arguments, PyObject*) 
     const Policy policy = read_policy(dict);
     const EngineOptions engine = read_engine(dict);
     const int64_t way = int_entry(dict, "scheduler");
+    auto host = std::make_unique<PythonHost>();
+    host->connector = read_connector(*host, dict);
+    Connector* const connector = host->connector.get();
     std::unique_ptr<Scheduler> scheduler;
-    if (way == 0) scheduler = std::make_unique<Scheduler>(options, policy);
+    if (way == 0) scheduler = std::make_unique<Scheduler>(options, policy, connector);
     else if (way == 1) scheduler = std::make_unique<AsyncScheduler>(options, policy);
-    else scheduler = std::make_unique<EachScheduler>(options, policy);
+    else scheduler = std::make_unique<EachScheduler>(options, policy, connector);
     const auto allocate = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc));
     Ref self(allocate(type, 0));
     EngineObject* object = reinterpret_cast<EngineObject*>(self.get());
-    object->host = new PythonHost;
+    object->host = host.release();
     object->replica = new Replica(std::move(scheduler), *reinterpret_cast<CostsObject*>(costs)->costs, engine,
                                   *object->host);
     return self.release();
@@ -139,13 +167,13 @@ inline Request* make_request(Replica& replica, int64_t index, int64_t arrival_ns
   return state;
 }
 
-// deliver(index, arrival_ns, arrived_ns, input_tokens, output_tokens, priority, input_ids, output_ids)
+// deliver(index, arrival_ns, arrived_ns, input_tokens, output_tokens, priority, input_ids, output_ids, by)
 inline PyObject* deliver(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
-    long long index, arrival_ns, arrived_ns, input_tokens, output_tokens, priority;
+    long long index, arrival_ns, arrived_ns, input_tokens, output_tokens, priority, by = -1;
     PyObject *input_ids, *output_ids;
-    if (!PyArg_ParseTuple(arguments, "LLLLLLOO", &index, &arrival_ns, &arrived_ns, &input_tokens,
-                          &output_tokens, &priority, &input_ids, &output_ids)) {
+    if (!PyArg_ParseTuple(arguments, "LLLLLLOO|L", &index, &arrival_ns, &arrived_ns, &input_tokens,
+                          &output_tokens, &priority, &input_ids, &output_ids, &by)) {
       return nullptr;
     }
     const View<int32_t> input(input_ids), output(output_ids);
@@ -156,7 +184,7 @@ inline PyObject* deliver(PyObject* self, PyObject* arguments) {
       replica.scheduler->kv.make_keys(*state, input.data(), output.data(),
                                       static_cast<int64_t>(output.size()));
     }
-    replica.deliver(state);
+    replica.deliver(state, by);
     Py_RETURN_NONE;
   });
 }
@@ -180,7 +208,7 @@ inline PyObject* deliver_all(PyObject* self, PyObject* arguments) {
   });
 }
 
-// run_until(host, limit_ns, stops_on_end): 0 up to there, 1 up to the end of a request, 2 there is no progress.
+// run_until(host, limit_ns, stops_on_end): when it acts next, -1 if it does not, -2 if there is no progress.
 inline PyObject* run_until(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
     PyObject* host;
@@ -189,10 +217,13 @@ inline PyObject* run_until(PyObject* self, PyObject* arguments) {
     if (!PyArg_ParseTuple(arguments, "OLp", &host, &limit_ns, &stops_on_end)) return nullptr;
     EngineObject* object = reinterpret_cast<EngineObject*>(self);
     object->host->host = host;
+    object->host->was_called = false;
     object->replica->stops_on_end = stops_on_end != 0;
     const Stopped stopped = object->replica->run_until(limit_ns);
     object->host->host = nullptr;
-    return PyLong_FromLong(static_cast<long>(stopped));
+    if (stopped == Stopped::WITHOUT_PROGRESS) return PyLong_FromLong(-2);
+    const int64_t next_ns = object->replica->next_ns;
+    return PyLong_FromLongLong(next_ns == NEVER ? -1 : next_ns);
   });
 }
 
@@ -251,6 +282,33 @@ inline PyObject* take_ended(PyObject* self, PyObject*) {
   });
 }
 
+// take_left(): the same, each a tuple: its number, generated tokens, when it left, how (see outcome_of()), when it was
+// first scheduled and had its first token (-1: never), preemptions, cached tokens, and the slices of its token times,
+// three numbers each.
+inline PyObject* take_left(PyObject* self, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    Replica& replica = replica_of(self);
+    Ref list(PyList_New(0));
+    std::vector<int64_t> values;
+    for (const Ended& one : replica.ended) {
+      Request* state = one.state;
+      values = {state->index,           state->num_tokens - state->input_tokens,
+                one.at_ns,              outcome_of(*state),
+                state->first_scheduled_ns, state->first_token_ns,
+                state->preemptions,     state->cached_tokens};
+      for (const Segment& segment : state->segments) {
+        values.insert(values.end(), {segment.times, segment.start, segment.stop});
+      }
+      const Ref left(to_tuple(values));
+      if (PyList_Append(list.get(), left.get()) < 0) throw PythonError();
+      replica.let_go_of(state);
+    }
+    replica.ended.clear();
+    replica.rest();
+    return list.release();
+  });
+}
+
 // token_times(column, start, stop)
 inline PyObject* token_times(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
@@ -281,7 +339,7 @@ inline PyObject* stands(PyObject* self, PyObject*) {
     const Replica& replica = replica_of(self);
     const Scheduler& scheduler = *replica.scheduler;
     return to_tuple({replica.next_ns == NEVER ? -1 : replica.next_ns, replica.now_ns, scheduler.running.size(),
-                     scheduler.waiting.size(), static_cast<int64_t>(replica.inbox.size()),
+                     scheduler.count_waiting(), static_cast<int64_t>(replica.inbox.size()),
                      replica.outstanding_tokens, static_cast<int64_t>(replica.queue_length())});
   });
 }
@@ -359,6 +417,58 @@ inline PyObject* first_in_line(PyObject* self, PyObject*) {
   });
 }
 
+// expect(at_ns, by): something happens then that concerns an engine that naps; whether it does.
+inline PyObject* expect(PyObject* self, PyObject* arguments) {
+  return guarded([&]() -> PyObject* {
+    long long at_ns, by;
+    if (!PyArg_ParseTuple(arguments, "LL", &at_ns, &by)) return nullptr;
+    EngineObject* object = reinterpret_cast<EngineObject*>(self);
+    Replica& replica = *object->replica;
+    if (object->host->connector) object->host->connector->touch();
+    replica.expect(at_ns, by);
+    return PyBool_FromLong(replica.is_napping());
+  });
+}
+
+// catch_up(host, now_ns): take the turns before that which were left out.
+inline PyObject* catch_up(PyObject* self, PyObject* arguments) {
+  return guarded([&]() -> PyObject* {
+    PyObject* host;
+    long long now_ns;
+    if (!PyArg_ParseTuple(arguments, "OL", &host, &now_ns)) return nullptr;
+    EngineObject* object = reinterpret_cast<EngineObject*>(self);
+    PyObject* const before = object->host->host;
+    object->host->host = host;
+    object->replica->catch_up(now_ns);
+    object->host->host = before;
+    Py_RETURN_NONE;
+  });
+}
+
+// room_to_keep(tokens_each): in blocks.
+inline PyObject* room_to_keep(PyObject* self, PyObject* tokens_each) {
+  return guarded([&]() -> PyObject* {
+    return PyLong_FromLongLong(replica_of(self).scheduler->room_to_keep(to_int(tokens_each)));
+  });
+}
+
+// returned(): how many steps have come back.
+inline PyObject* returned(PyObject* self, PyObject*) {
+  return guarded([&]() -> PyObject* { return PyLong_FromLongLong(replica_of(self).scheduler->returned); });
+}
+
+// prompts(): whether there are requests, the engine has nothing to do by itself, whether one of them can be tried, what
+// time it is, and before when no step that samples is back.
+inline PyObject* prompts(PyObject* self, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    const Replica& replica = replica_of(self);
+    const Scheduler& scheduler = *replica.scheduler;
+    const bool has_any = !scheduler.running.empty() || scheduler.count_waiting() || !replica.inbox.empty();
+    return to_tuple({has_any, replica.is_idle(), !scheduler.waiting.empty(), replica.now_ns,
+                     replica.earliest_sample_ns()});
+  });
+}
+
 // abort(index, now_ns): the client of a request leaves; False if it is not here.
 inline PyObject* abort_request(PyObject* self, PyObject* arguments) {
   return guarded([&]() -> PyObject* {
@@ -377,6 +487,7 @@ inline PyMethodDef ENGINE_METHODS[] = {
     {"deliver_all", deliver_all, METH_VARARGS, nullptr},
     {"run_until", run_until, METH_VARARGS, nullptr},
     {"take_ended", take_ended, METH_NOARGS, nullptr},
+    {"take_left", take_left, METH_NOARGS, nullptr},
     {"token_times", token_times, METH_VARARGS, nullptr},
     {"take_turns", take_turns, METH_NOARGS, nullptr},
     {"stands", stands, METH_NOARGS, nullptr},
@@ -390,6 +501,11 @@ inline PyMethodDef ENGINE_METHODS[] = {
     {"take_outside", take_outside, METH_NOARGS, nullptr},
     {"first_in_line", first_in_line, METH_NOARGS, nullptr},
     {"abort", abort_request, METH_VARARGS, nullptr},
+    {"expect", expect, METH_VARARGS, nullptr},
+    {"catch_up", catch_up, METH_VARARGS, nullptr},
+    {"room_to_keep", room_to_keep, METH_O, nullptr},
+    {"returned", returned, METH_NOARGS, nullptr},
+    {"prompts", prompts, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

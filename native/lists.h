@@ -45,6 +45,18 @@ class List {
     ++size_;
   }
 
+  // Before a member, or behind all where there is none.
+  void insert_before(T* member, T* one) {
+    if (!member) return append(one);
+    T* prev = (member->*link).prev;
+    if (!prev) return prepend(one);
+    (one->*link).prev = prev;
+    (one->*link).next = member;
+    (prev->*link).next = one;
+    (member->*link).prev = one;
+    ++size_;
+  }
+
   void remove(T* one) {
     Link<T>& place = one->*link;
     if (place.prev) (place.prev->*link).next = place.next; else first_ = place.next;

@@ -72,6 +72,12 @@ struct Request {
   int64_t eligible_at = 0;
   int64_t own_times = UNSET;
 
+  // With a KV connector: see penstock/scheduler/request_state.py. What it held when it ended, if that is still held.
+  int64_t load_order = -1;
+  int64_t dropped_through = 0;
+  int64_t held_computed = 0, held_known = 0;
+  int64_t queue_place = 0;  // its place among the waiting ones, where these come first who came first
+
   bool is_running = false;
   bool is_partial = false;
   bool is_waiting = false;
@@ -81,18 +87,25 @@ struct Request {
   bool is_leaving = false;
   bool has_ended = false;
   bool is_put_aside = false;
+  bool is_failed = false;
+  bool is_parked = false;  // waits, and is not tried until it is called
+  bool is_loading = false, is_loaded = false, is_unpromoted = false, is_discarded = false, is_unhashed = false;
+  bool brings_token = false;
+  bool is_held = false, is_behind_fence = false;
 
   // How it was before the step being decided, which is number `before_epoch`.
   int64_t before_epoch = 0;
   Step* before_step = nullptr;
   int64_t before_number = 0;
 
+  Link<Request> loading_link;
   Link<Request> running_link, waiting_link, member_link, finish_link, fills_link, joining_link, irregular_link;
   List<Request, &Request::joining_link>* joining_in = nullptr;
   List<Request, &Request::irregular_link>* irregular_in = nullptr;
 };
 
 using RunningList = List<Request, &Request::running_link>;
+using LoadingList = List<Request, &Request::loading_link>;
 using WaitingList = List<Request, &Request::waiting_link>;
 using MemberList = List<Request, &Request::member_link>;
 using FinishList = List<Request, &Request::finish_link>;

@@ -1,19 +1,24 @@
 // Deciding a step: the first half of penstock/scheduler/vllm.py.
 #pragma once
 
+#include "loads.h"
 #include "scheduler.h"
 
 namespace penstock {
-
-constexpr int64_t STOP = -1, SKIP = -2;
 
 inline Step* Scheduler::schedule(int64_t now) {
   Step* step = new_step();
   step->number = ++scheduled;
   int64_t budget = options.max_num_batched_tokens;
   int64_t threshold = options.threshold;
-  if (threshold && running.size() + waiting.size() == 1) threshold = 0;
+  if (threshold && running.size() + count_waiting() == 1) threshold = 0;
   finished_unreported_ = out_of_budget_ = out_of_capacity_ = false;
+  if (connector) {
+    called_.clear();
+    connector->called(now, called_);
+    for (Request* state : called_) waiting.call(state);
+  }
+  is_blocked_ = false;
   is_limited_ = policy.limits_steps();
   if (is_limited_) ask_policy();
   defers_prefills_ = throttles_prefills && !prefill_capacity_bound_ &&
@@ -21,19 +26,24 @@ inline Step* Scheduler::schedule(int64_t now) {
   budget = schedule_running(step, budget, threshold);
   if (step->preempted) {
     out_of_capacity_ = true;
-  } else if (!waiting.empty() && budget > 0) {
+  } else if ((!waiting.empty() || !loaded.empty()) && budget > 0) {
     if (running.size() < options.max_num_seqs) budget = admit(step, budget, threshold, now);
     else out_of_capacity_ = true;
   }
   if (!step->preempted && !defers_prefills_) prefill_capacity_bound_ = waiting.size() > num_put_aside_;
   if (budget == 0) out_of_budget_ = true;
+  is_settled_ = !(step->tokens || step->preempted);
+  if (step->tokens) latest_with_tokens_ = step->number;
   if (step->load.sampled) send(step);
+  const bool waits = count_waiting() > 0;
   if (out_of_capacity_) {
     cause = running.size() >= options.max_num_seqs && !step->preempted ? SEQS : MEMORY;
-  } else if (ready_ || !partials_.empty() || num_parked_ || (!waiting.empty() && out_of_budget_)) {
+  } else if (ready_ || !partials_.empty() || num_parked_ || (waits && out_of_budget_)) {
     cause = ENGINE;
+  } else if (!loading.empty() && running.empty()) {
+    cause = KV_TRANSFER;
   } else {
-    cause = !running.empty() || !waiting.empty() ? DEPENDENCY : IDLE;
+    cause = !running.empty() || waits ? DEPENDENCY : IDLE;
   }
   return step;
 }
@@ -89,7 +99,7 @@ inline int64_t Scheduler::schedule_running(Step* step, int64_t budget, int64_t t
   if (has_partials) {
     const std::vector<Request*> partials = partials_;
     for (Request* state : partials) {
-      if (budget <= 0) break;
+      if (budget <= 0 || is_blocked_) break;
       budget = schedule_chunk(step, state, budget, threshold);
     }
   }
@@ -162,7 +172,7 @@ inline int64_t Scheduler::schedule_each(Step* step, int64_t budget, int64_t thre
   }
   sort_by_order(states);
   for (Request* state : states) {
-    if (budget <= 0) break;
+    if (budget <= 0 || is_blocked_) break;
     if (!state->is_running) continue;  // preempted by one before it
     if (!state->cohort) {
       budget = schedule_chunk(step, state, budget, threshold);
@@ -172,7 +182,7 @@ inline int64_t Scheduler::schedule_each(Step* step, int64_t budget, int64_t thre
     const int64_t tokens = state->offset + state->cohort->turn;
     const int64_t need = kv.blocks_for(tokens) - kv.blocks_for(tokens - 1);
     if (need && !make_room(step, state, need)) {
-      budget = -1;
+      budget = is_blocked_ ? budget : -1;
       break;
     }
     kv.take(need);
@@ -234,7 +244,7 @@ inline int64_t Scheduler::schedule_chunk(Step* step, Request* state, int64_t bud
   if (is_limited_) tokens = std::min(tokens, limits_.allowed_chunk(computed));
   if (tokens <= 0) return budget;
   const int64_t need = kv.blocks_for(computed + tokens) - state->held_blocks;
-  if (!make_room(step, state, need)) return -1;
+  if (!make_room(step, state, need)) return is_blocked_ ? budget : -1;
   grant(step, state, tokens, need);
   if (is_limited_) {
     limits_.spend_chunk(tokens);
@@ -263,6 +273,10 @@ inline void Scheduler::grant(Step* step, Request* state, int64_t tokens, int64_t
 }
 
 inline int64_t Scheduler::admit(Step* step, int64_t budget, int64_t threshold, int64_t now) {
+  if (!loaded.empty()) {
+    budget = admit_loaded(step, budget, threshold, now);
+    if (!loaded.empty()) return budget;
+  }
   skipped_.clear();
   while (!waiting.empty() && budget > 0) {
     if (running.size() >= options.max_num_seqs) {
@@ -278,6 +292,10 @@ inline int64_t Scheduler::admit(Step* step, int64_t budget, int64_t threshold, i
     if (tokens == STOP) break;
     waiting.discard(state);
     put_aside(state, tokens == SKIP);
+    if (tokens == PARK) {
+      waiting.park(state);
+      continue;
+    }
     if (tokens == SKIP) {
       skipped_.push_back(state);
       continue;
@@ -290,11 +308,18 @@ inline int64_t Scheduler::admit(Step* step, int64_t budget, int64_t threshold, i
 
 inline int64_t Scheduler::try_one(Step* step, Request* state, int64_t budget, int64_t threshold,
                                   int64_t now) {
-  if (state->latest_number > returned) return SKIP;  // preempted while a step computes it
+  if (state->latest_number > returned && !drops_late_tokens_) return SKIP;  // preempted while a step computes it
   kv.find_prefix(*state, found_);
   int64_t hit = 0, claim = 0;
   if (found_.any()) kv.count_found(*state, found_, hit, claim);
-  const int64_t computed = hit * kv.block_size;
+  int64_t computed = hit * kv.block_size;
+  Match external;
+  if (connector) {
+    external = connector->matched_tokens(state, computed);
+    if (!external.is_known) return PARK;
+    if (external.loads) return load(state, hit, claim, external);
+    computed += external.tokens;
+  }
   if (defers_prefills_ && computed < state->num_tokens - 1) {
     out_of_budget_ = true;
     return STOP;
@@ -306,6 +331,7 @@ inline int64_t Scheduler::try_one(Step* step, Request* state, int64_t budget, in
   state->held_blocks = hit;
   state->num_computed = computed;
   run(step, state, tokens, now);
+  if (connector) connector->allocated(state, hit, external.tokens);
   return tokens;
 }
 

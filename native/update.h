@@ -9,10 +9,14 @@ namespace penstock {
 inline bool Scheduler::make_room(Step* step, Request* state, int64_t need) {
   while (need > kv.free) {
     Request* victim = worst_running();
+    if (is_fenced_ && was_in_flight(victim)) {
+      is_blocked_ = true;
+      return false;
+    }
     if (options.by_priority) take_out(step, victim);
     preempt(victim, step);
     if (victim == state) {
-      if (running.empty()) stuck = state;  // it had the whole pool
+      if (running.empty() && loading.empty() && loaded.empty() && !num_held_) stuck = state;  // it had the whole pool
       return false;
     }
   }
@@ -60,7 +64,10 @@ inline void Scheduler::preempt(Request* victim, Step* step) {
     computed = in_flight || is_taken ? tokens : tokens - 1;
     cohort->leave(victim);
     if (!cohort->size && num_parked_) forget(cohort);
-    if (in_flight) {
+    if (in_flight && drops_late_tokens_) {
+      cohort->regular_again(victim);
+      --in_flight->members;
+    } else if (in_flight) {
       victim->latest_number = in_flight->number;
       in_flight->preempted_in_flight.emplace_back(victim, true);
     } else {
@@ -70,7 +77,7 @@ inline void Scheduler::preempt(Request* victim, Step* step) {
     partial_no_more(victim);
   } else if (victim->latest_step) {
     victim->latest_step->sample_no_more(victim);
-    victim->latest_step->preempted_in_flight.emplace_back(victim, false);
+    if (!drops_late_tokens_) victim->latest_step->preempted_in_flight.emplace_back(victim, false);
   }
   evict(victim, computed, victim->num_tokens, step);
 }
@@ -78,6 +85,10 @@ inline void Scheduler::preempt(Request* victim, Step* step) {
 inline void Scheduler::evict(Request* victim, int64_t computed, int64_t known, Step* step) {
   kv.release(*victim, computed, known, true);
   victim->held_blocks = 0;
+  if (drops_late_tokens_) {
+    victim->dropped_through = scheduled;
+    victim->placeholders = 0;
+  }
   leave_slot(victim);
   victim->num_computed = 0;
   ++victim->preemptions;
@@ -86,11 +97,14 @@ inline void Scheduler::evict(Request* victim, int64_t computed, int64_t known, S
   ++step->preempted;
 }
 
-inline bool Scheduler::abort(Request* state) {
+inline bool Scheduler::abort(Request* state, int64_t now) {
   if (state->has_ended) return false;
+  is_settled_ = false;
   if (state->is_running) {
     run_no_more(state);
     state->num_computed = withdraw(state);
+  } else if (state->is_loading || state->is_loaded) {
+    state->num_computed = withdraw_load(state);
   } else if (state->is_waiting) {
     leave_waiting(state);
   } else {
@@ -98,7 +112,7 @@ inline bool Scheduler::abort(Request* state) {
   }
   state->is_aborted = true;
   std::vector<Request*> ended{state};
-  finish(ended);
+  finish(ended, now);
   return true;
 }
 
@@ -177,7 +191,7 @@ inline void Scheduler::take_tokens(Step* step, int64_t now, std::vector<Request*
   cohort->step = nullptr;
   if (!ready_ && cohort->size) ready_ = cohort;
   else merge(cohort);
-  finish(finished);
+  finish(finished, now);
 }
 
 inline void Scheduler::deliver(Request* state, int64_t now, bool gap_is_logged) {
@@ -213,12 +227,23 @@ inline Cohort* Scheduler::joined(Cohort* one, Cohort* other) {
   return large;
 }
 
-inline void Scheduler::finish(std::vector<Request*>& ended) {
+inline void Scheduler::finish(std::vector<Request*>& ended, int64_t now) {
   if (ended.empty()) return;
+  is_settled_ = false;
   sort_by_order(ended);
   for (Request* state : ended) {
     run_no_more(state);
-    kv.release(*state, state->num_computed, state->num_tokens - 1, false);
+    const int64_t computed = state->num_computed, known = state->is_unhashed ? 0 : state->num_tokens - 1;
+    if (!connector) {
+      kv.release(*state, computed, known, false);
+    } else if (connector->finished(state, now)) {
+      state->is_held = true;
+      ++num_held_;
+      state->held_computed = computed;
+      state->held_known = known;
+    } else {
+      free_blocks(state, computed, known);
+    }
     kv.resumed(*state);
     state->held_blocks = 0;
     state->latest_step = nullptr;

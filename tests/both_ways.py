@@ -93,20 +93,22 @@ def difference(
             rows = min(len(ours), len(theirs))
             turn = int(np.argmax((ours[:rows] != theirs[:rows]).any(axis=1)))
             return f"instance {instance}, turn {turn}: {theirs[turn].tolist()} is not {ours[turn].tolist()}"
-    for name, value in _parts(python.record, options):
-        other = dict(_parts(machine.record, options))[name]
+    for name, value in parts_of(python.record, options):
+        other = dict(parts_of(machine.record, options))[name]
         if value != other:
             return f"{name}: {value} is not {other}"
     return None
 
 
-def _parts(record: RunRecord, options: RunOptions) -> list[tuple[str, object]]:
+def parts_of(record: RunRecord, options: RunOptions) -> list[tuple[str, object]]:
+    """By name, what a run leaves beside its turns."""
     log = record.requests
     parts: list[tuple[str, object]] = [
         ("requests", log.values().tolist()),
         ("legs", log.legs().tolist()),
         ("rejections", record.rejections),
         ("abortions", record.abortions),
+        ("transfers", record.transfers),
         ("totals", record.totals),
         ("gaps", [column.tolist() for column in record.token_gaps]),
         ("first arrival", record.first_arrival_ns),

@@ -126,6 +126,7 @@ def beside(kind: str, instance: dict[str, Any], lengths: list[tuple[int, int, in
     for in_runs in (True, False):
         keep = Keep()
         with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PENSTOCK_PURE", "1")
             patch.setattr(Replica, "go_on_after", count)
             if not in_runs:
                 patch.setattr(DecodeRuns, "take_turns", lambda self, replica, limit_ns: False)

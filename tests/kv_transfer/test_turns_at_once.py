@@ -8,7 +8,10 @@ from kv_records import random_cluster, random_workload, records
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_run_leaves_the_same_as_one_that_takes_every_turn_alone(seed: int) -> None:
+def test_a_run_leaves_the_same_as_one_that_takes_every_turn_alone(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setenv("PENSTOCK_PURE", "1")
     config, workload = random_cluster(seed), random_workload(seed)
     slow = records(config, workload, exact_only=True)
     fast = records(config, workload, exact_only=False)

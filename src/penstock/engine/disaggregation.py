@@ -66,6 +66,7 @@ class Disaggregation:
         # The first of those of one role that are alike, as far as it matters what requests they can run.
         self._limits: list[tuple[Replica, str | None]] = []
         self._sides: dict[str, Side] = {}
+        self._side_of: dict[int, Side] = {}
         self._pulls: dict[int, PullConnector] = {}
         paths = ClusterPaths(cluster, built, network)
         self._messages = Messages(agenda)
@@ -144,6 +145,7 @@ class Disaggregation:
         prefill = self._side("prefill", router, "--router")
         decode = self._side("decode", decode_router, where)
         self._sides = {"prefill": prefill, "decode": decode}
+        self._side_of = {one.index: side for side in self._sides.values() for one in side.instances}
         for receiver in self._pushes.receivers.values():
             receiver.scheduler = vllm_scheduler(instances[receiver.place])
         if self._transfer.kind == "push":
@@ -176,6 +178,8 @@ class Disaggregation:
             return None
         prefill, decode = self._sides["prefill"], self._sides["decode"]
         self._look()
+        prefill.look()
+        decode.look()
         index = decode.choose(request)
         hit_tokens = decode.hit_tokens(index, request)
         if not self._policy.disaggregates(request, prefill.fleet, decode.fleet, hit_tokens):
@@ -195,11 +199,19 @@ class Disaggregation:
         return self._sides["decode"].choose(request)
 
     def _look(self) -> None:
-        """Let both sides' routers see how those stand that have moved."""
-        for replica in self._moved:
-            for side in self._sides.values():
-                side.refresh(replica)
+        """Let both sides know who has moved."""
+        for one in self._moved:
+            self._side_of[one.index].moved[one] = None
         self._moved.clear()
+
+    @property
+    def looks_into_instances(self) -> bool:
+        """Whether somebody asks what lies in an instance's prefix cache."""
+        return self._policy is not None
+
+    def replace(self, instance: Instance) -> None:
+        """Let ``instance`` take the place of the one of its number, which has not acted."""
+        self._side_of[instance.index].replace(instance)
 
     def lookahead(self, network: Network) -> Lookahead | None:
         """How far decode instances may run ahead; None where an engine looks whenever something happens."""
@@ -209,7 +221,7 @@ class Disaggregation:
         between = [network, self._messages, *proxies]
         return Lookahead(self._sides["prefill"].instances, self._sides["decode"].instances, between)
 
-    def computes_prompts(self, replica: Replica) -> bool:
+    def computes_prompts(self, replica: Instance) -> bool:
         """Whether an instance hands its requests on."""
         return self._built[replica.index].spec.pd_type == "prefill"
 

@@ -65,6 +65,15 @@ class Instance(Protocol):
         """The client of a request has left; False if the request is not here."""
         ...
 
+    def expect(self, at_ns: int, by: int = -1) -> None:
+        """Something happens at ``at_ns`` that the engine may be waiting for; where another engine does it at that very
+        instant, ``by`` is its number."""
+        ...
+
+    def catch_up(self, now: int) -> None:
+        """Take the turns before ``now`` that were left out."""
+        ...
+
     def flush(self) -> None:
         """Hand all complete turns to the sinks."""
         ...

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from penstock.engine.instance import Instance
 from penstock.engine.kernel import Actor
+from penstock.engine.native_replica import NativeReplica
 from penstock.engine.replica import Replica
 from penstock.engine.sides import vllm_scheduler
 from penstock.scheduler.step import UNKNOWN_NS
@@ -21,7 +23,7 @@ class Lookahead:
     that compute prompts for them; ``between`` is what carries something from one to the other."""
 
     def __init__(
-        self, prefill: Sequence[Replica], decode: Collection[Replica], between: Sequence[Actor]
+        self, prefill: Sequence[Instance], decode: Collection[Instance], between: Sequence[Actor]
     ) -> None:
         self._prefill = prefill
         self._decode = frozenset(decode)
@@ -42,28 +44,48 @@ class Lookahead:
                 until_ns = answer_ns
         return until_ns
 
-    def _earliest_answer_ns(self, replica: Replica, actor: Actor) -> int:
-        """Before when no prompt is computed for ``actor``: that of the oldest step that samples, or of one that is
-        still to come, which leaves the last stage behind those in flight."""
-        status = replica.scheduler.status()
-        if not (status.running or status.waiting or replica.inbox):
+    def _earliest_answer_ns(self, instance: Instance, actor: Actor) -> int:
+        """Before when no prompt is computed for ``actor``."""
+        has_any, is_idle, can_try, now_ns, sampled_ns = prompts_of(instance)
+        if not has_any:
             return NEVER_NS
-        next_ns = replica.next_ns
-        if replica.is_idle:
+        next_ns = instance.next_ns
+        if is_idle:
             # Whoever gives it back a prompt's blocks may let it go on with the next; what nobody has called for yet is
             # called for by the instance that will get it.
             next_ns = NEVER_NS if next_ns is None else next_ns
-            scheduler = vllm_scheduler(replica)
-            if scheduler is None or scheduler.waiting:
+            if can_try:
                 others = (one.next_ns for one in self._decode if one is not actor)
                 next_ns = min(next_ns, min((one for one in others if one is not None), default=NEVER_NS))
-            return max(next_ns, replica.now_ns)
-        if next_ns is None:
+            return max(next_ns, now_ns)
+        return sampled_ns
+
+
+def prompts_of(instance: Instance) -> tuple[int, int, int, int, int]:
+    """Whether an instance has requests, waits for something to come, and has somebody to try then; what time it is
+    there; and before when no step that samples is back: the oldest in flight, or one that is still to come, which
+    leaves the last stage behind those. 0: that is not known."""
+    if isinstance(instance, NativeReplica):
+        return instance.engine.prompts()
+    assert isinstance(instance, Replica)
+    status = instance.scheduler.status()
+    scheduler = vllm_scheduler(instance)
+    return (
+        bool(status.running or status.waiting or instance.inbox),
+        instance.is_idle,
+        scheduler is None or bool(scheduler.waiting),
+        instance.now_ns,
+        _earliest_sample_ns(instance),
+    )
+
+
+def _earliest_sample_ns(replica: Replica) -> int:
+    if replica.next_ns is None:
+        return 0
+    until_ns = max(replica.next_ns, replica.executor.stage_free_ns[-1])
+    for step in replica.in_flight():
+        if step.done_ns == UNKNOWN_NS:
             return 0
-        until_ns = max(next_ns, replica.executor.stage_free_ns[-1])
-        for step in replica.in_flight():
-            if step.done_ns == UNKNOWN_NS:
-                return 0
-            if step.sampled:
-                return min(until_ns, step.done_ns)
-        return until_ns
+        if step.sampled:
+            return min(until_ns, step.done_ns)
+    return until_ns

@@ -22,8 +22,8 @@ _POLICIES = (DecodeCap, RequestCap, TokenThrottling, Slots, DynamicChunks)
 def reason_against(built: BuiltInstance) -> str | None:
     """Why Python has to serve an instance, or None where the core does the same."""
     spec = built.spec
-    if spec.pd_type is not None:
-        return "its requests go on at another instance"
+    if spec.pd_type is not None and not spec.scheduler.engine_idle_sleep_ns:
+        return "it does not sleep while it waits for KV"
     if spec.tier is not None:
         return "its KV is kept in host memory too"
     if any(hop.shared_link for hop in built.cost.hops):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,8 @@ class NativeReplica:
         *,
         options: RunOptions,
         sinks: Sequence[TurnSink],
-        on_end: EndedRows,
+        on_end: EndedRows | None = None,
+        connected: Mapping[str, bool] | None = None,
     ) -> None:
         spec = built.spec
         self.index = spec.index
@@ -68,7 +69,8 @@ class NativeReplica:
         self._requests: dict[int, Request] = {}
         self._width = len(TURN_COLUMNS) + 3 * spec.pp_size
         self._costs = NativeCosts(core, built.cost)
-        self.engine = core.Engine(self._costs.tables, _settings(built, options, keeps_turns=bool(sinks)))
+        settings = _settings(built, options, connected or {}, keeps_turns=bool(sinks))
+        self.engine = core.Engine(self._costs.tables, settings)
 
     # --- what a router may see --------------------------------------------------------------------------------
 
@@ -107,7 +109,6 @@ class NativeReplica:
 
     def deliver(self, state: RequestState, by: int = -1) -> None:
         """See :class:`~penstock.engine.instance.Instance`."""
-        del by
         request = state.request
         self.engine.deliver(
             request.index,
@@ -118,9 +119,9 @@ class NativeReplica:
             request.priority,
             ids_of(request.input_ids),
             ids_of(request.output_ids),
+            by,
         )
-        if self.stops_on_end:
-            self._requests[request.index] = request
+        self.remember(state)
         self.next_ns = self.engine.next_ns()
 
     def deliver_all(self, columns: Sequence[Int64Array], way_in_ns: int) -> None:
@@ -148,10 +149,15 @@ class NativeReplica:
         Raises:
             NoProgressError: unfinished requests, nothing in flight, and turn after turn schedules nothing.
         """
-        stopped = self.engine.run_until(self, limit_ns, self.stops_on_end)
-        self.stand()
-        self._hand_over()
-        if stopped == _WITHOUT_PROGRESS:
+        self.act(limit_ns)
+        self.hand_over()
+
+    def act(self, limit_ns: int) -> None:
+        """As :meth:`run_until`, but for what became of requests."""
+        next_ns = self.engine.run_until(self, limit_ns, self.stops_on_end)
+        self.next_ns = None if next_ns < 0 else next_ns
+        if next_ns == _WITHOUT_PROGRESS:
+            self.hand_over()
             raise self.stuck()
 
     def stage_ns(self, *load: int) -> Sequence[int] | None:
@@ -164,21 +170,33 @@ class NativeReplica:
         self.stand()
         if taken is None:
             return
-        self._hand_over()
+        self.hand_over()
         first_turn, cells = taken
         values = np.frombuffer(cells, dtype=np.int64).reshape(-1, self._width)
         chunk = TurnChunk(self.index, self._built.spec.pp_size, first_turn, values)
         for sink in self._sinks:
             sink.accept(chunk)
 
-    def _hand_over(self) -> None:
+    def expect(self, at_ns: int, by: int = -1) -> None:
+        """See :class:`~penstock.engine.instance.Instance`: it waits for nobody."""
+
+    def catch_up(self, now: int) -> None:
+        """See :class:`~penstock.engine.instance.Instance`: it leaves no turns out."""
+
+    def hand_over(self) -> None:
+        """Tell of requests that have left."""
         ended = self.engine.take_ended()
-        if ended is not None:
+        if ended is not None and self._on_end is not None:
             self._on_end(self, *ended)
 
     def stand(self) -> None:
         """Others have let the engine act: say when it acts next."""
         self.next_ns = self.engine.next_ns()
+
+    def figures(self) -> tuple[int, int, int]:
+        """Requests running and waiting, and outstanding tokens."""
+        _, _, running, waiting, arriving, outstanding_tokens, _ = self.engine.stands()
+        return running, waiting + arriving, outstanding_tokens
 
     def stuck(self) -> NoProgressError:
         """That it has work which can never run."""
@@ -190,6 +208,11 @@ class NativeReplica:
             f"{self.usable_blocks} KV blocks free; first in line is request {index} with "
             f"{tokens} tokens ({-(-tokens // self.options.block_size)} blocks)"
         )
+
+    def remember(self, state: RequestState) -> None:
+        """A request comes, of whose end somebody may have to hear."""
+        if self.stops_on_end:
+            self._requests[state.request.index] = state.request
 
     def request(self, index: int) -> Request:
         """One that was sent here while it ``stops_on_end``."""
@@ -259,7 +282,7 @@ def segments_of(engines: Sequence[Any], times: bytes) -> list[Segments]:
     return [tuple(slices) for slices in found]
 
 
-_WITHOUT_PROGRESS = 2
+_WITHOUT_PROGRESS = -2
 
 
 def ids_of(ids: array[int] | None) -> array[int] | None:
@@ -269,14 +292,21 @@ def ids_of(ids: array[int] | None) -> array[int] | None:
     return array("i", np.array(ids).astype(np.int32).tobytes())
 
 
-def _settings(built: BuiltInstance, options: RunOptions, *, keeps_turns: bool) -> dict[str, Any]:
+_CONNECTED = ("writes_blocks", "must_deliver", "calls_back", "watches_prefills", "naps")
+"""What the core has to know of a KV connector and its workers, if there are such."""
+
+
+def _settings(
+    built: BuiltInstance, options: RunOptions, connected: Mapping[str, bool], *, keeps_turns: bool
+) -> dict[str, Any]:
     spec = built.spec
     own, overhead = spec.scheduler, spec.overhead
     blocks = built.deployment.memory.num_gpu_blocks
     between = calls_between_tokens(own, spec.pp_size)
     way = 0
     if own.async_scheduling:
-        way = 1 if own.max_in_flight <= 2 * between and not options.exact_only else 2
+        in_cohorts = own.max_in_flight <= 2 * between and not options.exact_only and not connected
+        way = 1 if in_cohorts else 2
     return {
         "index": spec.index,
         "scheduler": way,
@@ -305,6 +335,8 @@ def _settings(built: BuiltInstance, options: RunOptions, *, keeps_turns: bool) -
         "blocking_sends": spec.blocking_sends,
         "keeps_turns": keeps_turns,
         "pp_size": spec.pp_size,
+        "connected": bool(connected),
+        **{name: connected.get(name, False) for name in _CONNECTED},
         **_policy_settings(built, own),
     }
 

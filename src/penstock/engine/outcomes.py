@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from penstock.engine.replica import Replica
+from penstock.engine.instance import Instance
 from penstock.recording.records import (
     REQUEST_COLUMNS,
     Abortion,
@@ -33,7 +33,7 @@ class Outcomes:
         self.abortions: list[Abortion] = []
         self.transfers: list[Transfer] = []
         self.end_ns = 0
-        self._prompts: dict[int, tuple[Replica, RequestState, int]] = {}
+        self._prompts: dict[int, tuple[Instance, RequestState, int]] = {}
         self._kv_bytes: dict[int, int] = {}
 
     def forget(self) -> None:
@@ -58,11 +58,11 @@ class Outcomes:
         self._kv_bytes[transfer.request] = self._kv_bytes.get(transfer.request, 0) + transfer.size_bytes
         self.transfers.append(transfer)
 
-    def computed(self, replica: Replica, state: RequestState, at_ns: int) -> None:
+    def computed(self, replica: Instance, state: RequestState, at_ns: int) -> None:
         """A prompt is computed, and another instance goes on with it."""
         self._prompts[state.request.index] = replica, state, at_ns
 
-    def ended(self, replica: Replica, state: RequestState, at_ns: int) -> None:
+    def ended(self, replica: Instance, state: RequestState, at_ns: int) -> None:
         """A request has left its (last) instance."""
         if state.outcome is Outcome.FINISHED:
             self._finished(replica, state, at_ns)
@@ -112,7 +112,7 @@ class Outcomes:
         self._kv_bytes.pop(request.index, None)
         self.end_ns = max(self.end_ns, at_ns)
 
-    def _finished(self, replica: Replica, state: RequestState, at_ns: int) -> None:
+    def _finished(self, replica: Instance, state: RequestState, at_ns: int) -> None:
         request = state.request
         prompt = self._prompts.pop(request.index, None)
         began = state if prompt is None else prompt[1]
@@ -137,10 +137,10 @@ class Outcomes:
 
     def _legs(
         self,
-        replica: Replica,
+        replica: Instance,
         state: RequestState,
         at_ns: int,
-        prompt: tuple[Replica, RequestState, int] | None,
+        prompt: tuple[Instance, RequestState, int] | None,
     ) -> tuple[tuple[int, ...], ...]:
         """The request's stays at instances, where its row does not say it all."""
         if prompt is not None:
@@ -156,7 +156,7 @@ class Outcomes:
 
 
 def _leg(
-    number: int, replica: Replica, role: Role, state: RequestState, end_ns: int, kv_bytes: int
+    number: int, replica: Instance, role: Role, state: RequestState, end_ns: int, kv_bytes: int
 ) -> tuple[int, ...]:
     """A row of LEG_COLUMNS."""
     times = (state.arrived_ns, state.first_scheduled_ns or 0, state.first_token_ns or 0, end_ns)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from penstock.engine.fleet import Fleet, watch
 from penstock.engine.instance import Instance
+from penstock.engine.native_replica import NativeReplica
 from penstock.engine.replica import Replica
 from penstock.engine.router import Router
 from penstock.errors import Problem, UserError
@@ -21,11 +22,13 @@ def vllm_scheduler(replica: Replica) -> VllmScheduler | None:
 
 
 class Side:
-    """``instances`` of one role, in the order of the cluster. ``where`` names the option that chose ``router``."""
+    """``instances`` of one role, in the order of the cluster. ``where`` names the option that chose ``router``.
+    ``moved`` are those that have acted or got a request since somebody looked."""
 
-    def __init__(self, instances: Sequence[Replica], router: Router, where: str) -> None:
+    def __init__(self, instances: Sequence[Instance], router: Router, where: str) -> None:
         self.instances = list(instances)
         self._router = router
+        self.moved: dict[Instance, None] = {}
         self._where = where
         self._place = {replica.index: place for place, replica in enumerate(instances)}
         self._fleet, self._columns = watch(self.instances)
@@ -38,6 +41,7 @@ class Side:
         """
         if len(self.instances) == 1:
             return self.instances[0].index
+        self.look()
         place = self._router.route(request, self._fleet)[0]
         if not 0 <= place < len(self.instances):
             raise UserError([Problem(self._where, f"returned instance {place} of {len(self.instances)}")])
@@ -51,15 +55,23 @@ class Side:
     def hit_tokens(self, index: int, request: Request) -> int:
         """How much of the prompt is in an instance's prefix cache now; 0 where its scheduler is not vLLM's."""
         replica = self.instances[self._place[index]]
-        scheduler = vllm_scheduler(replica)
+        scheduler = vllm_scheduler(replica) if isinstance(replica, Replica) else None
         if scheduler is None:
             return 0
         state = RequestState(request, replica.options.max_model_len)
         found = scheduler.kv.find_prefix(state)
         return 0 if found is None else scheduler.kv.count_found(state, found)[0] * scheduler.kv.block_size
 
-    def refresh(self, replica: Instance) -> None:
-        """A replica may stand otherwise than before; nothing happens if it is not of this side."""
-        place = self._place.get(replica.index)
-        if place is not None:
-            self._columns.refresh(place, replica)
+    def replace(self, instance: Instance) -> None:
+        """Let ``instance`` take the place of the one of its number, which has not acted."""
+        self.instances[self._place[instance.index]] = instance
+
+    def look(self) -> None:
+        """See how those stand that have moved."""
+        for one in self.moved:
+            place = self._place[one.index]
+            if isinstance(one, NativeReplica):
+                self._columns.set(place, *one.figures())
+            else:
+                self._columns.refresh(place, one)
+        self.moved.clear()

@@ -157,7 +157,7 @@ class Simulation:
                 raise UserError([Problem(f"{spec.where}.pd_type", message)])
 
             def expect(at_ns: int, by: int = -1) -> None:
-                replica.expect(at_ns, by)
+                self.serving[spec.index].expect(at_ns, by)
 
             connector, workers = self._disaggregation.connect(built, expect)
         if built.group_cost is not None:
@@ -239,7 +239,7 @@ class Simulation:
         """Before when an instance has no turns but those that the sinks have; what is complete goes to them first.
         To be asked from within a sink, of another instance: what that one's last turn does may concern this one."""
         one = self.serving[instance]
-        self.instances[instance].catch_up(self.now_ns)
+        one.catch_up(self.now_ns)
         one.flush()
         next_ns = NEVER_NS if one.next_ns is None else one.next_ns
         arrival_ns = self._arrivals.next_ns() if self._fleet is None else self._fleet.next_arrival_ns
@@ -302,33 +302,28 @@ class Simulation:
         """Let the engine in machine code take the turns of those instances that it can serve, where nothing has
         happened yet and nobody looks on or reaches into the scheduler."""
         engine = core()
-        is_apart = bool(self._network.links) or self._disaggregation is not None
         is_fresh = self._first_arrival_ns is None and not self.now_ns and not self._arrivals.are_submitted
         if (
             engine is None
-            or is_apart
+            or self._network.links
             or self._scaler is not None
             or self._observers
             or not (is_fresh and self._is_plain)
         ):
             return
         if self._groups:
-            self._groups_go_native(engine)
+            if self._disaggregation is None:
+                self._groups_go_native(engine)
             return
         for place, built in enumerate(self._built):
             if reason_against(built) is None:
-                one = NativeReplica(
-                    engine,
-                    built,
-                    options=self.options,
-                    sinks=self._sinks,
-                    on_end=self._ended_natively,
-                )
-                self._agenda.replace(self.instances[place], one)
-                self.serving[place] = one
+                one = self._native(engine, built, self.instances[place])
+                if one is not None:
+                    self._agenda.replace(self.instances[place], one)
+                    self.serving[place] = one
         self._listen()
         natives = [one for one in self.serving if isinstance(one, NativeReplica)]
-        if self._reacts or len(natives) != len(self.serving):
+        if self._reacts or self._disaggregation is not None or len(natives) != len(self.serving):
             return
         if len(natives) == 1:
             self._serve_all(natives[0])
@@ -367,6 +362,33 @@ class Simulation:
         if self._reacts and self._lockstep is not None:
             for row in values.tolist():
                 self._arrivals.ended(self._lockstep.forget(row[0]), row[_FINISH])
+
+    def _native(self, engine: Any, built: BuiltInstance, replica: Replica) -> NativeReplica | None:
+        """What takes the place of ``replica``; None where somebody reaches into its scheduler."""
+        apart = self._disaggregation
+        if apart is None:
+            return NativeReplica(
+                engine,
+                built,
+                options=self.options,
+                sinks=self._sinks,
+                on_end=self._ended_natively,
+            )
+        if apart.looks_into_instances:
+            return None
+        from penstock.engine.native_connected import ConnectedReplica
+
+        one = ConnectedReplica(
+            engine,
+            built,
+            replica,
+            options=self.options,
+            sinks=self._sinks,
+            on_end=self._ended,
+            agenda=self._agenda,
+        )
+        apart.replace(one)
+        return one
 
     def _serve_all(self, one: NativeReplica) -> None:
         """One instance serves a workload of which nothing depends on what becomes of it."""
@@ -432,8 +454,8 @@ class Simulation:
             self._arrive(arrivals.take())
         if until_ns < NEVER_NS:
             self.now_ns = max(self.now_ns, until_ns)
-            for replica in self.instances:
-                replica.catch_up(until_ns)
+            for one in self.serving:
+                one.catch_up(until_ns)
 
     def _next_look_ns(self) -> int:
         """When the autoscaler looks next; it does not while there is nothing to come."""
@@ -489,7 +511,7 @@ class Simulation:
         """A request comes to an instance that serves a part of it."""
         return self._dispatch.deliver(index, request, self.now_ns, at_ns, by)
 
-    def _ended(self, replica: Replica, state: RequestState, at_ns: int) -> None:
+    def _ended(self, replica: Instance, state: RequestState, at_ns: int) -> None:
         apart = self._disaggregation
         if apart is not None and apart.computes_prompts(replica) and apart.proxy.takes_over(state, at_ns):
             if state.outcome is Outcome.FINISHED:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from penstock.engine.build import BuiltInstance
 from penstock.engine.replica import Replica
+from penstock.kv_transfer.step_workers import StepWorkers
 from penstock.recording.records import InstanceTotals, TierTotals
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 def instance_totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
     """The counters of an instance so far."""
     scheduler, log = replica.scheduler, replica.log
-    tier, late_reads, expired_leases = _of_workers(replica)
+    tier, late_reads, expired_leases = _of_workers(replica.workers)
     return InstanceTotals(
         iterations=log.iterations,
         empty_schedules=log.empty_schedules,
@@ -34,6 +36,12 @@ def instance_totals(replica: Replica, built: BuiltInstance) -> InstanceTotals:
     )
 
 
+def with_workers(totals: InstanceTotals, workers: StepWorkers) -> InstanceTotals:
+    """The counters of an instance, with those of its workers."""
+    tier, late_reads, expired_leases = _of_workers(workers)
+    return replace(totals, tier=tier, late_reads=late_reads, expired_leases=expired_leases)
+
+
 def _notes(replica: Replica, built: BuiltInstance) -> tuple[str, ...]:
     if built.group_cost is None:
         return built.cost.stage.notes()
@@ -42,9 +50,8 @@ def _notes(replica: Replica, built: BuiltInstance) -> tuple[str, ...]:
     return (*built.group_cost.notes(), *lockstep_notes(replica))
 
 
-def _of_workers(replica: Replica) -> tuple[TierTotals | None, int, int]:
+def _of_workers(workers: StepWorkers | None) -> tuple[TierTotals | None, int, int]:
     """The tier, late reads and leases that ran out, of those that move KV."""
-    workers = replica.workers
     if workers is None:
         return None, 0, 0
     from penstock.kv_transfer.copy_workers import CopyWorkers

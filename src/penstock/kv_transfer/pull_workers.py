@@ -145,6 +145,8 @@ class PullWorkers:
         for worker in self._stages:
             if worker.orders or worker.reads:
                 return 0
+            while worker.lease_ends and worker.lease_ends[0][1] not in worker.leases:
+                heapq.heappop(worker.lease_ends)  # its reader has been
             for heap in (worker.inbox, worker.ends, worker.lease_ends):
                 if heap and heap[0][0] < until_ns:
                     until_ns = heap[0][0]

@@ -21,7 +21,6 @@ from penstock.recording.records import Transfer
 from penstock.scheduler.kv_connector import NO_MATCH, UNTIL_CALLED, Match, TransferReport
 from penstock.scheduler.request_state import Outcome, RequestState
 from penstock.scheduler.step import Step
-from penstock.scheduler.vllm import VllmScheduler
 from penstock.units import NEVER_NS
 
 
@@ -42,6 +41,15 @@ class PushPaths(Protocol):
 
     def push_ways(self, source: int, target: int, blocks: int) -> Sequence[PushWay]:
         """One for each pair of stages that share layers, for ``blocks`` of the target's blocks."""
+        ...
+
+
+class KeepsRoom(Protocol):
+    """What a decode instance's scheduler says of the requests that are there."""
+
+    def room_to_keep(self, tokens_each: int) -> int:
+        """Blocks for ``tokens_each`` more tokens of every request that runs, loads or is loaded, or for what the one
+        with the most still to generate may need, if that is more."""
         ...
 
 
@@ -78,7 +86,9 @@ class _Push:
 class PushSender:
     """A :class:`~penstock.scheduler.kv_connector.KVConnector` of a prefill instance, number ``place``. ``concerns`` is
     told of times at which something happens that its engine may be waiting for, and which engine does that then.
-    ``sleeps``: between turns that schedule nothing the engine sleeps, so it looks at its own times."""
+    ``sleeps``: between turns that schedule nothing the engine sleeps, so it looks at its own times.
+    ``scheduled_steps`` and ``reported_steps`` count steps that were decided, and came back; whoever leaves some out
+    brings the counts up to date."""
 
     writes_blocks = False
     must_deliver = False
@@ -104,7 +114,7 @@ class PushSender:
         self._wanted: list[tuple[int, int, int, int]] = []
         # What steps in flight fill, oldest step first, with how many steps had come before; the ends of whole prompts.
         self._steps: deque[tuple[int, list[tuple[_Push, int]]]] = deque()
-        self._scheduled = self._reported = 0
+        self.scheduled_steps = self.reported_steps = 0
         self._ends: list[tuple[int, int]] = []
         world.senders[place] = self
 
@@ -163,16 +173,16 @@ class PushSender:
             if push is not None and computed + new < state.request.input_tokens:
                 filled.append((push, (computed + new) // self._block_size))
         if filled:
-            self._steps.append((self._scheduled, filled))
-        self._scheduled += 1
+            self._steps.append((self.scheduled_steps, filled))
+        self.scheduled_steps += 1
 
     def reported(self, now: int) -> TransferReport | None:
         """The oldest step is back: push what it filled, and give up the blocks of prompts that are there."""
-        if self._steps and self._steps[0][0] == self._reported:
+        if self._steps and self._steps[0][0] == self.reported_steps:
             for push, blocks in self._steps.popleft()[1]:
                 if not push.is_whole:
                     self._send(push, blocks, now)
-        self._reported += 1
+        self.reported_steps += 1
         ends = self._ends
         if not ends or ends[0][0] > now:
             return None
@@ -266,7 +276,7 @@ class PushReceiver:
         self, place: int, world: PushWorld, concerns: Callable[[int], None], *, reserved_tokens: int = 512
     ) -> None:
         self.place = place
-        self.scheduler: VllmScheduler | None = None
+        self.scheduler: KeepsRoom | None = None
         self._world = world
         self._concerns = concerns
         self._reserved_tokens = reserved_tokens
@@ -292,12 +302,7 @@ class PushReceiver:
         return Match(rest, loads=True, reserved_blocks=self._reserved_blocks()) if rest > 0 else NO_MATCH
 
     def _reserved_blocks(self) -> int:
-        scheduler = self.scheduler
-        if scheduler is None:
-            return 0
-        active = len(scheduler.running) + len(scheduler.loading) + len(scheduler.loaded)
-        longest = max((one.final_tokens - one.tokens_so_far for one in scheduler.running), default=0)
-        return scheduler.kv.blocks_for(max(self._reserved_tokens * active, longest))
+        return 0 if self.scheduler is None else self.scheduler.room_to_keep(self._reserved_tokens)
 
     def allocated(self, state: RequestState, hit_blocks: int, external_tokens: int) -> None:
         """There are blocks for a prompt: the other side will hear of it."""

@@ -7,12 +7,13 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penstock.recording.records import TokenTimes
     from penstock.scheduler.cohort import Cohort
     from penstock.scheduler.kv_cache import CachedBlock, OwnBlocks
     from penstock.scheduler.step import Step
     from penstock.workload.request import Request
 
-Segment = tuple["array[int]", int, int]
+Segment = tuple["TokenTimes", int, int]
 """Token times as a slice of a cohort's completion times: (times, start, stop)."""
 
 

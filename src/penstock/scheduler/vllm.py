@@ -177,6 +177,13 @@ class VllmScheduler:
     def _count_known(self) -> int:
         return len(self.running) + len(self.waiting) + len(self.loading) + len(self.loaded)
 
+    def room_to_keep(self, tokens_each: int) -> int:
+        """Blocks for ``tokens_each`` more tokens of every request that runs, loads or is loaded, or for what the one
+        with the most still to generate may need, if that is more."""
+        active = len(self.running) + len(self.loading) + len(self.loaded)
+        longest = max((one.final_tokens - one.tokens_so_far for one in self.running), default=0)
+        return self.kv.blocks_for(max(tokens_each * active, longest))
+
     def states(self) -> Iterator[RequestState]:
         """See :class:`~penstock.scheduler.protocol.EngineScheduler`."""
         return chain(self.running, self.loaded, self.loading, self.waiting.states())
