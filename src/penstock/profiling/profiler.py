@@ -14,6 +14,7 @@ from penstock.cost.kernels import kernel_set
 from penstock.errors import Problem, UserError
 from penstock.files.use import FileUse
 from penstock.profiling.old_layout import Profile, write_bundle
+from penstock.profiling.torch_attention import AttentionCalls, attention_calls
 from penstock.profiling.torch_kernels import TorchKernels
 from penstock.spec.layers import GroupedAttention
 from penstock.spec.model import ModelSpec
@@ -80,7 +81,15 @@ def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = l
     variant = VARIANTS[job.dtype]
     directory = job.directory(root)
     FileUse(reads={}, writes={"--output": directory / "meta.yaml"}).check()  # before measuring for an hour
-    profiles = {tp_size: _profile(job, tp_size, torch, progress) for tp_size in job.tp_sizes}
+    profiles: dict[int, Profile] = {}
+    note = ""
+    for tp_size in job.tp_sizes:
+        kernels = kernel_set(job.model, job.model.kinds[0], tp_size, job.dtype, "auto")
+        options = {"device": job.device, "dtype": getattr(torch, job.dtype)}
+        attention_of = attention_calls(torch, kernels.attention, options)
+        note = attention_of.note
+        calls = TorchKernels(job.model, kernels, job.device, job.dtype)
+        profiles[tp_size] = _profile(job, tp_size, calls, attention_of, progress)
     name = torch.cuda.get_device_name() if job.device.startswith("cuda") else platform.processor() or "CPU"
     meta: dict[str, object] = {
         "profiler": "penstock profile run",
@@ -90,7 +99,7 @@ def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = l
         "hardware": job.hardware,
         "model": job.model.name,
         "variant": variant,
-        "note": "PyTorch's own kernels, random weights, one rank alone; a step's chunk and decodes one after the other",
+        "note": f"PyTorch's kernels, random weights, one rank alone; {note}",
     }
     write_bundle(directory, profiles, meta)
     return directory
@@ -106,9 +115,15 @@ def _torch(device: str) -> Any:
     return torch
 
 
-def _profile(job: ProfileJob, tp_size: int, torch: Any, progress: Callable[[str], None]) -> Profile:
-    kernels = kernel_set(job.model, job.model.kinds[0], tp_size, job.dtype, "auto")
-    calls = TorchKernels(job.model, kernels, job.device, job.dtype)
+def _profile(
+    job: ProfileJob,
+    tp_size: int,
+    calls: TorchKernels,
+    attention_of: AttentionCalls,
+    progress: Callable[[str], None],
+) -> Profile:
+    import torch  # pyright: ignore[reportMissingImports]
+
     profile = Profile()
     tokens = sizes_up_to(job.max_tokens, job.factor)
     sequences = sizes_up_to(job.max_sequences, job.factor)
@@ -121,7 +136,7 @@ def _profile(job: ProfileJob, tp_size: int, torch: Any, progress: Callable[[str]
         profile.per_sequence["lm_head"] = list(_sweep(job, sequences, _bound(calls.gemm, "lm_head")))
         profile.per_sequence["sampler"] = list(_sweep(job, sequences, calls.sampler))
         progress(f"tp {tp_size}: attention")
-        profile.attention = list(_attention(job, calls))
+        profile.attention = list(_attention(job, attention_of))
     return profile
 
 
@@ -139,7 +154,7 @@ def _sweep(
             return
 
 
-def _attention(job: ProfileJob, calls: TorchKernels) -> Iterator[tuple[float, ...]]:
+def _attention(job: ProfileJob, attention_of: AttentionCalls) -> Iterator[tuple[float, ...]]:
     """Coarse on every axis: chunks alone, decodes alone, and both, smallest first."""
     step = job.factor**2
     chunks = [0, *(size for size in sizes_up_to(job.max_tokens, step) if size >= 16)]
@@ -152,7 +167,7 @@ def _attention(job: ProfileJob, calls: TorchKernels) -> Iterator[tuple[float, ..
                     if not chunk and not decodes:
                         continue
                     taken_us = measure_us(
-                        calls.attention(chunk, history, decodes, context), job.device, job.repeats
+                        attention_of(chunk, history, decodes, context), job.device, job.repeats
                     )
                     yield chunk, history, decodes, context, taken_us
                     if taken_us > job.longest_s * 1e6:
@@ -170,22 +185,45 @@ def sizes_up_to(last: int, factor: float) -> list[int]:
 
 
 def measure_us(call: Callable[[], Any], device: str, repeats: int) -> float:
-    """Median over ``repeats`` after a warm-up, microseconds."""
+    """Median over ``repeats`` after a warm-up, microseconds.
+
+    On a CUDA device, calls are recorded one after the other in a CUDA graph and the graph is timed, as an engine runs
+    its steps: the time of a launch by the host is not the kernel's.
+    """
     call()
-    return statistics.median(_once_us(call, device) for _ in range(repeats))
-
-
-def _once_us(call: Callable[[], Any], device: str) -> float:
     if not device.startswith("cuda"):
-        start = time.perf_counter_ns()
-        call()
-        return (time.perf_counter_ns() - start) / 1000
+        return statistics.median(_once_us(call) for _ in range(repeats))
     import torch  # pyright: ignore[reportMissingImports]
 
+    torch.cuda.synchronize()
+    start = time.perf_counter_ns()
+    call()
+    torch.cuda.synchronize()
+    roughly_us = (time.perf_counter_ns() - start) / 1000
+    calls = max(2, min(_MOST_CALLS, round(_GRAPH_US / roughly_us)))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            call()
+    graph.replay()
+    return statistics.median(_replay_us(torch, graph) for _ in range(repeats)) / calls
+
+
+_GRAPH_US = 2000
+_MOST_CALLS = 32
+
+
+def _once_us(call: Callable[[], Any]) -> float:
+    start = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - start) / 1000
+
+
+def _replay_us(torch: Any, graph: Any) -> float:
     events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
     torch.cuda.synchronize()
     events[0].record()
-    call()
+    graph.replay()
     events[1].record()
     torch.cuda.synchronize()
     return float(events[0].elapsed_time(events[1])) * 1000
