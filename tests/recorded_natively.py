@@ -58,7 +58,6 @@ def replayed(monkeypatch: pytest.MonkeyPatch, setup: DisaggregatedSetup, *, nati
                 options=RunOptions(),
                 sinks=[self.turns],
                 on_end=partial(self._ended, place, instance),  # type: ignore[arg-type]
-                shared={},
                 agenda=self.agenda,
             )
             replica.expect = one.expect  # the workers' news
