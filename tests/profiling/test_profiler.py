@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
+from penstock.cost.attention import AttentionLookup
 from penstock.cost.bundle import BundleAddress, read_bundle
+from penstock.cost.kernels import kernel_set
 from penstock.errors import UserError
 from penstock.profiling.profiler import ProfileJob, measure_us, parse_degrees, run_profile, sizes_up_to
+from penstock.profiling.torch_attention import PagedAttention, attention_calls
 from penstock.spec.layers import uniform_layers
 from penstock.spec.model import ModelSpec
 
@@ -86,3 +91,58 @@ def test_a_degree_that_does_not_divide_is_refused(tmp_path: Path) -> None:
     assert [problem.where for problem in error.value.problems] == ["--tp", "--dtype"]
     with pytest.raises(UserError, match="finds no CUDA device"):
         run_profile(job(device="cuda"), tmp_path)
+
+
+@pytest.mark.parametrize("hardware", ["H100", "H200"])
+@pytest.mark.parametrize(
+    ("model", "tp_size"),
+    [("meta-llama/Llama-3.1-8B", 1), ("Qwen/Qwen3-32B", 1), ("meta-llama/Llama-3.1-70B", 4)],
+)
+def test_measured_gpus_are_read_as_bundles(hardware: str, model: str, tp_size: int) -> None:
+    directory = Path(__file__).parents[2] / "examples" / "profiles" / hardware / model / "bf16"
+    tables = read_bundle(BundleAddress(directory, tp_size), hardware=hardware, model=model)
+    lookup = AttentionLookup(tables.attention, None)
+    assert lookup.decode_ns(64, 64 * 4096, 4096, 4096) > lookup.decode_ns(64, 64 * 1024, 1024, 1024)
+    assert lookup.mixed_ns(1024, 16384, 0, 0, 0, 0) > lookup.mixed_ns(64, 16384, 0, 0, 0, 0)
+
+
+def test_paged_attention_takes_chunk_and_decodes_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch: Any = pytest.importorskip("torch", reason="profiling needs the profile extra")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    taken: list[dict[str, Any]] = []
+    planned: list[dict[str, Any]] = []
+
+    def plan_of(**given: Any) -> str:
+        planned.append(given)
+        return "plan"
+
+    def attend(**given: Any) -> None:
+        taken.append(given)
+
+    flash = SimpleNamespace(get_scheduler_metadata=plan_of, flash_attn_varlen_func=attend)
+    options = {"device": "cpu", "dtype": torch.bfloat16}
+    shape = kernel_set(SMALL, SMALL.kinds[0], 1, "bfloat16", "auto").attention
+    attention = PagedAttention(torch, flash, shape, options, pool_bytes=1 << 20)
+    call = attention(chunk=32, history=100, decodes=3, context=50)
+    call()
+    call()
+    (plan,) = planned
+    first, second = taken
+    assert first["cu_seqlens_q"].tolist() == [0, 32, 33, 34, 35]
+    assert first["seqused_k"].tolist() == [132, 51, 51, 51]
+    assert first["block_table"].shape == (4, 9)
+    assert first["block_table"].max() < len(first["k"])
+    assert (first["block_table"] != second["block_table"]).any()
+    assert first["q"].shape == (35, 4, 16)
+    assert (first["max_seqlen_q"], first["max_seqlen_k"], first["fa_version"]) == (32, 132, 3)
+    assert first["scheduler_metadata"] == "plan"
+    assert (plan["batch_size"], plan["max_seqlen_k"]) == (4, 132)
+
+
+def test_attention_is_pytorch_s_without_a_gpu() -> None:
+    torch: Any = pytest.importorskip("torch", reason="profiling needs the profile extra")
+    shape = kernel_set(SMALL, SMALL.kinds[0], 1, "float32", "auto").attention
+    calls = attention_calls(torch, shape, {"device": "cpu", "dtype": torch.float32})
+    chunk, decodes = calls(chunk=8, history=4, decodes=3, context=5)()
+    assert chunk.shape == (1, 4, 8, 16)
+    assert decodes.shape == (3, 4, 1, 16)

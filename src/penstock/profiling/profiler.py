@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.cost.kernels import kernel_set
+from penstock.cost.kernels import KernelSet, kernel_set
 from penstock.errors import Problem, UserError
 from penstock.files.use import FileUse
 from penstock.profiling.old_layout import Profile, write_bundle
@@ -84,7 +84,7 @@ def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = l
     profiles: dict[int, Profile] = {}
     note = ""
     for tp_size in job.tp_sizes:
-        kernels = kernel_set(job.model, job.model.kinds[0], tp_size, job.dtype, "auto")
+        kernels = _kernels(job, tp_size)
         options = {"device": job.device, "dtype": getattr(torch, job.dtype)}
         attention_of = attention_calls(torch, kernels.attention, options)
         note = attention_of.note
@@ -103,6 +103,10 @@ def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = l
     }
     write_bundle(directory, profiles, meta)
     return directory
+
+
+def _kernels(job: ProfileJob, tp_size: int) -> KernelSet:
+    return kernel_set(job.model, job.model.kinds[0], tp_size, job.dtype, "auto")
 
 
 def _torch(device: str) -> Any:
