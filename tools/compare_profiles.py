@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from sum_of_kernels import AFTER, BEFORE
+from sum_of_kernels import STEPS as LAYER_STEPS
 
 from penstock.cost.attention import AttentionLookup
 from penstock.cost.bundle import BundleAddress, read_attention_rows, read_bundle
@@ -137,6 +139,28 @@ def step_table(asked: Asked) -> None:
         print(" | ".join(column[step] for column in columns) + " |")
 
 
+def layer_table(asked: Asked) -> None:
+    """Print what a decoder layer takes from the tables, in microseconds, at the steps of ``sum_of_kernels.py``."""
+    columns: list[list[str]] = []
+    names: list[str] = []
+    for model in asked.models:
+        for ours in asked.tables(model):
+            lookup = AttentionLookup(ours.attention, None)
+            names.append(f"{model.split('/')[-1]}, tp {ours.tp_size}")
+            columns.append([f"{layer_us(ours, lookup, step):,.1f}" for step in LAYER_STEPS])
+    print("\n| chunk | after | decodes | after | " + " | ".join(names) + " |")
+    print("|---" * (4 + len(names)) + "|")
+    for step, *cells in zip(LAYER_STEPS, *columns, strict=True):
+        print("| " + " | ".join([*(f"{value:,}" for value in step), *cells]) + " |")
+
+
+def layer_us(ours: KernelTables, lookup: AttentionLookup, step: tuple[int, int, int, int]) -> float:
+    """The kernels of one decoder layer added up."""
+    tokens = np.array([step[0] + step[2]])
+    dense = sum(float(ours.dense[name].at(tokens)[0]) for name in (*BEFORE, *AFTER) if name in ours.dense)
+    return dense + attention_ns(lookup, *step) / NS_PER_US
+
+
 def kernel_table(asked: Asked) -> None:
     """Print the errors by kernel, all degrees together."""
     models = asked.models
@@ -195,6 +219,7 @@ def main() -> None:
     )
     kernel_table(asked)
     step_table(asked)
+    layer_table(asked)
     found = skews(asked)
     if found:
         print(f"\nskew of decodes: {', '.join(f'{value:.3f}' for value in found)}")
