@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from penstock.engine.lockstep_runs import LockstepRuns
 from penstock.engine.simulation import Simulation
 from penstock.recording.records import Int64Array, RunRecord, TurnChunk
+from penstock.spec.cluster import ClusterSpec
 from penstock.spec.load import load_cluster
 from penstock.spec.options import RunOptions
 from penstock.workload.workload import Workload
@@ -44,6 +45,19 @@ def model() -> str:
     return str(path)
 
 
+def small_ranks(instance: dict[str, Any], instances: int = 1) -> ClusterSpec:
+    """So many groups of three ranks, unless ``instance`` says otherwise."""
+    required: dict[str, Any] = {
+        "model_name": model(),
+        "hardware": "H100",
+        "npu_mem": {"mem_size": 80, "mem_bw": 3350, "mem_latency": 0},
+        "tp_size": 1,
+        "data_parallel_size": 3,
+    }
+    node = {"num_instances": instances, "instances": [required | instance] * instances}
+    return load_cluster({"num_nodes": 1, "link_bw": 400, "link_latency": 2000, "nodes": [node]})
+
+
 class Keep:
     def __init__(self) -> None:
         self.rows: dict[int, list[Int64Array]] = {}
@@ -56,15 +70,7 @@ def run(
     instance: dict[str, Any], lengths: list[tuple[int, int, int]], *, in_runs: bool
 ) -> tuple[RunRecord, dict[int, Int64Array], int]:
     """The record, the turns of each rank, and how many runs were taken."""
-    required: dict[str, Any] = {
-        "model_name": model(),
-        "hardware": "H100",
-        "npu_mem": {"mem_size": 80, "mem_bw": 3350, "mem_latency": 0},
-        "tp_size": 1,
-        "data_parallel_size": 3,
-    }
-    node = {"num_instances": 1, "instances": [required | instance]}
-    cluster = load_cluster({"num_nodes": 1, "link_bw": 400, "link_latency": 2000, "nodes": [node]})
+    cluster = small_ranks(instance)
     keep = Keep()
     arrivals, prompts, answers = (list(column) for column in zip(*lengths, strict=True))
     workload = Workload.from_columns(arrivals, prompts, answers, "test")

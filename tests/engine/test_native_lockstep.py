@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from both_ways import Turns, difference, needs_core
-from engine.test_lockstep_runs import INSTANCES, LENGTHS, model
+from engine.test_lockstep_runs import INSTANCES, LENGTHS, small_ranks
 from penstock import machine_code
 from penstock.cost.stage import MixedStageCost
 from penstock.cost.step_cost import PipelineCost
@@ -26,12 +26,12 @@ from penstock.engine.native import reason_against
 from penstock.engine.native_lockstep import NativeLockstep
 from penstock.engine.native_replica import Segments
 from penstock.engine.replica import Replica
+from penstock.engine.simulation import Simulation
 from penstock.errors import NoProgressError
-from penstock.recording.records import REQUEST_COLUMNS
+from penstock.recording.records import REQUEST_COLUMNS, TURN_COLUMNS, TurnChunk
 from penstock.recording.turn_log import TurnLog
 from penstock.scheduler.make import make_scheduler
 from penstock.scheduler.request_state import RequestState
-from penstock.spec.load import load_cluster
 from penstock.spec.options import EngineOverhead, RunOptions
 from penstock.units import NEVER_NS
 from penstock.validate.data_parallel import arriving_requests, data_parallel_options, group_cost
@@ -43,6 +43,8 @@ from reference.group_cases import GroupCase, seeded_group
 from reference.simulated import built_instance
 
 pytestmark = needs_core
+
+_FINISH = REQUEST_COLUMNS.index("finish_ns")
 
 MORE: list[dict[str, Any]] = [
     {"pp_size": 2, "async_scheduling": True},
@@ -65,15 +67,7 @@ def failure(
     options: RunOptions,
     instances: int = 1,
 ) -> str | None:
-    required: dict[str, Any] = {
-        "model_name": model(),
-        "hardware": "H100",
-        "npu_mem": {"mem_size": 80, "mem_bw": 3350, "mem_latency": 0},
-        "tp_size": 1,
-        "data_parallel_size": 3,
-    }
-    node = {"num_instances": instances, "instances": [required | instance] * instances}
-    cluster = load_cluster({"num_nodes": 1, "link_bw": 400, "link_latency": 2000, "nodes": [node]})
+    cluster = small_ranks(instance, instances)
     arrivals, prompts, answers = (list(column) for column in zip(*sorted(lengths), strict=True))
     return difference(patch, cluster, Workload.from_columns(arrivals, prompts, answers, "test"), options)
 
@@ -315,3 +309,24 @@ def test_seeded_groups_are_equal(seed: int) -> None:
 @settings(deadline=None)
 def test_random_groups_are_equal(seed: int) -> None:
     assert failure_of_case(seeded_group(seed), exact_only=seed % 3 == 0) is None
+
+
+def test_who_has_left_is_told_before_the_turns_that_come_after() -> None:
+    """A sink that hears of turns knows of every request that ended in earlier ones."""
+    lengths = [(place * 1_000_000, 50, 400 + 150 * place) for place in range(40)]
+    columns = (list(column) for column in zip(*lengths, strict=True))
+    told: list[tuple[int, int]] = []
+
+    class Sink:
+        def accept(self, chunk: TurnChunk) -> None:
+            begins_ns = int(chunk.values[0, TURN_COLUMNS.index("schedule_ns")])
+            told.append((begins_ns, simulation.record().requests.values()[:, _FINISH].max(initial=0)))
+
+    simulation = Simulation(
+        small_ranks({}), Workload.from_columns(*columns, "test"), RunOptions(), sinks=[Sink()]
+    )
+    record = simulation.run()
+    finishes = np.sort(record.requests.values()[:, _FINISH])
+    before = [(int(finishes[finishes <= begins].max(initial=0)), known) for begins, known in told]
+    assert any(finish for finish, _ in before)
+    assert all(known >= finish for finish, known in before)

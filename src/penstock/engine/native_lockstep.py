@@ -44,12 +44,13 @@ class NativeRank(NativeReplica):
         options: RunOptions,
         sinks: Sequence[TurnSink],
     ) -> None:
-        super().__init__(core, built, options=options, sinks=sinks, on_end=_never)
+        super().__init__(core, built, options=options, sinks=sinks)
         self._deployment = deployment
         self._rank = len(deployment.ranks)
         deployment.seat(self)
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
+        """Its group tells who has left, in the order in which its ranks acted."""
         self._deployment.lockstep.hand_over()
 
     def _notes(self) -> tuple[str, ...]:
@@ -261,7 +262,3 @@ def _settings(options: DataParallelOptions, back_ns: int) -> dict[str, int]:
         "engine_to_coordinator_ns": latencies.engine_to_coordinator_ns,
         "coordinator_to_engine_ns": latencies.coordinator_to_engine_ns,
     }
-
-
-def _never(*_: object) -> None:
-    """A rank's group tells who has left it."""
