@@ -70,15 +70,8 @@ inline PyMethodDef SPLITTER_METHODS[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-inline PyType_Slot SPLITTER_SLOTS[] = {
-    {Py_tp_new, reinterpret_cast<void*>(new_splitter)},
-    {Py_tp_dealloc, reinterpret_cast<void*>(free_splitter)},
-    {Py_tp_methods, SPLITTER_METHODS},
-    {0, nullptr},
-};
-
-inline PyType_Spec SPLITTER_SPEC = {"penstock._core.Splitter", sizeof(SplitterObject), 0, Py_TPFLAGS_DEFAULT,
-                                    SPLITTER_SLOTS};
+inline const TypeParts SPLITTER_TYPE = {"penstock._core.Splitter", sizeof(SplitterObject), new_splitter, free_splitter,
+                                        SPLITTER_METHODS};
 
 // Count the ns of a span [begin, end) in the intervals in which they lie; both from the first one's beginning.
 inline void count_span(int64_t* ns, int64_t begin, int64_t end, int64_t interval_ns) {

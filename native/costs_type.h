@@ -116,14 +116,6 @@ inline PyMethodDef COSTS_METHODS[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-inline PyType_Slot COSTS_SLOTS[] = {
-    {Py_tp_new, reinterpret_cast<void*>(new_costs)},
-    {Py_tp_dealloc, reinterpret_cast<void*>(free_costs)},
-    {Py_tp_methods, COSTS_METHODS},
-    {0, nullptr},
-};
-
-inline PyType_Spec COSTS_SPEC = {"penstock._core.Costs", sizeof(CostsObject), 0, Py_TPFLAGS_DEFAULT,
-                                 COSTS_SLOTS};
+inline const TypeParts COSTS_TYPE = {"penstock._core.Costs", sizeof(CostsObject), new_costs, free_costs, COSTS_METHODS};
 
 }  // namespace penstock

@@ -509,14 +509,7 @@ inline PyMethodDef ENGINE_METHODS[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-inline PyType_Slot ENGINE_SLOTS[] = {
-    {Py_tp_new, reinterpret_cast<void*>(new_engine)},
-    {Py_tp_dealloc, reinterpret_cast<void*>(free_engine)},
-    {Py_tp_methods, ENGINE_METHODS},
-    {0, nullptr},
-};
-
-inline PyType_Spec ENGINE_SPEC = {"penstock._core.Engine", sizeof(EngineObject), 0, Py_TPFLAGS_DEFAULT,
-                                  ENGINE_SLOTS};
+inline const TypeParts ENGINE_TYPE = {"penstock._core.Engine", sizeof(EngineObject), new_engine, free_engine,
+                                      ENGINE_METHODS};
 
 }  // namespace penstock

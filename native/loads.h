@@ -36,14 +36,7 @@ inline int64_t Scheduler::lacking_blocks() const {
 
 inline int64_t Scheduler::admit_loaded(Step* step, int64_t budget, int64_t threshold, int64_t now) {
   while (!loaded.empty() && budget > 0) {
-    if (running.size() >= options.max_num_seqs) {
-      out_of_capacity_ = true;
-      break;
-    }
-    if (is_limited_ && !limits_.admissions) {
-      out_of_budget_ = true;
-      break;
-    }
+    if (!lets_one_in()) break;
     Request* state = loaded.front();
     if (state->is_unpromoted) promote(state);
     int64_t tokens;

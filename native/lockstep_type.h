@@ -380,14 +380,7 @@ inline PyMethodDef LOCKSTEP_METHODS[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-inline PyType_Slot LOCKSTEP_SLOTS[] = {
-    {Py_tp_new, reinterpret_cast<void*>(new_lockstep)},
-    {Py_tp_dealloc, reinterpret_cast<void*>(free_lockstep)},
-    {Py_tp_methods, LOCKSTEP_METHODS},
-    {0, nullptr},
-};
-
-inline PyType_Spec LOCKSTEP_SPEC = {"penstock._core.Lockstep", sizeof(LockstepObject), 0, Py_TPFLAGS_DEFAULT,
-                                    LOCKSTEP_SLOTS};
+inline const TypeParts LOCKSTEP_TYPE = {"penstock._core.Lockstep", sizeof(LockstepObject), new_lockstep, free_lockstep,
+                                        LOCKSTEP_METHODS};
 
 }  // namespace penstock

@@ -11,14 +11,9 @@
 namespace {
 
 int add_types(PyObject* module) {
-  for (PyType_Spec* spec : {&penstock::COSTS_SPEC, &penstock::ENGINE_SPEC, &penstock::SPLITTER_SPEC,
-                            &penstock::LOCKSTEP_SPEC}) {
-    PyObject* type = PyType_FromSpec(spec);
-    if (!type || PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type)) < 0) {
-      Py_XDECREF(type);
-      return -1;
-    }
-    Py_DECREF(type);
+  for (const penstock::TypeParts* parts : {&penstock::COSTS_TYPE, &penstock::ENGINE_TYPE, &penstock::SPLITTER_TYPE,
+                                           &penstock::LOCKSTEP_TYPE}) {
+    if (penstock::add_type(module, *parts) < 0) return -1;
   }
   return PyModule_AddStringConstant(module, "sources", PENSTOCK_SOURCES);
 }

@@ -113,6 +113,31 @@ inline PyObject* to_tuple(const std::vector<int64_t>& values) {
   return tuple.release();
 }
 
+// A class of the module: what makes an instance, what lets it go, and its methods.
+struct TypeParts {
+  const char* name;
+  size_t size;
+  newfunc make;
+  destructor let_go;
+  PyMethodDef* methods;
+};
+
+// 0, or -1 with a Python error set.
+inline int add_type(PyObject* module, const TypeParts& parts) {
+  PyType_Slot slots[] = {
+      {Py_tp_new, reinterpret_cast<void*>(parts.make)},
+      {Py_tp_dealloc, reinterpret_cast<void*>(parts.let_go)},
+      {Py_tp_methods, parts.methods},
+      {0, nullptr},
+  };
+  PyType_Spec spec = {parts.name, static_cast<int>(parts.size), 0, Py_TPFLAGS_DEFAULT, slots};
+  PyObject* type = PyType_FromSpec(&spec);
+  if (!type) return -1;
+  const int result = PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type));
+  Py_DECREF(type);
+  return result;
+}
+
 // Run what may fail: a Python error, or none of memory, ends the call.
 template <class Function>
 PyObject* guarded(Function function) {

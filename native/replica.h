@@ -104,7 +104,7 @@ class Replica {
       log.taken(now_ns + options.schedule_ns);
       ++turns;
       ++idle_sleeps;
-      if (log.complete() >= CHUNK_TURNS) host_.turns_done();
+      hand_on_turns();
     }
   }
 

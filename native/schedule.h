@@ -279,14 +279,7 @@ inline int64_t Scheduler::admit(Step* step, int64_t budget, int64_t threshold, i
   }
   skipped_.clear();
   while (!waiting.empty() && budget > 0) {
-    if (running.size() >= options.max_num_seqs) {
-      out_of_capacity_ = true;
-      break;
-    }
-    if (is_limited_ && !limits_.admissions) {
-      out_of_budget_ = true;
-      break;
-    }
+    if (!lets_one_in()) break;
     Request* state = waiting.first();
     const int64_t tokens = try_one(step, state, budget, threshold, now);
     if (tokens == STOP) break;

@@ -180,6 +180,13 @@ class Scheduler {
   void merge(Cohort* cohort);
   Cohort* joined(Cohort* one, Cohort* other);
 
+  // Whether one request more may run; what keeps it out is noted.
+  bool lets_one_in() {
+    if (running.size() >= options.max_num_seqs) out_of_capacity_ = true;
+    else if (is_limited_ && !limits_.admissions) out_of_budget_ = true;
+    else return true;
+    return false;
+  }
   void partial_no_more(Request* state) {
     state->is_partial = false;
     partials_.erase(std::find(partials_.begin(), partials_.end(), state));

@@ -15,6 +15,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +63,17 @@ class Asked:
         """Where one of them lies."""
         return self.perf / self.hardware / model / "bf16"
 
-    def tables(self, model: str) -> tuple[KernelTables, ...]:
-        """AIConfigurator's of the same, by tp degree."""
-        degrees = ",".join(map(str, self.degrees))
-        return tuple(
-            database_tables(wanted_tables(self.hardware, model, degrees, ("bfloat16", "auto"), "vllm"))
-        )
+
+@cache
+def tables_of(asked: Asked, model: str) -> tuple[KernelTables, ...]:
+    """AIConfigurator's of the same, by tp degree."""
+    degrees = ",".join(map(str, asked.degrees))
+    return tuple(database_tables(wanted_tables(asked.hardware, model, degrees, ("bfloat16", "auto"), "vllm")))
 
 
 def errors(asked: Asked, model: str) -> Iterator[tuple[str, FloatArray]]:
     """(kernel, relative errors) of every kernel and kind of attention at every tp degree."""
-    for ours in asked.tables(model):
+    for ours in tables_of(asked, model):
         address = BundleAddress(asked.bundle(model), ours.tp_size)
         theirs = read_bundle(address, hardware=asked.hardware, model=model)
         yield from dense_errors(ours, theirs)
@@ -115,7 +116,7 @@ def step_table(asked: Asked) -> None:
     columns: list[dict[tuple[int, ...], str]] = []
     names: list[str] = []
     for model in asked.models:
-        for ours in asked.tables(model):
+        for ours in tables_of(asked, model):
             lookup = AttentionLookup(ours.attention, None)
             rows = read_attention_rows(
                 BundleAddress(asked.bundle(model), ours.tp_size).tables / "attention.csv"
@@ -144,7 +145,7 @@ def layer_table(asked: Asked) -> None:
     columns: list[list[str]] = []
     names: list[str] = []
     for model in asked.models:
-        for ours in asked.tables(model):
+        for ours in tables_of(asked, model):
             lookup = AttentionLookup(ours.attention, None)
             names.append(f"{model.split('/')[-1]}, tp {ours.tp_size}")
             columns.append([f"{layer_us(ours, lookup, step):,.1f}" for step in LAYER_STEPS])

@@ -13,10 +13,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from penstock.cost.kernels import kernel_set
 from penstock.profiling.calibration_run import named_model
 from penstock.profiling.profiler import measure_us
-from penstock.profiling.torch_attention import AttentionCalls, attention_calls
 from penstock.profiling.torch_kernels import TorchKernels
 from penstock.spec.model import ModelSpec
 
@@ -38,13 +36,13 @@ STEPS = (
 """A chunk, the tokens before it, decodes, the tokens before each."""
 
 
-def layer(calls: TorchKernels, attention_of: AttentionCalls, step: tuple[int, int, int, int]) -> list[Call]:
+def layer(calls: TorchKernels, step: tuple[int, int, int, int]) -> list[Call]:
     """The kernels of one decoder layer for one step, in order."""
     chunk, _, decodes, _ = step
     known = calls.dense_names()
     before = [calls.dense(name, chunk + decodes) for name in BEFORE if name in known]
     after = [calls.dense(name, chunk + decodes) for name in AFTER]
-    return [*before, attention_of(*step), *after]
+    return [*before, calls.attention(*step), *after]
 
 
 def in_turn(kernels: list[Call], layers: int) -> Call:
@@ -56,16 +54,12 @@ def compare(model: ModelSpec, tp_size: int, device: str, dtype: str, layers: int
     """Print microseconds a layer, apart and together, of each step."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    kernels = kernel_set(model, model.kinds[0], tp_size, dtype, "auto")
-    attention_of = attention_calls(
-        torch, kernels.attention, {"device": device, "dtype": getattr(torch, dtype)}
-    )
-    calls = TorchKernels(model, kernels, device, dtype)
+    calls = TorchKernels(model, tp_size, device, dtype)
     print("| chunk | after | decodes | after | kernels one by one, us | a layer, us | sum over layer |")
     print("|---|---|---|---|---|---|---|")
     with torch.inference_mode():
         for step in STEPS:
-            own = layer(calls, attention_of, step)
+            own = layer(calls, step)
             apart = sum(measure_us(kernel, device, repeats) for kernel in own)
             together = measure_us(in_turn(own, layers), device, repeats) / layers
             cells = [f"{value:,}" for value in step]

@@ -1,6 +1,7 @@
 """Units of time and memory. Time is integer nanoseconds everywhere, memory integer bytes."""
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,11 @@ NEVER_NS = sys.maxsize
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
+
+
+def int64_array(values: Sequence[int]) -> Int64Array:
+    """The same numbers as a column, shape (n,)."""
+    return np.array(values, dtype=np.int64)
 
 
 def ns_from_us(microseconds: float) -> int:

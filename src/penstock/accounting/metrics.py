@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.recording.records import REQUEST_COLUMNS, Int64Array, RunRecord
+from penstock.statistics.percentiles import between
 from penstock.units import NS_PER_S
 
 _SUMMED_AT_ONCE = 1 << 20
@@ -165,20 +166,14 @@ def weighted_percentiles(
 def _interpolated(
     count: int, percents: Sequence[float], in_order: Callable[[list[int]], list[int]]
 ) -> tuple[float, ...]:
-    """Percentiles of ``count`` values; ``in_order`` says which ones stand at places of their order.
-
-    The interpolation is that of numpy's ``_lerp``, which computes from the upper neighbour when the point lies in the
-    upper half.
-    """
+    """Percentiles of ``count`` values; ``in_order`` says which ones stand at places of their order."""
     places = [(count - 1) * (percent / 100) for percent in percents]
     wanted = sorted({min(int(place) + up, count - 1) for place in places for up in (0, 1)})
     at = dict(zip(wanted, in_order(wanted), strict=True))
     result: list[float] = []
     for place in places:
         below = int(place)
-        low, high = at[below], at[min(below + 1, count - 1)]
-        part = place - below
-        result.append(low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part))
+        result.append(between(at[below], at[min(below + 1, count - 1)], place - below))
     return tuple(result)
 
 

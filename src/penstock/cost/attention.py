@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from penstock.cost.tables import AttentionGrid, FloatArray, KernelTables, SkewTable, interpolate
-from penstock.units import Int64Array
+from penstock.units import int64_array
 
 Row = tuple[list[float], list[float], list[float] | None]
 
@@ -190,22 +190,22 @@ class AttentionLookup:
         made = self._made_arrays
         if "grid" not in made:
             made["grid"] = {
-                "limits": _ints(self._limits),
-                "strides": _ints(self._strides),
+                "limits": int64_array(self._limits),
+                "strides": int64_array(self._strides),
                 "intercepts": np.array(self._intercepts),
                 "slopes": np.array(self._slopes),
                 "segment": self._segment,
-                "chunk_offsets": _ints([offset for offset, _ in self._chunk_at]),
+                "chunk_offsets": int64_array([offset for offset, _ in self._chunk_at]),
                 "chunk_weights": np.array([weight for _, weight in self._chunk_at]),
-                "decode_offsets": _ints([offset for offset, _ in self._decode_at]),
+                "decode_offsets": int64_array([offset for offset, _ in self._decode_at]),
                 "decode_weights": np.array([weight for _, weight in self._decode_at]),
                 "chunk_axis": self._grid.chunks.astype(np.float64),
                 "decode_axis": self._grid.decodes.astype(np.float64),
                 "prefill_axis": np.array(self._prefill_axis),
                 "has_skew": self._alpha is not None,
                 "alpha": np.array(self._alpha or [], dtype=np.float64),
-                "alpha_shape": _ints(self._alpha_shape),
-                "chunk_alpha": _ints(self._chunk_alpha),
+                "alpha_shape": int64_array(self._alpha_shape),
+                "chunk_alpha": int64_array(self._chunk_alpha),
                 "decode_edges": np.array(self._decode_edges, dtype=np.float64),
                 "rate_edges": np.array(self._rate_edges, dtype=np.float64),
                 "longest_edges": np.array(self._longest_edges, dtype=np.float64),
@@ -225,7 +225,7 @@ class AttentionLookup:
                 "row_width": len(rows[0][0]) if rows else 0,
                 "row_intercepts": np.array([intercepts for intercepts, _, _ in rows], dtype=np.float64),
                 "row_slopes": np.array([slopes for _, slopes, _ in rows], dtype=np.float64),
-                "row_alphas": _ints([places.get(id(alphas), -1) for _, _, alphas in rows]),
+                "row_alphas": int64_array([places.get(id(alphas), -1) for _, _, alphas in rows]),
                 "alpha_tables": np.array(list(tables.values()), dtype=np.float64),
                 "alpha_table_size": len(next(iter(tables.values()), ())),
             }
@@ -305,10 +305,6 @@ def count_beyond(outside: dict[str, list[int]], name: str, count: int, furthest:
         entry = outside.setdefault(name, [0, 0, limit])
         entry[0] += count
         entry[1] = max(entry[1], furthest)
-
-
-def _ints(values: Sequence[int]) -> Int64Array:
-    return np.array(values, dtype=np.int64)
 
 
 def attention_lookup(tables: KernelTables) -> AttentionLookup:

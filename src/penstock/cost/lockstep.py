@@ -22,7 +22,7 @@ from penstock.cost.stage import StageRole
 from penstock.cost.step_cost import StepLoad
 from penstock.cost.tables import KernelTables
 from penstock.spec.layers import Attention, LayerKind
-from penstock.units import Int64Array
+from penstock.units import Int64Array, int64_array
 
 Crossing = Callable[[Int64Array, Int64Array], Int64Array]
 """Dispatch and combine in nanoseconds of (tokens of all ranks, tokens of the largest rank)."""
@@ -177,13 +177,13 @@ class TabulatedGroupCost:
         with them."""
         return {
             "attentions": [lookup.as_arrays() for lookup, _ in self._lookups],
-            "layers": [_ints(counts) for _, counts in self._lookups],
-            "dummy_ns": _ints(self._dummy_ns),
+            "layers": [int64_array(counts) for _, counts in self._lookups],
+            "dummy_ns": int64_array(self._dummy_ns),
             "mixed_extra": self._mixed_extra,
             "exchange_ns": self._exchange_ns,
             "beside_tokens": SHARED_BESIDE_TOKENS,
-            "padded": _ints(self._padded),
-            "graph": [_ints(times) for times in self._graph],
+            "padded": int64_array(self._padded),
+            "graph": [int64_array(times) for times in self._graph],
             "own": self._eager_own,
             "routed": self._routed,
             "beside": self._beside,
@@ -328,10 +328,6 @@ def _shared_beside(stage: GroupStage, total: Int64Array) -> list[tuple[int, arra
 
 def _ns(us: np.ndarray) -> Int64Array:
     return np.rint(us * 1000.0).astype(np.int64)
-
-
-def _ints(values: Sequence[int]) -> Int64Array:
-    return np.array(values, dtype=np.int64)
 
 
 def _column(values: Int64Array) -> array[int]:

@@ -118,13 +118,9 @@ class FleetColumns:
 
     def refresh(self, index: int, instance: Watched) -> None:
         """Take over the present state of an instance."""
-        self.set(index, instance.num_running, instance.num_waiting, instance.outstanding_tokens)
-
-    def set(self, index: int, running: int, waiting: int, outstanding_tokens: int) -> None:
-        """The present state of an instance."""
-        self.running[index] = running
-        self.waiting[index] = waiting
-        self.outstanding[index] = outstanding_tokens
+        self.running[index] = instance.num_running
+        self.waiting[index] = instance.num_waiting
+        self.outstanding[index] = instance.outstanding_tokens
 
 
 def watch(instances: Sequence[Watched]) -> tuple[Fleet, FleetColumns]:

@@ -193,11 +193,6 @@ class NativeReplica:
         """Others have let the engine act: say when it acts next."""
         self.next_ns = self.engine.next_ns()
 
-    def figures(self) -> tuple[int, int, int]:
-        """Requests running and waiting, and outstanding tokens."""
-        _, _, running, waiting, arriving, outstanding_tokens, _ = self.engine.stands()
-        return running, waiting + arriving, outstanding_tokens
-
     def stuck(self) -> NoProgressError:
         """That it has work which can never run."""
         _, now_ns, running, waiting, arriving, _, _ = self.engine.stands()

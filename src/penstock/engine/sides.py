@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from penstock.engine.fleet import Fleet, watch
 from penstock.engine.instance import Instance
-from penstock.engine.native_replica import NativeReplica
 from penstock.engine.replica import Replica
 from penstock.engine.router import Router
 from penstock.errors import Problem, UserError
@@ -69,9 +68,5 @@ class Side:
     def look(self) -> None:
         """See how those stand that have moved."""
         for one in self.moved:
-            place = self._place[one.index]
-            if isinstance(one, NativeReplica):
-                self._columns.set(place, *one.figures())
-            else:
-                self._columns.refresh(place, one)
+            self._columns.refresh(self._place[one.index], one)
         self.moved.clear()

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.cost.kernels import KernelSet, kernel_set
 from penstock.errors import Problem, UserError
 from penstock.files.use import FileUse
 from penstock.profiling.old_layout import Profile, write_bundle
-from penstock.profiling.torch_attention import AttentionCalls, attention_calls
+from penstock.profiling.torch_attention import AttentionCalls
 from penstock.profiling.torch_kernels import TorchKernels
 from penstock.spec.layers import GroupedAttention
 from penstock.spec.model import ModelSpec
@@ -83,13 +82,11 @@ def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = l
     FileUse(reads={}, writes={"--output": directory / "meta.yaml"}).check()  # before measuring for an hour
     profiles: dict[int, Profile] = {}
     note = ""
-    for tp_size in job.tp_sizes:
-        kernels = _kernels(job, tp_size)
-        options = {"device": job.device, "dtype": getattr(torch, job.dtype)}
-        attention_of = attention_calls(torch, kernels.attention, options)
-        note = attention_of.note
-        calls = TorchKernels(job.model, kernels, job.device, job.dtype)
-        profiles[tp_size] = _profile(job, tp_size, calls, attention_of, progress)
+    with torch.inference_mode():
+        for tp_size in job.tp_sizes:
+            calls = TorchKernels(job.model, tp_size, job.device, job.dtype)
+            note = calls.attention.note
+            profiles[tp_size] = _profile(job, tp_size, calls, progress)
     name = torch.cuda.get_device_name() if job.device.startswith("cuda") else platform.processor() or "CPU"
     meta: dict[str, object] = {
         "profiler": "penstock profile run",
@@ -105,10 +102,6 @@ def run_profile(job: ProfileJob, root: Path, progress: Callable[[str], None] = l
     return directory
 
 
-def _kernels(job: ProfileJob, tp_size: int) -> KernelSet:
-    return kernel_set(job.model, job.model.kinds[0], tp_size, job.dtype, "auto")
-
-
 def _torch(device: str) -> Any:
     try:
         import torch  # pyright: ignore[reportMissingImports]
@@ -119,28 +112,19 @@ def _torch(device: str) -> Any:
     return torch
 
 
-def _profile(
-    job: ProfileJob,
-    tp_size: int,
-    calls: TorchKernels,
-    attention_of: AttentionCalls,
-    progress: Callable[[str], None],
-) -> Profile:
-    import torch  # pyright: ignore[reportMissingImports]
-
+def _profile(job: ProfileJob, tp_size: int, calls: TorchKernels, progress: Callable[[str], None]) -> Profile:
     profile = Profile()
     tokens = sizes_up_to(job.max_tokens, job.factor)
     sequences = sizes_up_to(job.max_sequences, job.factor)
-    with torch.inference_mode():
-        for name in calls.dense_names():
-            progress(f"tp {tp_size}: {name}")
-            make = _bound(calls.dense, name)
-            profile.dense[name] = list(_sweep(job, tokens, make))
-        progress(f"tp {tp_size}: lm_head, sampler")
-        profile.per_sequence["lm_head"] = list(_sweep(job, sequences, _bound(calls.gemm, "lm_head")))
-        profile.per_sequence["sampler"] = list(_sweep(job, sequences, calls.sampler))
-        progress(f"tp {tp_size}: attention")
-        profile.attention = list(_attention(job, attention_of))
+    for name in calls.dense_names():
+        progress(f"tp {tp_size}: {name}")
+        make = _bound(calls.dense, name)
+        profile.dense[name] = list(_sweep(job, tokens, make))
+    progress(f"tp {tp_size}: lm_head, sampler")
+    profile.per_sequence["lm_head"] = list(_sweep(job, sequences, _bound(calls.gemm, "lm_head")))
+    profile.per_sequence["sampler"] = list(_sweep(job, sequences, calls.sampler))
+    progress(f"tp {tp_size}: attention")
+    profile.attention = list(_attention(job, calls.attention))
     return profile
 
 

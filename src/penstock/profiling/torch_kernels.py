@@ -6,27 +6,30 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from penstock.cost.kernels import KernelSet
+from penstock.cost.kernels import kernel_set
+from penstock.profiling.torch_attention import attention_calls
 from penstock.spec.model import ModelSpec
 
 Call = Callable[[], Any]
 
 
 class TorchKernels:
-    """Makes calls of given sizes; weights are made once. Needs the ``profile`` extra (PyTorch).
+    """Makes calls of given sizes, with the shapes that one of ``tp_size`` ranks has; weights are made once. Needs the
+    ``profile`` extra (PyTorch).
 
     On a CUDA device, memory-bound kernels are fused by ``torch.compile``, as vLLM's are, and the weights of a matrix
     multiplication are as many copies as its L2 cache cannot hold, taken in turn: in a model, a layer's weights have
     left the cache when the layer comes again.
     """
 
-    def __init__(self, model: ModelSpec, kernels: KernelSet, device: str, dtype: str) -> None:
+    def __init__(self, model: ModelSpec, tp_size: int, device: str, dtype: str) -> None:
         import torch  # pyright: ignore[reportMissingImports]
 
         self._torch: Any = torch
         self._model = model
-        self._kernels = kernels
+        self._kernels = kernel_set(model, model.kinds[0], tp_size, dtype, "auto")
         self._options = {"device": device, "dtype": getattr(torch, dtype)}
+        self.attention = attention_calls(torch, self._kernels.attention, self._options)
         self._weights: dict[str, list[Any]] = {}
         self._cache_bytes = 0
         self._fused: Callable[[Any], Any] = lambda function: function

@@ -21,8 +21,10 @@ def percentile_of_sorted(values: npt.NDArray[np.float64], percent: float, *, upp
     below = math.floor(place)
     if below >= last:
         return float(values[last])
-    low, high = float(values[below]), float(values[below + 1])
-    share = place - below
-    if share >= 0.5:
-        return high - (high - low) * (1 - share)
-    return low + (high - low) * share
+    return between(float(values[below]), float(values[below + 1]), place - below)
+
+
+def between(low: float, high: float, share: float) -> float:
+    """What lies ``share`` of the way from ``low`` to ``high``: numpy's ``_lerp``, which computes from the upper
+    neighbour when the point lies in the upper half."""
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
