@@ -44,6 +44,7 @@ from reference.simulated import built_instance
 
 pytestmark = needs_core
 
+_INSTANCE = REQUEST_COLUMNS.index("instance")
 _FINISH = REQUEST_COLUMNS.index("finish_ns")
 
 MORE: list[dict[str, Any]] = [
@@ -311,22 +312,24 @@ def test_random_groups_are_equal(seed: int) -> None:
     assert failure_of_case(seeded_group(seed), exact_only=seed % 3 == 0) is None
 
 
-def test_who_has_left_is_told_before_the_turns_that_come_after() -> None:
-    """A sink that hears of turns knows of every request that ended in earlier ones."""
+def test_who_has_left_is_told_before_the_turns() -> None:
+    """A sink that gets turns of a rank knows of every request that ended there before the last of them."""
     lengths = [(place * 1_000_000, 50, 400 + 150 * place) for place in range(40)]
     columns = (list(column) for column in zip(*lengths, strict=True))
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, int]] = []
 
     class Sink:
         def accept(self, chunk: TurnChunk) -> None:
-            begins_ns = int(chunk.values[0, TURN_COLUMNS.index("schedule_ns")])
-            told.append((begins_ns, simulation.record().requests.values()[:, _FINISH].max(initial=0)))
+            last_ns = int(chunk.values[-1, TURN_COLUMNS.index("schedule_ns")])
+            told.append((chunk.instance, last_ns, len(ended_at(chunk.instance, last_ns))))
+
+    def ended_at(rank: int, until_ns: int) -> np.ndarray:
+        rows = simulation._outcomes.log.values()
+        return rows[(rows[:, _INSTANCE] == rank) & (rows[:, _FINISH] <= until_ns)]
 
     simulation = Simulation(
         small_ranks({}), Workload.from_columns(*columns, "test"), RunOptions(), sinks=[Sink()]
     )
-    record = simulation.run()
-    finishes = np.sort(record.requests.values()[:, _FINISH])
-    before = [(int(finishes[finishes <= begins].max(initial=0)), known) for begins, known in told]
-    assert any(finish for finish, _ in before)
-    assert all(known >= finish for finish, known in before)
+    simulation.run()
+    assert told == [(rank, last_ns, len(ended_at(rank, last_ns))) for rank, last_ns, _ in told]
+    assert 0 < told[0][2] < told[-1][2]
