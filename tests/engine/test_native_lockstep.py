@@ -314,8 +314,9 @@ def test_random_groups_are_equal(seed: int) -> None:
 
 def test_who_has_left_is_told_before_the_turns() -> None:
     """A sink that gets turns of a rank knows of every request that ended there before the last of them."""
-    lengths = [(place * 1_000_000, 50, 400 + 150 * place) for place in range(40)]
-    columns = (list(column) for column in zip(*lengths, strict=True))
+    arrivals = [place * 1_000_000 for place in range(40)]
+    answers = [400 + 150 * place for place in range(40)]
+    workload = Workload.from_columns(arrivals, [50] * 40, answers, "test")
     told: list[tuple[int, int, int]] = []
 
     class Sink:
@@ -324,12 +325,10 @@ def test_who_has_left_is_told_before_the_turns() -> None:
             told.append((chunk.instance, last_ns, len(ended_at(chunk.instance, last_ns))))
 
     def ended_at(rank: int, until_ns: int) -> np.ndarray:
-        rows = simulation._outcomes.log.values()
+        rows = simulation._outcomes.log.values()  # pyright: ignore[reportPrivateUsage]
         return rows[(rows[:, _INSTANCE] == rank) & (rows[:, _FINISH] <= until_ns)]
 
-    simulation = Simulation(
-        small_ranks({}), Workload.from_columns(*columns, "test"), RunOptions(), sinks=[Sink()]
-    )
+    simulation = Simulation(small_ranks({}), workload, RunOptions(), sinks=[Sink()])
     simulation.run()
     assert told == [(rank, last_ns, len(ended_at(rank, last_ns))) for rank, last_ns, _ in told]
     assert 0 < told[0][2] < told[-1][2]
